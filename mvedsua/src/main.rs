@@ -1,0 +1,2 @@
+//! The `mvedsua` command.
+fn main() {}

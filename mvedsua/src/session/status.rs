@@ -1,0 +1,123 @@
+//! What `status --json` says. The field names are a contract with users' scripts.
+
+use serde::{Deserialize, Serialize};
+
+use super::Stage;
+
+/// State of one service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Name under which the service was attached.
+    pub name: String,
+    /// Where in its life it is.
+    pub stage: Stage,
+    /// The process that serves.
+    pub leader: LeaderStatus,
+    /// The process that follows, if an update runs.
+    pub follower: Option<FollowerStatus>,
+    /// The ring of the running (else: of the last) update.
+    pub ring: RingStatus,
+    /// Event counts of the running (else: of the last) update.
+    pub events: Events,
+    /// The pauses of the leader in the running (else: the last) update.
+    pub pauses_ms: Pauses,
+    /// How the last update ended.
+    pub last_update: Option<LastUpdate>,
+}
+
+/// The process that serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaderStatus {
+    /// Its process id.
+    pub pid: i32,
+    /// Its threads.
+    pub threads: u32,
+}
+
+/// The process that follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FollowerStatus {
+    /// Its process id.
+    pub pid: i32,
+    /// Events recorded and not yet matched.
+    pub lag_events: u64,
+    /// Their bytes in the ring.
+    pub lag_bytes: u64,
+}
+
+/// The ring between leader and follower.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RingStatus {
+    /// Size in bytes; 0 when there was no update yet.
+    pub capacity_bytes: u64,
+    /// Bytes now in use.
+    pub used_bytes: u64,
+    /// Most bytes that were in use.
+    pub high_water_bytes: u64,
+    /// Total time during which threads of the leader waited for room, in milliseconds.
+    pub blocked_ms: f64,
+}
+
+/// Event counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Events {
+    /// Calls of the leader that were recorded.
+    pub recorded: u64,
+    /// Calls of the follower that were found equal.
+    pub matched: u64,
+    /// Calls that a rule rewrote.
+    pub rewritten: u64,
+    /// Divergences (the first one ends the update).
+    pub diverged: u64,
+    /// Times the global order of two threads had to be relaxed.
+    pub relaxed: u64,
+}
+
+/// Pauses of the leader, in milliseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Pauses {
+    /// While the copy was taken.
+    pub snapshot: Option<f64>,
+    /// While the roles were exchanged.
+    pub promotion: Option<f64>,
+}
+
+/// How an update ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// The new version serves and the old one is gone.
+    Finalized,
+    /// The follower was thrown away and the old version serves.
+    RolledBack,
+    /// The leader crashed and the other version took over.
+    TookOver,
+}
+
+/// The last update of the service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastUpdate {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Why, in one line.
+    pub reason: String,
+    /// The divergence report, many lines.
+    pub report: Option<String>,
+}
+
+impl Status {
+    /// Status of a service that was just attached.
+    #[must_use]
+    pub fn new(name: String, pid: i32, threads: u32) -> Self {
+        Self {
+            name,
+            stage: Stage::SingleLeader,
+            leader: LeaderStatus { pid, threads },
+            follower: None,
+            ring: RingStatus::default(),
+            events: Events::default(),
+            pauses_ms: Pauses::default(),
+            last_update: None,
+        }
+    }
+}
