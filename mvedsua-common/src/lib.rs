@@ -6,5 +6,6 @@
 #![no_std]
 
 pub mod event;
+pub mod plan;
 pub mod spec;
 pub mod table;
