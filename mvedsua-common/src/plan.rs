@@ -53,6 +53,8 @@ pub const SHAPE_MESSAGE: u8 = 7;
 pub const SHAPE_FD_SET: u8 = 8;
 /// Always left to the agent.
 pub const SHAPE_OUT_OF_LINE: u8 = 9;
+/// Nothing.
+pub const SHAPE_NONE: u8 = 10;
 
 /// Copied when the result is not negative.
 pub const WHEN_DONE: u8 = 0;
@@ -90,6 +92,10 @@ pub struct CallPlan {
     pub count: u8,
     /// Always zero.
     pub reserved: [u8; 5],
+    /// The argument that is gathered from vectors, copied before the others: [`SHAPE_VECTORS`],
+    /// [`SHAPE_MESSAGE`], or [`SHAPE_NONE`]. No recorded call has two of them, and the verifier
+    /// has only one loop over vectors to go through.
+    pub gather: PartPlan,
     /// What to copy, in this order.
     pub parts: [PartPlan; MAX_PART_PLANS],
 }
@@ -107,13 +113,8 @@ impl CallPlan {
         command_arg: 0,
         count: 0,
         reserved: [0; 5],
-        parts: [PartPlan {
-            arg: 0,
-            shape: 0,
-            when: 0,
-            len_arg: 0,
-            mul: 0,
-        }; MAX_PART_PLANS],
+        gather: PartPlan::NONE,
+        parts: [PartPlan::NONE; MAX_PART_PLANS],
     };
 
     /// The plan of a call, before its command (if it has any) is looked at.
@@ -142,7 +143,7 @@ impl CallPlan {
             Class::Replayed | Class::FdChanging | Class::Time | Class::Process => {}
         }
         for (index, arg) in args.iter().enumerate() {
-            let Some(part) = PartPlan::of_arg(index as u8, *arg) else {
+            let Some(mut part) = PartPlan::of_arg(index as u8, *arg) else {
                 continue;
             };
             // After an execve the strings of the old program are gone; after a fork nobody
@@ -152,6 +153,13 @@ impl CallPlan {
             {
                 continue;
             }
+            if matches!(part.shape, SHAPE_VECTORS | SHAPE_MESSAGE) {
+                if plan.gather == PartPlan::NONE {
+                    plan.gather = part;
+                    continue;
+                }
+                part.shape = SHAPE_OUT_OF_LINE;
+            }
             plan.parts[usize::from(plan.count)] = part;
             plan.count += 1;
         }
@@ -160,6 +168,9 @@ impl CallPlan {
 }
 
 impl PartPlan {
+    /// Copies nothing.
+    pub const NONE: Self = Self { arg: 0, shape: SHAPE_NONE, when: 0, len_arg: 0, mul: 0 };
+
     /// How to copy the memory of argument `index`; `None` if it has none.
     #[must_use]
     pub fn of_arg(index: u8, arg: Arg) -> Option<Self> {
@@ -205,4 +216,4 @@ impl PartPlan {
 }
 
 const _: () = assert!(size_of::<PartPlan>() == 8);
-const _: () = assert!(size_of::<CallPlan>() == 56);
+const _: () = assert!(size_of::<CallPlan>() == 64);

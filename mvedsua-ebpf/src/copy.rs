@@ -10,8 +10,8 @@ use mvedsua_common::{
     },
     plan::{
         CallPlan, MAX_CONTROL, MAX_PART_PLANS, MAX_SOCKADDR, MAX_STRING, MAX_VECTORS, PartPlan,
-        SHAPE_ARG, SHAPE_FD_SET, SHAPE_FIXED, SHAPE_MESSAGE, SHAPE_RET, SHAPE_RET_CAPPED,
-        SHAPE_STRING, SHAPE_VECTORS, SHAPE_WORD, WHEN_ALWAYS, WHEN_INTERRUPTED,
+        SHAPE_ARG, SHAPE_FD_SET, SHAPE_FIXED, SHAPE_MESSAGE, SHAPE_NONE, SHAPE_RET,
+        SHAPE_RET_CAPPED, SHAPE_STRING, SHAPE_WORD, WHEN_ALWAYS, WHEN_INTERRUPTED,
     },
 };
 
@@ -180,6 +180,11 @@ impl Record {
     /// `plan` points to a value of `PLANS`, and the header's arguments were written.
     #[inline(always)]
     pub unsafe fn copy_parts(self, plan: *const CallPlan) -> Outcome {
+        // SAFETY: the caller's promise.
+        let gather = unsafe { (&raw const (*plan).gather).read_volatile() };
+        if gather.shape != SHAPE_NONE && self.gather(gather) == Outcome::OutOfLine {
+            return Outcome::OutOfLine;
+        }
         for index in 0..MAX_PART_PLANS {
             // SAFETY: the caller's promise.
             if index >= usize::from(unsafe { (&raw const (*plan).count).read_volatile() }) {
@@ -230,10 +235,6 @@ impl Record {
                 u64::from(word).min(MAX_SOCKADDR as u64)
             }
             SHAPE_FD_SET => (scaled(self.arg(part.len_arg), 1) + 63) / 64 * 8,
-            SHAPE_VECTORS => {
-                return self.append_vectors(user, self.arg(part.len_arg), part.arg, PART_WHOLE);
-            }
-            SHAPE_MESSAGE => return self.append_message(user, part.arg),
             _ => {
                 return if ret == 0 {
                     Outcome::Complete
@@ -371,46 +372,88 @@ impl Record {
         self.close(self.next(), bounded(done as usize, MAX_PAYLOAD), arg, flags)
     }
 
+    /// Appends the argument that is gathered from vectors: an `iovec` array or a `msghdr`.
     #[inline(always)]
-    fn append_message(self, user: u64, arg: u8) -> Outcome {
+    fn gather(self, part: PartPlan) -> Outcome {
+        let user = self.arg(part.arg);
+        if user == 0 || self.ret() < 0 {
+            return Outcome::Complete;
+        }
         // SAFETY: the place behind the record has room for one message header.
-        let message: *const Message = unsafe { self.scratch.add(MESSAGE_AT) }.cast();
-        // SAFETY: as above; the helper checks the user's address.
-        let message = unsafe {
-            if bpf_probe_read_user(
-                message.cast_mut().cast(),
-                size_of::<Message>() as u32,
-                user as *const _,
-            ) != 0
+        let message: *mut Message = unsafe { self.scratch.add(MESSAGE_AT) }.cast();
+        let is_message = part.shape == SHAPE_MESSAGE;
+        if !is_message {
+            let count = self.arg(part.len_arg);
+            // SAFETY: as above. An iovec array is a message without anything else.
+            unsafe {
+                (&raw mut (*message).vectors).write_volatile(user);
+                (&raw mut (*message).vector_count).write_volatile(count);
+            }
+        } else {
+            // SAFETY: as above; the helper checks the user's address.
+            if unsafe {
+                bpf_probe_read_user(
+                    message.cast(),
+                    size_of::<Message>() as u32,
+                    user as *const _,
+                )
+            } != 0
             {
                 return Outcome::OutOfLine;
             }
-            message.read_volatile()
-        };
-        if u64::from(message.name_len) > MAX_SOCKADDR as u64
-            || message.control_len > MAX_CONTROL as u64
-        {
-            return Outcome::OutOfLine;
-        }
-        let name_len = if message.name == 0 {
-            0
-        } else {
-            u64::from(message.name_len)
-        };
-        let control_len = if message.control == 0 {
-            0
-        } else {
-            message.control_len
-        };
-        if self.append(user, size_of::<Message>() as u64, arg, PART_MSG_HEADER)
-            == Outcome::OutOfLine
-            || self.append(message.name, name_len, arg, PART_MSG_NAME) == Outcome::OutOfLine
-            || self.append_vectors(message.vectors, message.vector_count, arg, PART_MSG_DATA)
+            // SAFETY: as above.
+            let (name, len) = unsafe {
+                (
+                    (&raw const (*message).name).read_volatile(),
+                    (&raw const (*message).name_len).read_volatile(),
+                )
+            };
+            if self.append(user, size_of::<Message>() as u64, part.arg, PART_MSG_HEADER)
                 == Outcome::OutOfLine
-        {
+                || self.append_piece(name, u64::from(len), MAX_SOCKADDR, part.arg, PART_MSG_NAME)
+                    == Outcome::OutOfLine
+            {
+                return Outcome::OutOfLine;
+            }
+        }
+        // SAFETY: as above.
+        let (vectors, count) = unsafe {
+            (
+                (&raw const (*message).vectors).read_volatile(),
+                (&raw const (*message).vector_count).read_volatile(),
+            )
+        };
+        let flags = if is_message {
+            PART_MSG_DATA
+        } else {
+            PART_WHOLE
+        };
+        if self.append_vectors(vectors, count, part.arg, flags) == Outcome::OutOfLine {
             return Outcome::OutOfLine;
         }
-        self.append(message.control, control_len, arg, PART_MSG_CONTROL)
+        if !is_message {
+            return Outcome::Complete;
+        }
+        // SAFETY: as above.
+        let (control, len) = unsafe {
+            (
+                (&raw const (*message).control).read_volatile(),
+                (&raw const (*message).control_len).read_volatile(),
+            )
+        };
+        self.append_piece(control, len, MAX_CONTROL, part.arg, PART_MSG_CONTROL)
+    }
+
+    /// Appends a piece of a message, if there is one.
+    #[inline(always)]
+    fn append_piece(self, user: u64, len: u64, limit: usize, arg: u8, flags: u8) -> Outcome {
+        if user == 0 {
+            Outcome::Complete
+        } else if len > limit as u64 {
+            Outcome::OutOfLine
+        } else {
+            self.append(user, len, arg, flags)
+        }
     }
 
     /// Memory that cannot be read now: the agent fetches it, unless the call itself failed on it.
