@@ -217,3 +217,63 @@ impl PartPlan {
 
 const _: () = assert!(size_of::<PartPlan>() == 8);
 const _: () = assert!(size_of::<CallPlan>() == 64);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::Command;
+
+    const NONE: [Arg; 6] = [Arg::Unused; 6];
+
+    fn args<const N: usize>(given: [Arg; N]) -> [Arg; 6] {
+        let mut args = NONE;
+        args[..N].copy_from_slice(&given);
+        args
+    }
+
+    #[test]
+    fn local_calls_are_skipped_and_refused_ones_have_no_parts() {
+        let path = args([Arg::Path]);
+        assert_eq!(CallPlan::of_args(Class::Local, &path).action, ACTION_SKIP);
+        assert_eq!(CallPlan::of_args(Class::Refused, &path), CallPlan::HEADER_ONLY);
+        assert_eq!(CallPlan::of_args(Class::Replayed, &path).count, 1);
+    }
+
+    #[test]
+    fn a_process_call_keeps_only_what_it_fills_in() {
+        let plan = CallPlan::of_args(
+            Class::Process,
+            &args([Arg::Path, Arg::Mem(Dir::Out, Len::Fixed(4)), Arg::Struct(Dir::In, 88, "clone_args")]),
+        );
+        assert_eq!(plan.count, 1);
+        let expected = PartPlan { arg: 1, shape: SHAPE_FIXED, when: WHEN_INTERRUPTED, len_arg: 0, mul: 4 };
+        assert_eq!(plan.parts[0], expected);
+    }
+
+    #[test]
+    fn vectors_are_gathered_once_and_a_second_time_by_the_agent() {
+        let vectors = Arg::Mem(Dir::In, Len::Iov(2));
+        let plan = CallPlan::of_args(Class::Replayed, &args([Arg::Fd, vectors, Arg::Int]));
+        assert_eq!((plan.gather.arg, plan.gather.shape, plan.gather.len_arg, plan.count), (1, SHAPE_VECTORS, 2, 0));
+        let plan = CallPlan::of_args(Class::Replayed, &args([Arg::Fd, vectors, Arg::Int, vectors]));
+        assert_eq!((plan.gather.arg, plan.count, plan.parts[0].shape), (1, 1, SHAPE_OUT_OF_LINE));
+    }
+
+    #[test]
+    fn a_multiplexed_call_is_looked_up_by_its_command() {
+        static COMMANDS: [Command; 1] =
+            [Command { value: 5, name: "F", class: Class::Replayed, arg: Arg::Struct(Dir::Out, 32, "flock") }];
+        let call = Syscall {
+            nr: 72,
+            name: "fcntl",
+            class: Class::Multiplexed,
+            names: &[],
+            args: args([Arg::Fd, Arg::Int, Arg::Opaque]),
+            commands: Some((1, &COMMANDS)),
+            returns_fd: false,
+        };
+        let plan = CallPlan::of_call(&call);
+        assert_eq!((plan.action, plan.command_arg), (ACTION_BY_COMMAND, 1));
+        assert_ne!(command_key(72, 5), command_key(16, 5));
+    }
+}

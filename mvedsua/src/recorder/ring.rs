@@ -315,3 +315,107 @@ fn page_size() -> u64 {
         .try_into()
         .expect("the page size is positive")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs::File, os::unix::fs::FileExt};
+
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+
+    use super::*;
+    use crate::recorder::event::tests::record;
+
+    const CAPACITY: u64 = 64 * 1024;
+
+    /// A file with the layout of a ring map (whose second copy of the data is not one), and the
+    /// kernel's side of it.
+    struct Kernel {
+        file: File,
+        position: u64,
+    }
+
+    impl Kernel {
+        fn new() -> (Self, Ring) {
+            let file = File::from(memfd_create("ring", MFdFlags::empty()).expect("memfd"));
+            file.set_len(2 * page_size() + 2 * CAPACITY).expect("size");
+            let ring = Ring::map(&file, CAPACITY).expect("map");
+            (Self { file, position: 0 }, ring)
+        }
+
+        fn at(&self, position: u64) -> u64 {
+            2 * page_size() + position
+        }
+
+        /// Reserves a record with these flags; returns where.
+        fn put(&mut self, flags: u32, bytes: &[u8]) -> u64 {
+            let at = self.position;
+            self.file.write_all_at(bytes, self.at(at + RECORD_HEADER)).expect("write");
+            self.file.write_all_at(&(bytes.len() as u32 | flags).to_le_bytes(), self.at(at)).expect("write");
+            self.position += RECORD_HEADER + (bytes.len() as u64).next_multiple_of(8);
+            self.file.write_all_at(&self.position.to_le_bytes(), page_size()).expect("write");
+            at
+        }
+
+        fn consumer(&self) -> u64 {
+            let mut bytes = [0; 8];
+            self.file.read_exact_at(&mut bytes, 0).expect("read");
+            u64::from_le_bytes(bytes)
+        }
+    }
+
+    #[test]
+    fn a_busy_record_holds_up_those_behind_it() {
+        let (mut kernel, mut ring) = Kernel::new();
+        let bytes = record(1, 4, &[(1, 0, b"abcd")]);
+        let busy = kernel.put(BUSY, &bytes);
+        kernel.put(0, &record(2, 0, &[]));
+        assert!(ring.peek_new().is_none());
+        kernel.file.write_all_at(&(bytes.len() as u32).to_le_bytes(), kernel.at(busy)).expect("write");
+        let first = ring.peek_new().expect("complete now");
+        let second = ring.peek_new().expect("complete all the time");
+        assert_eq!((first.header.nr, second.header.nr), (1, 2));
+        assert_eq!(ring.event(&first).part(1, 0), Some(&b"abcd"[..]));
+        ring.release(first);
+        ring.release(second);
+        assert_eq!(kernel.consumer(), kernel.position);
+    }
+
+    #[test]
+    fn space_goes_back_with_the_longest_released_prefix() {
+        let (mut kernel, mut ring) = Kernel::new();
+        let mut ends = Vec::new();
+        for nr in 0..4 {
+            kernel.put(0, &record(nr, 0, &[]));
+            ends.push(kernel.position);
+        }
+        let [a, b, c, d] = [(); 4].map(|()| ring.peek_new().expect("a record"));
+        ring.release(c);
+        ring.release(b);
+        assert_eq!((kernel.consumer(), ring.used_bytes()), (0, ends[3]));
+        ring.release(a);
+        assert_eq!((kernel.consumer(), ring.held()), (ends[2], 1));
+        ring.release(d);
+        assert_eq!((kernel.consumer(), ring.used_bytes()), (ends[3], 0));
+    }
+
+    #[test]
+    fn discarded_records_are_skipped_and_given_back() {
+        let (mut kernel, mut ring) = Kernel::new();
+        kernel.put(DISCARDED, &[0; 100]);
+        let after_first = kernel.position;
+        kernel.put(0, &record(7, 0, &[]));
+        let event = ring.peek_new().expect("the second");
+        assert_eq!((event.header.nr, kernel.consumer()), (7, after_first));
+        ring.release(event);
+        assert_eq!((kernel.consumer(), ring.malformed()), (kernel.position, 0));
+    }
+
+    #[test]
+    fn a_record_that_makes_no_sense_is_counted_not_returned() {
+        let (mut kernel, mut ring) = Kernel::new();
+        kernel.put(0, &[0xff; 100]);
+        kernel.put(0, &[1; 3]);
+        assert!(ring.peek_new().is_none());
+        assert_eq!((ring.malformed(), ring.used_bytes()), (2, 0));
+    }
+}
