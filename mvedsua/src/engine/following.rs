@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, ppoll};
@@ -78,13 +79,17 @@ pub(super) struct Following {
     pub(super) lanes: Lanes,
     pub(super) order: Order<Item>,
     pub(super) recorder: Recorder,
-    pub(super) listener: Listener,
+    pub(super) listener: Arc<Listener>,
     pub(super) vdso: Vdso,
     pub(super) epoll: EpollData,
     pub(super) options: UpdateOptions,
     pub(super) wakeup: Wakeup,
     /// Payloads that were fetched out of line, by the record's position in the ring.
     pub(super) fetched: HashMap<u64, Vec<u8>>,
+    /// Calls since the snapshot with a lasting effect on the leader that promotion cannot repeat.
+    pub(super) lasting: std::collections::BTreeSet<&'static str>,
+    /// Where each thread of the leader keeps its thread id (`CLONE_CHILD_CLEARTID`).
+    pub(super) tid_addresses: HashMap<i32, u64>,
     /// Files that the leader opened since the snapshot, by descriptor.
     pub(super) opened: HashMap<i32, String>,
     /// The middle process of the snapshot: its clone and wait are not events of the leader.
@@ -113,7 +118,7 @@ pub(super) struct Parts {
     pub(super) follower: Side,
     pub(super) pairs: Vec<(i32, i32)>,
     pub(super) recorder: Recorder,
-    pub(super) listener: Listener,
+    pub(super) listener: Arc<Listener>,
     pub(super) vdso: Vdso,
     pub(super) epoll: EpollData,
     pub(super) options: UpdateOptions,
@@ -121,6 +126,7 @@ pub(super) struct Parts {
     pub(super) middle: i32,
     pub(super) cloner: i32,
     pub(super) no_new_privs: bool,
+    pub(super) tid_addresses: HashMap<i32, u64>,
 }
 
 impl Following {
@@ -145,6 +151,8 @@ impl Following {
             options: parts.options,
             wakeup: parts.wakeup,
             fetched: HashMap::new(),
+            lasting: std::collections::BTreeSet::new(),
+            tid_addresses: parts.tid_addresses,
             opened: HashMap::new(),
             middle: parts.middle,
             cloner: parts.cloner,

@@ -21,6 +21,9 @@ const RESTART_WITHOUT_HANDLER: i64 = -514;
 const RESTART_BLOCK: i64 = -516;
 const INTERRUPTED: i64 = -(libc::EINTR as i64);
 
+/// Calls with a lasting effect that promotion repeats (`transfer`).
+const CARRIED_OVER: &[&str] = &["chdir", "fchdir", "umask", "setitimer", "alarm"];
+
 /// What an item asks for, looked at without taking it.
 enum Next {
     Call { ret: i64 },
@@ -268,6 +271,13 @@ impl Following {
         if nr == roles.set_tid_address {
             return Err(Stop::roll_back("set_tid_address after the start of a thread"));
         }
+        if let Some(call) = table::syscall(nr)
+            && ret >= 0
+            && call.is_lasting(&arrival.call.args)
+            && !CARRIED_OVER.contains(&call.name)
+        {
+            self.lasting.insert(call.name);
+        }
         match table::syscall(nr).map(|call| call.class_of(&arrival.call.args)) {
             Some(Class::Refused) | None if ret >= 0 => Err(Stop::roll_back(format!(
                 "the leader made {}, which cannot be followed",
@@ -328,7 +338,7 @@ impl Following {
 
     /// Replaces the follower's new thread id by the leader's wherever the clone stored it: a
     /// follower believes that it is the leader.
-    pub(super) fn write_thread_id(&self, creator: usize, born: i32, leader: i32) {
+    pub(super) fn write_thread_id(&mut self, creator: usize, born: i32, leader: i32) {
         let Some(tid) = self.lanes[creator].follower else { return };
         let pid = self.follower.pid;
         // The addresses are still in the creator's registers and memory.
@@ -339,7 +349,8 @@ impl Following {
             .filter_map(|word| u64::from_str_radix(word.trim_start_matches("0x"), 16).ok())
             .collect();
         let nr: Option<u16> = text.split(' ').next().and_then(|nr| nr.parse().ok());
-        let addresses: Vec<u64> = if nr == Some(roles().clone3) {
+        // (child's word, parent's word)
+        let mut addresses: Vec<u64> = if nr == Some(roles().clone3) {
             let mut words = [0u8; 16];
             let from = args.first().copied().unwrap_or(0) + 16;
             if memory::read(pid, from, &mut words).is_err() {
@@ -347,8 +358,12 @@ impl Following {
             }
             words.chunks(8).map(|w| u64::from_le_bytes(w.try_into().expect("8 bytes"))).collect()
         } else {
-            args.get(2..4).map(<[u64]>::to_vec).unwrap_or_default()
+            args.get(2..4).map(|words| vec![words[1], words[0]]).unwrap_or_default()
         };
+        if let Some(child) = addresses.first() {
+            self.tid_addresses.insert(leader, *child);
+        }
+        addresses.dedup();
         for address in addresses {
             replace_thread_id(pid, address, born, leader);
         }

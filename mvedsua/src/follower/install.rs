@@ -1,6 +1,7 @@
 //! Puts the filter into a stopped process and fetches its listener.
 
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use super::filter;
 use crate::sys::seccomp::{self, Listener};
@@ -30,22 +31,33 @@ pub fn parking_number(pid: i32) -> i32 {
 #[derive(Debug)]
 pub struct Installed {
     /// Where the calls arrive.
-    pub listener: Listener,
+    pub listener: Arc<Listener>,
     /// `no_new_privs` had to be set, for life.
     pub no_new_privs: bool,
 }
 
 /// Closes every descriptor of the process (they are the leader's: a duplicate would keep a
-/// connection open that the leader closes), installs the filter on all its threads and fetches the
-/// listener. All threads must be stopped, `thread` traced with `O_SUSPEND_SECCOMP`, which must stay
-/// until the end: the close of the listener is itself a filtered call.
+/// connection open that the leader closes) and sees to it that its calls arrive at a listener. All
+/// threads must be stopped, `thread` traced with `O_SUSPEND_SECCOMP`, which must stay until the end:
+/// the close of the listener is itself a filtered call.
+///
+/// A process that has inherited our filter from a promoted leader is given with its `listener`: the
+/// kernel allows one listener in a process's chain of filters.
 ///
 /// # Errors
 /// When the process refuses one of the calls.
-pub fn install(thread: &mut Stopped, pid: i32, vdso: &Vdso) -> Result<Installed> {
+pub fn install(
+    thread: &mut Stopped,
+    pid: i32,
+    vdso: &Vdso,
+    listener: Option<Arc<Listener>>,
+) -> Result<Installed> {
     let plain = Plain { vdso };
     let nr = |name| mvedsua_common::table::by_name(name).expect("the table has every call").nr;
     plain.call_ok(thread, "close_range", nr("close_range"), &[0, u64::from(u32::MAX), 0, 0, 0, 0])?;
+    if let Some(listener) = listener {
+        return Ok(Installed { listener, no_new_privs: false });
+    }
 
     let capable = inspect::status_field(pid, pid, "CapEff")
         .and_then(|hex| u64::from_str_radix(&hex, 16).ok())
@@ -75,9 +87,7 @@ pub fn install(thread: &mut Stopped, pid: i32, vdso: &Vdso) -> Result<Installed>
     let process = pidfd::open(pid).map_err(kernel("open a pidfd"))?;
     let listener =
         pidfd::duplicate(process.as_fd(), fd as i32).map_err(kernel("fetch the listener"))?;
-    let parked = parking_number(pid) as u64;
-    plain.call_ok(thread, "dup3", nr("dup3"), &[fd, parked, libc::O_CLOEXEC as u64, 0, 0, 0])?;
     plain.call_ok(thread, "close", nr("close"), &[fd, 0, 0, 0, 0, 0])?;
     let listener = Listener::new(listener).map_err(kernel("set up the listener"))?;
-    Ok(Installed { listener, no_new_privs: !capable })
+    Ok(Installed { listener: Arc::new(listener), no_new_privs: !capable })
 }

@@ -8,7 +8,7 @@ mod filter;
 mod install;
 
 pub use filter::{FilterError, program};
-pub use install::{install, parking_number};
+pub use install::{Installed, install, parking_number};
 
 use crate::matcher::{Call, Fault, Memory};
 use crate::sys::memory;

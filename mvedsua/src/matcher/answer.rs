@@ -34,10 +34,10 @@ pub fn answer(
         }
         let data = part.data;
         match spec.arg_of(index, &call.args) {
-            Arg::Mem(Dir::Out | Dir::InOut, Len::Iov(count)) => {
+            Arg::Mem(Dir::Out | Dir::InOut | Dir::OutAlways, Len::Iov(count)) => {
                 scatter(memory, address, call.args[usize::from(count)], data)?;
             }
-            Arg::Mem(Dir::Out | Dir::InOut, Len::Msg) => {
+            Arg::Mem(Dir::Out | Dir::InOut | Dir::OutAlways, Len::Msg) => {
                 piece(memory, address, part.piece, data)?;
             }
             Arg::Mem(dir, Len::Mmsg) => {
@@ -52,7 +52,7 @@ pub fn answer(
                     memory.write(own + msghdr::SIZE as u64, &data[msghdr::SIZE..msghdr::SIZE + 4])?;
                 }
             }
-            Arg::Mem(Dir::Out | Dir::InOut, Len::Word(len)) | Arg::SockaddrOut(len) => {
+            Arg::Mem(Dir::Out | Dir::InOut | Dir::OutAlways, Len::Word(len)) | Arg::SockaddrOut(len) => {
                 // The kernel may report more than it had room to store: the room is what the
                 // follower's own length word says, which is written after this (a later argument).
                 let room = length_word(memory, call.args[usize::from(len)])?;
@@ -67,8 +67,8 @@ pub fn answer(
                     memory.write(address + 12 * at as u64, &event)?;
                 }
             }
-            Arg::Mem(Dir::Out | Dir::InOut, _)
-            | Arg::Struct(Dir::Out | Dir::InOut, ..)
+            Arg::Mem(Dir::Out | Dir::InOut | Dir::OutAlways, _)
+            | Arg::Struct(Dir::Out | Dir::InOut | Dir::OutAlways, ..)
             | Arg::LenWord
             | Arg::PollFds(_) => memory.write(address, data)?,
             _ => {}
@@ -119,8 +119,8 @@ pub fn finish_messages(record: &Record<'_>, call: &Call, memory: &mut dyn Memory
     let mut message = 0;
     for part in record.parts().filter(|part| part.piece == PART_MSG_HEADER) {
         let stride = match spec.arg_of(usize::from(part.arg), &call.args) {
-            Arg::Mem(Dir::Out | Dir::InOut, Len::Msg) => 0,
-            Arg::Mem(Dir::Out | Dir::InOut, Len::Mmsg) => msghdr::MMSG_SIZE as u64,
+            Arg::Mem(Dir::Out | Dir::InOut | Dir::OutAlways, Len::Msg) => 0,
+            Arg::Mem(Dir::Out | Dir::InOut | Dir::OutAlways, Len::Mmsg) => msghdr::MMSG_SIZE as u64,
             _ => continue,
         };
         if part.data.len() < msghdr::SIZE {
