@@ -173,7 +173,13 @@ impl CallPlan {
 
 impl PartPlan {
     /// Copies nothing.
-    pub const NONE: Self = Self { arg: 0, shape: SHAPE_NONE, when: 0, len_arg: 0, mul: 0 };
+    pub const NONE: Self = Self {
+        arg: 0,
+        shape: SHAPE_NONE,
+        when: 0,
+        len_arg: 0,
+        mul: 0,
+    };
 
     /// How to copy the memory of argument `index` of a call with these arguments; `None` if it has none.
     #[must_use]
@@ -185,7 +191,9 @@ impl PartPlan {
             Arg::SockaddrOut(word) => (SHAPE_WORD, WHEN_DONE, word, SOCKADDR_MAX as u32),
             Arg::LenWord => (SHAPE_FIXED, WHEN_DONE, 0, 4),
             Arg::Struct(Dir::In, size, _) => (SHAPE_FIXED, WHEN_ALWAYS, 0, u32::from(size)),
-            Arg::Struct(Dir::OutAlways, size, _) => (SHAPE_FIXED, WHEN_INTERRUPTED, 0, u32::from(size)),
+            Arg::Struct(Dir::OutAlways, size, _) => {
+                (SHAPE_FIXED, WHEN_INTERRUPTED, 0, u32::from(size))
+            }
             Arg::Struct(_, size, _) => (SHAPE_FIXED, WHEN_DONE, 0, u32::from(size)),
             Arg::EpollEvents => (SHAPE_RET, WHEN_DONE, 0, 12),
             Arg::EpollEvent => (SHAPE_FIXED, WHEN_ALWAYS, 0, 12),
@@ -203,15 +211,28 @@ impl PartPlan {
                     Len::Mmsg => (SHAPE_OUT_OF_LINE, 0, 1),
                     Len::FdSet(arg) => (SHAPE_FD_SET, arg, 1),
                 };
-                let when = if dir == Dir::OutAlways { WHEN_INTERRUPTED } else { WHEN_DONE };
+                let when = if dir == Dir::OutAlways {
+                    WHEN_INTERRUPTED
+                } else {
+                    WHEN_DONE
+                };
                 (shape, when, len_arg, u32::from(mul))
             }
         };
-        let counted = matches!(shape, SHAPE_ARG | SHAPE_RET_CAPPED | SHAPE_VECTORS | SHAPE_FD_SET);
+        let counted = matches!(
+            shape,
+            SHAPE_ARG | SHAPE_RET_CAPPED | SHAPE_VECTORS | SHAPE_FD_SET
+        );
         if counted && matches!(args[usize::from(len_arg)], Arg::Int) {
             len_arg |= LEN_ARG_INT;
         }
-        Some(Self { arg: index as u8, shape, when, len_arg, mul })
+        Some(Self {
+            arg: index as u8,
+            shape,
+            when,
+            len_arg,
+            mul,
+        })
     }
 }
 
@@ -238,7 +259,10 @@ mod tests {
     fn local_calls_are_skipped_and_refused_ones_have_no_parts() {
         let path = args([Arg::Path]);
         assert_eq!(CallPlan::of_args(Class::Local, &path).action, ACTION_SKIP);
-        assert_eq!(CallPlan::of_args(Class::Refused, &path), CallPlan::HEADER_ONLY);
+        assert_eq!(
+            CallPlan::of_args(Class::Refused, &path),
+            CallPlan::HEADER_ONLY
+        );
         assert_eq!(CallPlan::of_args(Class::Replayed, &path).count, 1);
     }
 
@@ -246,10 +270,20 @@ mod tests {
     fn a_process_call_keeps_only_what_it_fills_in() {
         let plan = CallPlan::of_args(
             Class::Process,
-            &args([Arg::Path, Arg::Mem(Dir::Out, Len::Fixed(4)), Arg::Struct(Dir::In, 88, "clone_args")]),
+            &args([
+                Arg::Path,
+                Arg::Mem(Dir::Out, Len::Fixed(4)),
+                Arg::Struct(Dir::In, 88, "clone_args"),
+            ]),
         );
         assert_eq!(plan.count, 1);
-        let expected = PartPlan { arg: 1, shape: SHAPE_FIXED, when: WHEN_DONE, len_arg: 0, mul: 4 };
+        let expected = PartPlan {
+            arg: 1,
+            shape: SHAPE_FIXED,
+            when: WHEN_DONE,
+            len_arg: 0,
+            mul: 4,
+        };
         assert_eq!(plan.parts[0], expected);
     }
 
@@ -257,15 +291,35 @@ mod tests {
     fn vectors_are_gathered_once_and_a_second_time_by_the_agent() {
         let vectors = Arg::Mem(Dir::In, Len::Iov(2));
         let plan = CallPlan::of_args(Class::Replayed, &args([Arg::Fd, vectors, Arg::Int]));
-        assert_eq!((plan.gather.arg, plan.gather.shape, plan.gather.len_arg, plan.count), (1, SHAPE_VECTORS, 2 | LEN_ARG_INT, 0));
-        let plan = CallPlan::of_args(Class::Replayed, &args([Arg::Fd, vectors, Arg::Int, vectors]));
-        assert_eq!((plan.gather.arg, plan.count, plan.parts[0].shape), (1, 1, SHAPE_OUT_OF_LINE));
+        assert_eq!(
+            (
+                plan.gather.arg,
+                plan.gather.shape,
+                plan.gather.len_arg,
+                plan.count
+            ),
+            (1, SHAPE_VECTORS, 2 | LEN_ARG_INT, 0)
+        );
+        let plan = CallPlan::of_args(
+            Class::Replayed,
+            &args([Arg::Fd, vectors, Arg::Int, vectors]),
+        );
+        assert_eq!(
+            (plan.gather.arg, plan.count, plan.parts[0].shape),
+            (1, 1, SHAPE_OUT_OF_LINE)
+        );
     }
 
     #[test]
     fn a_multiplexed_call_is_looked_up_by_its_command() {
-        static COMMANDS: [Command; 1] =
-            [Command { value: 5, name: "F", class: Class::Replayed, arg: Arg::Int, returns_fd: false, lasting: false }];
+        static COMMANDS: [Command; 1] = [Command {
+            value: 5,
+            name: "F",
+            class: Class::Replayed,
+            arg: Arg::Int,
+            returns_fd: false,
+            lasting: false,
+        }];
         let call = Syscall {
             nr: 72,
             name: "fcntl",
@@ -283,19 +337,43 @@ mod tests {
 
     #[test]
     fn the_table_fits_into_the_maps() {
-        let commands: usize = SYSCALLS.iter().filter_map(|call| call.commands).map(|(_, known)| known.len()).sum();
-        assert!(commands <= MAX_COMMANDS as usize && PLANS_BY_NUMBER + 1 + commands <= MAX_PLANS as usize);
-        assert!(SYSCALLS.iter().all(|call| usize::from(call.nr) < PLANS_BY_NUMBER));
-        assert_eq!(by_name("restart_syscall").map(|call| call.nr), Some(RESTART_SYSCALL));
+        let commands: usize = SYSCALLS
+            .iter()
+            .filter_map(|call| call.commands)
+            .map(|(_, known)| known.len())
+            .sum();
+        assert!(
+            commands <= MAX_COMMANDS as usize
+                && PLANS_BY_NUMBER + 1 + commands <= MAX_PLANS as usize
+        );
+        assert!(
+            SYSCALLS
+                .iter()
+                .all(|call| usize::from(call.nr) < PLANS_BY_NUMBER)
+        );
+        assert_eq!(
+            by_name("restart_syscall").map(|call| call.nr),
+            Some(RESTART_SYSCALL)
+        );
     }
 
     #[test]
     fn only_arrays_of_messages_are_always_left_to_the_agent() {
         for call in SYSCALLS {
             let plan = CallPlan::of_call(call);
-            let out_of_line = plan.parts[..usize::from(plan.count)].iter().any(|part| part.shape == SHAPE_OUT_OF_LINE);
-            let messages = call.args.iter().any(|arg| matches!(arg, Arg::Mem(_, Len::Mmsg)));
-            assert_eq!(out_of_line, messages && call.class == Class::Replayed, "{}", call.name);
+            let out_of_line = plan.parts[..usize::from(plan.count)]
+                .iter()
+                .any(|part| part.shape == SHAPE_OUT_OF_LINE);
+            let messages = call
+                .args
+                .iter()
+                .any(|arg| matches!(arg, Arg::Mem(_, Len::Mmsg)));
+            assert_eq!(
+                out_of_line,
+                messages && call.class == Class::Replayed,
+                "{}",
+                call.name
+            );
         }
     }
 }

@@ -59,9 +59,13 @@ const R10_IN_PT_REGS: usize = 56;
 #[raw_tracepoint(tracepoint = "sys_exit")]
 pub fn record_exit(ctx: RawTracePointContext) -> i32 {
     let id = bpf_get_current_pid_tgid();
+    let tgid = (id >> 32) as u32;
     // First of all, for this runs at every system call of the machine.
-    if LEADERS.get_ptr(&((id >> 32) as u32)).is_some() {
-        let _ = record(&ctx, (id >> 32) as u32, id as u32);
+    if let Some(word) = LEADERS.get_ptr(tgid / 64)
+        // SAFETY: a value of a live map; the agent changes whole words.
+        && unsafe { *word } >> (tgid % 64) & 1 != 0
+    {
+        let _ = record(&ctx, tgid, id as u32);
     }
     0
 }
