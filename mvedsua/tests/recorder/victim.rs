@@ -29,6 +29,10 @@ impl Victim {
     }
 
     /// A shell that runs `script`.
+    #[expect(
+        clippy::zombie_processes,
+        reason = "it is reaped by its id, in `ends` or when dropped"
+    )]
     pub fn shell(script: &str) -> Self {
         let mut recorder = Self::recorder();
         let mut child = Command::new("/bin/sh")
@@ -118,9 +122,12 @@ impl Victim {
     pub fn stops_or_ends(&mut self) -> bool {
         let mut status = 0;
         // SAFETY: a status word of our own, a child of our own.
+        let waited = unsafe { libc::waitpid(self.pid, &mut status, libc::WUNTRACED) };
         assert_eq!(
-            unsafe { libc::waitpid(self.pid, &mut status, libc::WUNTRACED) },
-            self.pid
+            waited,
+            self.pid,
+            "waitpid: {}",
+            std::io::Error::last_os_error()
         );
         if libc::WIFSTOPPED(status) {
             assert_eq!(libc::WSTOPSIG(status), libc::SIGSTOP);
