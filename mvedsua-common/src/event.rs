@@ -15,8 +15,11 @@ pub const MAX_RECORD: usize = size_of::<EventHeader>() + MAX_PAYLOAD;
 /// Bytes to which the data of a part is padded, so that every header is aligned.
 pub const PART_ALIGN: usize = 8;
 
-/// Number of processes that one session can record at once (capacity of the `LEADERS` map).
-pub const MAX_LEADERS: u32 = 4096;
+/// Words of the `LEADERS` map, one bit per process id. The kernel's `PID_MAX_LIMIT` is 2^22.
+///
+/// A bitmap and not a hash, because this look-up happens at every system call of the machine: the
+/// verifier turns it into two loads.
+pub const LEADER_WORDS: u32 = (1 << 22) / 64;
 
 /// The payload did not fit, or was not resident: the thread is stopped with `SIGSTOP` at this exit
 /// and the agent fetches the payload itself.
@@ -101,7 +104,8 @@ pub mod name {
     pub const PROGRAM: &str = "record_exit";
     /// `BPF_MAP_TYPE_RINGBUF`: the records.
     pub const EVENTS: &str = "EVENTS";
-    /// Hash map: process id -> `u32` (any value): the processes that are recorded.
+    /// Array of [`super::LEADER_WORDS`] words: bit `p % 64` of word `p / 64` says that process `p` is
+    /// recorded.
     pub const LEADERS: &str = "LEADERS";
     /// Array of [`crate::plan::CallPlan`].
     pub const PLANS: &str = "PLANS";

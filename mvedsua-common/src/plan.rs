@@ -6,7 +6,7 @@
 //! the map `PLANS` with them when it loads the program. The program holds no table of its own, so
 //! an object that was built earlier cannot disagree with the agent about a call.
 
-use crate::spec::{Arg, Class, Dir, Len, Syscall};
+use crate::spec::{Arg, Class, Dir, Len, SOCKADDR_MAX, Syscall, WORD_MAX};
 
 /// Elements of `PLANS` that are indexed by the system call number; the plans of the commands of
 /// multiplexed calls follow.
@@ -19,12 +19,12 @@ pub const MAX_COMMANDS: u32 = 2048;
 pub const MAX_PART_PLANS: usize = 6;
 /// Most vectors of an `iovec` array that are gathered into the record; more go out of line.
 pub const MAX_VECTORS: usize = 8;
-/// Most bytes of a socket address, also of a message's name.
-pub const MAX_SOCKADDR: usize = 128;
 /// Most bytes of a message's control data; more go out of line.
 pub const MAX_CONTROL: usize = 256;
-/// Most bytes of a string, with its NUL.
-pub const MAX_STRING: usize = 4096;
+
+/// `restart_syscall(2)`: the kernel has a thread make it to resume a call that a signal interrupted.
+/// The recorder gives it the number of that call.
+pub const RESTART_SYSCALL: u16 = 219;
 
 /// The call is not recorded.
 pub const ACTION_SKIP: u8 = 0;
@@ -43,7 +43,7 @@ pub const SHAPE_ARG: u8 = 2;
 pub const SHAPE_RET_CAPPED: u8 = 3;
 /// A NUL-terminated string.
 pub const SHAPE_STRING: u8 = 4;
-/// As many bytes as the `u32` says that argument `len_arg` points to, at most [`MAX_SOCKADDR`].
+/// As many bytes as the `u32` says that argument `len_arg` points to, at most `mul`.
 pub const SHAPE_WORD: u8 = 5;
 /// An `iovec` array with argument `len_arg` elements.
 pub const SHAPE_VECTORS: u8 = 6;
@@ -64,6 +64,9 @@ pub const WHEN_INTERRUPTED: u8 = 1;
 /// Copied whatever the result is.
 pub const WHEN_ALWAYS: u8 = 2;
 
+/// Bit of [`PartPlan::len_arg`]: the argument is an `int`, the high half of its register is noise.
+pub const LEN_ARG_INT: u8 = 8;
+
 /// One piece of memory to copy.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,7 +77,8 @@ pub struct PartPlan {
     pub shape: u8,
     /// `WHEN_*`.
     pub when: u8,
-    /// Argument that the length comes from, see the shape.
+    /// Argument that the length comes from, see the shape; with [`LEN_ARG_INT`] if the kernel looks
+    /// at its low 32 bits only.
     pub len_arg: u8,
     /// Factor or size in bytes, see the shape.
     pub mul: u32,
@@ -143,7 +147,7 @@ impl CallPlan {
             Class::Replayed | Class::FdChanging | Class::Time | Class::Process => {}
         }
         for (index, arg) in args.iter().enumerate() {
-            let Some(mut part) = PartPlan::of_arg(index as u8, *arg) else {
+            let Some(mut part) = PartPlan::of_arg(index, args) else {
                 continue;
             };
             // After an execve the strings of the old program are gone; after a fork nobody
@@ -169,19 +173,28 @@ impl CallPlan {
 
 impl PartPlan {
     /// Copies nothing.
-    pub const NONE: Self = Self { arg: 0, shape: SHAPE_NONE, when: 0, len_arg: 0, mul: 0 };
+    pub const NONE: Self = Self {
+        arg: 0,
+        shape: SHAPE_NONE,
+        when: 0,
+        len_arg: 0,
+        mul: 0,
+    };
 
-    /// How to copy the memory of argument `index`; `None` if it has none.
+    /// How to copy the memory of argument `index` of a call with these arguments; `None` if it has none.
     #[must_use]
-    pub fn of_arg(index: u8, arg: Arg) -> Option<Self> {
-        let (shape, when, len_arg, mul) = match arg {
+    pub fn of_arg(index: usize, args: &[Arg; 6]) -> Option<Self> {
+        let (shape, when, mut len_arg, mul) = match args[index] {
             Arg::Unused | Arg::Int | Arg::Long | Arg::Fd | Arg::Opaque => return None,
             Arg::Path => (SHAPE_STRING, WHEN_ALWAYS, 0, 1),
             Arg::SockaddrIn(len) => (SHAPE_ARG, WHEN_ALWAYS, len, 1),
-            Arg::SockaddrOut(word) => (SHAPE_WORD, WHEN_DONE, word, 1),
+            Arg::SockaddrOut(word) => (SHAPE_WORD, WHEN_DONE, word, SOCKADDR_MAX as u32),
             Arg::LenWord => (SHAPE_FIXED, WHEN_DONE, 0, 4),
             Arg::Struct(Dir::In, size, _) => (SHAPE_FIXED, WHEN_ALWAYS, 0, u32::from(size)),
-            Arg::Struct(_, size, _) => (SHAPE_FIXED, WHEN_INTERRUPTED, 0, u32::from(size)),
+            Arg::Struct(Dir::OutAlways, size, _) => {
+                (SHAPE_FIXED, WHEN_INTERRUPTED, 0, u32::from(size))
+            }
+            Arg::Struct(_, size, _) => (SHAPE_FIXED, WHEN_DONE, 0, u32::from(size)),
             Arg::EpollEvents => (SHAPE_RET, WHEN_DONE, 0, 12),
             Arg::EpollEvent => (SHAPE_FIXED, WHEN_ALWAYS, 0, 12),
             Arg::PollFds(count) => (SHAPE_ARG, WHEN_INTERRUPTED, count, 8),
@@ -191,22 +204,30 @@ impl PartPlan {
                     Len::Arg(arg, mul) => (SHAPE_ARG, arg, mul),
                     Len::Ret(mul) => (SHAPE_RET, 0, mul),
                     Len::RetCapped(arg, mul) => (SHAPE_RET_CAPPED, arg, mul),
-                    Len::Word(arg) => (SHAPE_WORD, arg, 1),
+                    Len::Word(arg) => (SHAPE_WORD, arg, WORD_MAX as u16),
                     Len::Str => (SHAPE_STRING, 0, 1),
                     Len::Iov(arg) => (SHAPE_VECTORS, arg, 1),
                     Len::Msg => (SHAPE_MESSAGE, 0, 1),
                     Len::Mmsg => (SHAPE_OUT_OF_LINE, 0, 1),
                     Len::FdSet(arg) => (SHAPE_FD_SET, arg, 1),
                 };
-                let when = match (dir, len) {
-                    (Dir::Out | Dir::InOut, Len::Fixed(_)) => WHEN_INTERRUPTED,
-                    _ => WHEN_DONE,
+                let when = if dir == Dir::OutAlways {
+                    WHEN_INTERRUPTED
+                } else {
+                    WHEN_DONE
                 };
                 (shape, when, len_arg, u32::from(mul))
             }
         };
+        let counted = matches!(
+            shape,
+            SHAPE_ARG | SHAPE_RET_CAPPED | SHAPE_VECTORS | SHAPE_FD_SET
+        );
+        if counted && matches!(args[usize::from(len_arg)], Arg::Int) {
+            len_arg |= LEN_ARG_INT;
+        }
         Some(Self {
-            arg: index,
+            arg: index as u8,
             shape,
             when,
             len_arg,
@@ -221,7 +242,10 @@ const _: () = assert!(size_of::<CallPlan>() == 64);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::Command;
+    use crate::{
+        spec::Command,
+        table::{SYSCALLS, by_name},
+    };
 
     const NONE: [Arg; 6] = [Arg::Unused; 6];
 
@@ -235,7 +259,10 @@ mod tests {
     fn local_calls_are_skipped_and_refused_ones_have_no_parts() {
         let path = args([Arg::Path]);
         assert_eq!(CallPlan::of_args(Class::Local, &path).action, ACTION_SKIP);
-        assert_eq!(CallPlan::of_args(Class::Refused, &path), CallPlan::HEADER_ONLY);
+        assert_eq!(
+            CallPlan::of_args(Class::Refused, &path),
+            CallPlan::HEADER_ONLY
+        );
         assert_eq!(CallPlan::of_args(Class::Replayed, &path).count, 1);
     }
 
@@ -243,10 +270,20 @@ mod tests {
     fn a_process_call_keeps_only_what_it_fills_in() {
         let plan = CallPlan::of_args(
             Class::Process,
-            &args([Arg::Path, Arg::Mem(Dir::Out, Len::Fixed(4)), Arg::Struct(Dir::In, 88, "clone_args")]),
+            &args([
+                Arg::Path,
+                Arg::Mem(Dir::Out, Len::Fixed(4)),
+                Arg::Struct(Dir::In, 88, "clone_args"),
+            ]),
         );
         assert_eq!(plan.count, 1);
-        let expected = PartPlan { arg: 1, shape: SHAPE_FIXED, when: WHEN_INTERRUPTED, len_arg: 0, mul: 4 };
+        let expected = PartPlan {
+            arg: 1,
+            shape: SHAPE_FIXED,
+            when: WHEN_DONE,
+            len_arg: 0,
+            mul: 4,
+        };
         assert_eq!(plan.parts[0], expected);
     }
 
@@ -254,15 +291,35 @@ mod tests {
     fn vectors_are_gathered_once_and_a_second_time_by_the_agent() {
         let vectors = Arg::Mem(Dir::In, Len::Iov(2));
         let plan = CallPlan::of_args(Class::Replayed, &args([Arg::Fd, vectors, Arg::Int]));
-        assert_eq!((plan.gather.arg, plan.gather.shape, plan.gather.len_arg, plan.count), (1, SHAPE_VECTORS, 2, 0));
-        let plan = CallPlan::of_args(Class::Replayed, &args([Arg::Fd, vectors, Arg::Int, vectors]));
-        assert_eq!((plan.gather.arg, plan.count, plan.parts[0].shape), (1, 1, SHAPE_OUT_OF_LINE));
+        assert_eq!(
+            (
+                plan.gather.arg,
+                plan.gather.shape,
+                plan.gather.len_arg,
+                plan.count
+            ),
+            (1, SHAPE_VECTORS, 2 | LEN_ARG_INT, 0)
+        );
+        let plan = CallPlan::of_args(
+            Class::Replayed,
+            &args([Arg::Fd, vectors, Arg::Int, vectors]),
+        );
+        assert_eq!(
+            (plan.gather.arg, plan.count, plan.parts[0].shape),
+            (1, 1, SHAPE_OUT_OF_LINE)
+        );
     }
 
     #[test]
     fn a_multiplexed_call_is_looked_up_by_its_command() {
-        static COMMANDS: [Command; 1] =
-            [Command { value: 5, name: "F", class: Class::Replayed, arg: Arg::Struct(Dir::Out, 32, "flock") }];
+        static COMMANDS: [Command; 1] = [Command {
+            value: 5,
+            name: "F",
+            class: Class::Replayed,
+            arg: Arg::Int,
+            returns_fd: false,
+            lasting: false,
+        }];
         let call = Syscall {
             nr: 72,
             name: "fcntl",
@@ -271,9 +328,52 @@ mod tests {
             args: args([Arg::Fd, Arg::Int, Arg::Opaque]),
             commands: Some((1, &COMMANDS)),
             returns_fd: false,
+            lasting: false,
         };
         let plan = CallPlan::of_call(&call);
         assert_eq!((plan.action, plan.command_arg), (ACTION_BY_COMMAND, 1));
         assert_ne!(command_key(72, 5), command_key(16, 5));
+    }
+
+    #[test]
+    fn the_table_fits_into_the_maps() {
+        let commands: usize = SYSCALLS
+            .iter()
+            .filter_map(|call| call.commands)
+            .map(|(_, known)| known.len())
+            .sum();
+        assert!(
+            commands <= MAX_COMMANDS as usize
+                && PLANS_BY_NUMBER + 1 + commands <= MAX_PLANS as usize
+        );
+        assert!(
+            SYSCALLS
+                .iter()
+                .all(|call| usize::from(call.nr) < PLANS_BY_NUMBER)
+        );
+        assert_eq!(
+            by_name("restart_syscall").map(|call| call.nr),
+            Some(RESTART_SYSCALL)
+        );
+    }
+
+    #[test]
+    fn only_arrays_of_messages_are_always_left_to_the_agent() {
+        for call in SYSCALLS {
+            let plan = CallPlan::of_call(call);
+            let out_of_line = plan.parts[..usize::from(plan.count)]
+                .iter()
+                .any(|part| part.shape == SHAPE_OUT_OF_LINE);
+            let messages = call
+                .args
+                .iter()
+                .any(|arg| matches!(arg, Arg::Mem(_, Len::Mmsg)));
+            assert_eq!(
+                out_of_line,
+                messages && call.class == Class::Replayed,
+                "{}",
+                call.name
+            );
+        }
     }
 }

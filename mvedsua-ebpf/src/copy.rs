@@ -9,10 +9,11 @@ use mvedsua_common::{
         PART_MSG_NAME, PART_WHOLE, PartHeader, padded,
     },
     plan::{
-        CallPlan, MAX_CONTROL, MAX_PART_PLANS, MAX_SOCKADDR, MAX_STRING, MAX_VECTORS, PartPlan,
-        SHAPE_ARG, SHAPE_FD_SET, SHAPE_FIXED, SHAPE_MESSAGE, SHAPE_NONE, SHAPE_RET,
-        SHAPE_RET_CAPPED, SHAPE_STRING, SHAPE_WORD, WHEN_ALWAYS, WHEN_INTERRUPTED,
+        CallPlan, LEN_ARG_INT, MAX_CONTROL, MAX_PART_PLANS, MAX_VECTORS, PartPlan, SHAPE_ARG,
+        SHAPE_FD_SET, SHAPE_FIXED, SHAPE_MESSAGE, SHAPE_NONE, SHAPE_RET, SHAPE_RET_CAPPED,
+        SHAPE_STRING, SHAPE_WORD, WHEN_ALWAYS, WHEN_INTERRUPTED,
     },
+    spec::{PATH_MAX, SOCKADDR_MAX},
 };
 
 const HEADER: usize = size_of::<EventHeader>();
@@ -167,6 +168,17 @@ impl Record {
         }
     }
 
+    /// The length or count that a plan's `len_arg` names.
+    #[inline(always)]
+    fn len_arg(self, len_arg: u8) -> u64 {
+        let value = self.arg(len_arg & (LEN_ARG_INT - 1));
+        if len_arg & LEN_ARG_INT == 0 {
+            value
+        } else {
+            u64::from(value as u32)
+        }
+    }
+
     /// Bytes of the vectors' data that were copied so far.
     #[inline(always)]
     fn gathered(self) -> *mut u64 {
@@ -220,11 +232,11 @@ impl Record {
             SHAPE_RET => scaled(ret as u64, mul),
             SHAPE_FIXED => mul,
             SHAPE_STRING => return self.append_string(user, part.arg),
-            SHAPE_ARG => scaled(self.arg(part.len_arg), mul),
-            SHAPE_RET_CAPPED => scaled((ret as u64).min(self.arg(part.len_arg)), mul),
+            SHAPE_ARG => scaled(self.len_arg(part.len_arg), mul),
+            SHAPE_RET_CAPPED => scaled((ret as u64).min(self.len_arg(part.len_arg)), mul),
             SHAPE_WORD => {
                 let mut word = 0u32;
-                let at = self.arg(part.len_arg);
+                let at = self.len_arg(part.len_arg);
                 if at == 0 {
                     return Outcome::Complete;
                 }
@@ -232,9 +244,9 @@ impl Record {
                 if unsafe { bpf_probe_read_user((&raw mut word).cast(), 4, at as *const _) } != 0 {
                     return self.unreadable();
                 }
-                u64::from(word).min(MAX_SOCKADDR as u64)
+                u64::from(word).min(mul)
             }
-            SHAPE_FD_SET => (scaled(self.arg(part.len_arg), 1) + 63) / 64 * 8,
+            SHAPE_FD_SET => (scaled(self.len_arg(part.len_arg), 1) + 63) / 64 * 8,
             _ => {
                 return if ret == 0 {
                     Outcome::Complete
@@ -304,14 +316,14 @@ impl Record {
         let len = unsafe {
             bpf_probe_read_user_str(
                 header.add(PART_HEADER).cast(),
-                MAX_STRING as u32,
+                PATH_MAX as u32,
                 user as *const _,
             )
         };
         if len <= 0 {
             return self.unreadable();
         }
-        self.close(header, bounded(len as usize, MAX_STRING), arg, PART_WHOLE)
+        self.close(header, bounded(len as usize, PATH_MAX), arg, PART_WHOLE)
     }
 
     /// Appends what `count` vectors hold, as many bytes as the result says, as one part.
@@ -383,7 +395,7 @@ impl Record {
         let message: *mut Message = unsafe { self.scratch.add(MESSAGE_AT) }.cast();
         let is_message = part.shape == SHAPE_MESSAGE;
         if !is_message {
-            let count = self.arg(part.len_arg);
+            let count = self.len_arg(part.len_arg);
             // SAFETY: as above. An iovec array is a message without anything else.
             unsafe {
                 (&raw mut (*message).vectors).write_volatile(user);
@@ -410,7 +422,7 @@ impl Record {
             };
             if self.append(user, size_of::<Message>() as u64, part.arg, PART_MSG_HEADER)
                 == Outcome::OutOfLine
-                || self.append_piece(name, u64::from(len), MAX_SOCKADDR, part.arg, PART_MSG_NAME)
+                || self.append_piece(name, u64::from(len), SOCKADDR_MAX, part.arg, PART_MSG_NAME)
                     == Outcome::OutOfLine
             {
                 return Outcome::OutOfLine;

@@ -29,7 +29,7 @@ use aya_ebpf::{
 };
 use mvedsua_common::{
     event::{EventHeader, FLAG_OUT_OF_LINE, FLAG_RESTARTED, FLAG_RING_FULL, MAX_RECORD},
-    plan::{ACTION_BY_COMMAND, ACTION_SKIP, PLANS_BY_NUMBER, command_key},
+    plan::{ACTION_BY_COMMAND, ACTION_SKIP, PLANS_BY_NUMBER, RESTART_SYSCALL, command_key},
 };
 
 use crate::{
@@ -37,8 +37,6 @@ use crate::{
     maps::{COMMANDS, CONFIG, COUNTERS, EVENTS, LEADERS, PLANS, RESTARTS, SCRATCH},
 };
 
-/// `restart_syscall(2)`: the call that the kernel makes the process repeat after a signal.
-const RESTART_SYSCALL: u64 = 219;
 /// The kernel's internal result of a call that wants to be resumed through `restart_syscall`.
 const ERESTART_RESTARTBLOCK: i64 = 516;
 const SIGSTOP: u32 = 19;
@@ -61,9 +59,13 @@ const R10_IN_PT_REGS: usize = 56;
 #[raw_tracepoint(tracepoint = "sys_exit")]
 pub fn record_exit(ctx: RawTracePointContext) -> i32 {
     let id = bpf_get_current_pid_tgid();
+    let tgid = (id >> 32) as u32;
     // First of all, for this runs at every system call of the machine.
-    if LEADERS.get_ptr(&((id >> 32) as u32)).is_some() {
-        let _ = record(&ctx, (id >> 32) as u32, id as u32);
+    if let Some(word) = LEADERS.get_ptr(tgid / 64)
+        // SAFETY: a value of a live map; the agent changes whole words.
+        && unsafe { *word } >> (tgid % 64) & 1 != 0
+    {
+        let _ = record(&ctx, tgid, id as u32);
     }
     0
 }
@@ -90,7 +92,7 @@ fn record(ctx: &RawTracePointContext, tgid: u32, tid: u32) -> Option<()> {
         return None;
     }
     let mut flags = 0;
-    if nr == RESTART_SYSCALL
+    if nr == u64::from(RESTART_SYSCALL)
         && let Some(original) = RESTARTS.get_ptr(&tid)
     {
         // SAFETY: a value of a live map; racing with nobody but this thread.

@@ -5,7 +5,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use mvedsua_common::{
-    event::{Config, Counters, MAX_LEADERS},
+    event::{Config, Counters, LEADER_WORDS},
     plan::{CallPlan, MAX_COMMANDS, MAX_PLANS},
 };
 
@@ -15,9 +15,9 @@ use crate::copy::Scratch;
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 
-/// Processes that are recorded (the value means nothing).
+/// Processes that are recorded, one bit each.
 #[map]
-pub static LEADERS: HashMap<u32, u32> = HashMap::with_max_entries(MAX_LEADERS, 0);
+pub static LEADERS: Array<u64> = Array::with_max_entries(LEADER_WORDS, 0);
 
 /// What to do with each call; written by the agent before it attaches the program.
 #[map]

@@ -8,8 +8,8 @@ mod recorder {
 use std::{ffi::CString, ptr::null_mut};
 
 use mvedsua_common::event::{
-    FLAG_OUT_OF_LINE, FLAG_RESTARTED, FLAG_RING_FULL, MAX_PAYLOAD, MAX_RECORD, PART_MSG_CONTROL, PART_MSG_DATA,
-    PART_MSG_HEADER, PART_MSG_NAME, PART_WHOLE,
+    FLAG_OUT_OF_LINE, FLAG_RESTARTED, FLAG_RING_FULL, MAX_PAYLOAD, MAX_RECORD, PART_MSG_CONTROL,
+    PART_MSG_DATA, PART_MSG_HEADER, PART_MSG_NAME, PART_WHOLE,
 };
 use recorder::victim::Victim;
 
@@ -51,9 +51,18 @@ fn a_program_of_the_system_is_recorded_from_open_to_write() {
     let read = victim.find(READ, |event| event.header.ret == 3000);
     let written = victim.find(WRITE, |event| event.header.ret == 3000);
     for event in [&read, &written] {
-        assert_eq!(victim.recorder.ring.event(event).part(1, PART_WHOLE), Some(&bytes[..]));
-        assert_eq!((event.header.tgid, event.header.tid), (victim.pid(), victim.pid()));
-        assert_eq!(event.header.args[2], if event.header.nr == READ { 4096 } else { 3000 });
+        assert_eq!(
+            victim.recorder.ring.event(event).part(1, PART_WHOLE),
+            Some(&bytes[..])
+        );
+        assert_eq!(
+            (event.header.tgid, event.header.tid),
+            (victim.pid(), victim.pid())
+        );
+        assert_eq!(
+            event.header.args[2],
+            if event.header.nr == READ { 4096 } else { 3000 }
+        );
     }
     assert!(opened.position < read.position && read.position < written.position);
     for event in [opened, written, read] {
@@ -61,7 +70,10 @@ fn a_program_of_the_system_is_recorded_from_open_to_write() {
     }
     victim.ends();
     let counters = victim.recorder.counters().expect("counters");
-    assert_eq!((counters.lost, counters.out_of_line, counters.ring_full), (0, 0, 0));
+    assert_eq!(
+        (counters.lost, counters.out_of_line, counters.ring_full),
+        (0, 0, 0)
+    );
 }
 
 #[test]
@@ -87,7 +99,12 @@ fn every_length_up_to_the_largest_is_recorded_whole() {
         for nr in [WRITE, READ].into_iter().take(if len == 0 { 1 } else { 2 }) {
             let event = victim.find(nr, |event| event.header.ret == len as i64);
             assert_eq!(event.header.flags, 0, "{len} bytes");
-            let seen = victim.recorder.ring.event(&event).part(1, PART_WHOLE).unwrap_or_default();
+            let seen = victim
+                .recorder
+                .ring
+                .event(&event)
+                .part(1, PART_WHOLE)
+                .unwrap_or_default();
             assert_eq!(seen, &bytes[..len], "call {nr}");
             victim.recorder.ring.release(event);
         }
@@ -112,10 +129,16 @@ fn a_payload_that_is_too_large_stops_the_thread_at_that_exit() {
     assert_eq!(event.header.flags, FLAG_OUT_OF_LINE);
     assert_eq!(event.header.parts, 0);
     victim.recorder.ring.release(event);
-    assert!(victim.recorder.ring.peek_new().is_none(), "the thread ran on after the exit");
+    assert!(
+        victim.recorder.ring.peek_new().is_none(),
+        "the thread ran on after the exit"
+    );
     victim.goes_on();
     let after = victim.find(WRITE, |event| event.header.ret == 3);
-    assert_eq!(victim.recorder.ring.event(&after).part(1, PART_WHOLE), Some(&bytes[..3]));
+    assert_eq!(
+        victim.recorder.ring.event(&after).part(1, PART_WHOLE),
+        Some(&bytes[..3])
+    );
     victim.recorder.ring.release(after);
     victim.ends();
     assert_eq!(victim.recorder.counters().expect("counters").out_of_line, 1);
@@ -127,14 +150,23 @@ fn memory_that_is_not_resident_goes_out_of_line() {
         // SAFETY: a fresh mapping of our own; /dev/null never looks at the bytes, so nobody touches it.
         unsafe {
             let null = libc::open(c"/dev/null".as_ptr(), libc::O_WRONLY);
-            let page =
-                libc::mmap(null_mut(), 4096, libc::PROT_READ, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0);
+            let page = libc::mmap(
+                null_mut(),
+                4096,
+                libc::PROT_READ,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            );
             libc::write(null, page, 100);
         }
     });
     victim.stops();
     let event = victim.find(WRITE, |event| event.header.ret == 100);
-    assert_eq!((event.header.flags, event.header.parts), (FLAG_OUT_OF_LINE, 0));
+    assert_eq!(
+        (event.header.flags, event.header.parts),
+        (FLAG_OUT_OF_LINE, 0)
+    );
     victim.recorder.ring.release(event);
     victim.goes_on();
     victim.ends();
@@ -143,11 +175,22 @@ fn memory_that_is_not_resident_goes_out_of_line() {
 #[test]
 fn vectors_are_put_end_to_end() {
     let bytes = pattern(10_000);
-    let vector = |from: usize, len: usize| libc::iovec { iov_base: bytes[from..].as_ptr().cast_mut().cast(), iov_len: len };
-    let few: Vec<libc::iovec> =
-        [(0, 3), (3, 0), (3, 5000), (5003, 1), (5004, 0), (5004, 96), (5100, 900), (6000, 4000)]
-            .map(|(from, len)| vector(from, len))
-            .into();
+    let vector = |from: usize, len: usize| libc::iovec {
+        iov_base: bytes[from..].as_ptr().cast_mut().cast(),
+        iov_len: len,
+    };
+    let few: Vec<libc::iovec> = [
+        (0, 3),
+        (3, 0),
+        (3, 5000),
+        (5003, 1),
+        (5004, 0),
+        (5004, 96),
+        (5100, 900),
+        (6000, 4000),
+    ]
+    .map(|(from, len)| vector(from, len))
+    .into();
     let many: Vec<libc::iovec> = (0..9).map(|n| vector(n, 1)).collect();
     let mut victim = Victim::fork(|| {
         let (_out, into) = pipe();
@@ -158,13 +201,25 @@ fn vectors_are_put_end_to_end() {
         }
     });
     let event = victim.find(WRITEV, |event| event.header.ret == 10_000);
-    let parts: Vec<_> = victim.recorder.ring.event(&event).parts().map(|part| (part.arg, part.flags)).collect();
+    let parts: Vec<_> = victim
+        .recorder
+        .ring
+        .event(&event)
+        .parts()
+        .map(|part| (part.arg, part.flags))
+        .collect();
     assert_eq!(parts, [(1, PART_WHOLE)]);
-    assert_eq!(victim.recorder.ring.event(&event).part(1, PART_WHOLE), Some(&bytes[..]));
+    assert_eq!(
+        victim.recorder.ring.event(&event).part(1, PART_WHOLE),
+        Some(&bytes[..])
+    );
     victim.recorder.ring.release(event);
     victim.stops();
     let event = victim.find(WRITEV, |event| event.header.ret == 9);
-    assert_eq!(event.header.flags, FLAG_OUT_OF_LINE, "nine vectors are more than are gathered");
+    assert_eq!(
+        event.header.flags, FLAG_OUT_OF_LINE,
+        "nine vectors are more than are gathered"
+    );
     victim.recorder.ring.release(event);
     victim.goes_on();
     victim.ends();
@@ -189,8 +244,14 @@ fn a_message_is_recorded_in_pieces() {
             let sender = libc::socket(libc::AF_UNIX, libc::SOCK_DGRAM, 0);
 
             let mut vectors = [
-                libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: 100 },
-                libc::iovec { iov_base: bytes[100..].as_ptr().cast_mut().cast(), iov_len: 200 },
+                libc::iovec {
+                    iov_base: bytes.as_ptr().cast_mut().cast(),
+                    iov_len: 100,
+                },
+                libc::iovec {
+                    iov_base: bytes[100..].as_ptr().cast_mut().cast(),
+                    iov_len: 200,
+                },
             ];
             // One descriptor is passed along.
             let mut control = [0u64; 3];
@@ -210,8 +271,14 @@ fn a_message_is_recorded_in_pieces() {
 
             let mut buffer = [0u8; 512];
             vectors = [
-                libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: 1 },
-                libc::iovec { iov_base: buffer[1..].as_mut_ptr().cast(), iov_len: 511 },
+                libc::iovec {
+                    iov_base: buffer.as_mut_ptr().cast(),
+                    iov_len: 1,
+                },
+                libc::iovec {
+                    iov_base: buffer[1..].as_mut_ptr().cast(),
+                    iov_len: 511,
+                },
             ];
             let mut received = [0u64; 16];
             message.msg_iov = vectors.as_mut_ptr();
@@ -223,21 +290,44 @@ fn a_message_is_recorded_in_pieces() {
         }
     });
     let sent = victim.find(SENDMSG, |event| event.header.ret == 300);
-    let pieces: Vec<_> =
-        victim.recorder.ring.event(&sent).parts().map(|part| (part.arg, part.flags, part.data.len())).collect();
+    let pieces: Vec<_> = victim
+        .recorder
+        .ring
+        .event(&sent)
+        .parts()
+        .map(|part| (part.arg, part.flags, part.data.len()))
+        .collect();
     assert_eq!(
         pieces,
-        [(1, PART_MSG_HEADER, 56), (1, PART_MSG_NAME, name_len), (1, PART_MSG_DATA, 300), (1, PART_MSG_CONTROL, 24)]
+        [
+            (1, PART_MSG_HEADER, 56),
+            (1, PART_MSG_NAME, name_len),
+            (1, PART_MSG_DATA, 300),
+            (1, PART_MSG_CONTROL, 24)
+        ]
     );
     let event = victim.recorder.ring.event(&sent);
     assert_eq!(event.part(1, PART_MSG_DATA), Some(&bytes[..]));
-    assert_eq!(event.part(1, PART_MSG_NAME).map(|name| &name[2..]), Some(path.as_bytes_with_nul()));
+    assert_eq!(
+        event.part(1, PART_MSG_NAME).map(|name| &name[2..]),
+        Some(path.as_bytes_with_nul())
+    );
     victim.recorder.ring.release(sent);
 
     let received = victim.find(RECVMSG, |event| event.header.ret == 300);
     let event = victim.recorder.ring.event(&received);
-    let pieces: Vec<_> = event.parts().map(|part| (part.arg, part.flags, part.data.len())).collect();
-    assert_eq!(pieces, [(1, PART_MSG_HEADER, 56), (1, PART_MSG_DATA, 300), (1, PART_MSG_CONTROL, 24)]);
+    let pieces: Vec<_> = event
+        .parts()
+        .map(|part| (part.arg, part.flags, part.data.len()))
+        .collect();
+    assert_eq!(
+        pieces,
+        [
+            (1, PART_MSG_HEADER, 56),
+            (1, PART_MSG_DATA, 300),
+            (1, PART_MSG_CONTROL, 24)
+        ]
+    );
     assert_eq!(event.part(1, PART_MSG_DATA), Some(&bytes[..]));
     victim.recorder.ring.release(received);
     victim.ends();
@@ -255,7 +345,10 @@ fn what_a_failed_call_was_given_is_recorded_and_what_it_would_have_filled_in_is_
         }
     });
     let opened = victim.find(OPENAT, |event| event.header.ret == -i64::from(libc::ENOENT));
-    assert_eq!(victim.recorder.ring.event(&opened).part(1, PART_WHOLE), Some(&b"/no/such/file\0"[..]));
+    assert_eq!(
+        victim.recorder.ring.event(&opened).part(1, PART_WHOLE),
+        Some(&b"/no/such/file\0"[..])
+    );
     victim.recorder.ring.release(opened);
     let read = victim.find(READ, |event| event.header.ret == -i64::from(libc::EBADF));
     assert_eq!(read.header.parts, 0);
@@ -273,7 +366,10 @@ fn epoll_events_are_recorded_as_many_as_there_are() {
         // SAFETY: room for eight events.
         unsafe {
             let instance = libc::epoll_create1(0);
-            let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: 0x1122_3344_5566_7788 };
+            let mut event = libc::epoll_event {
+                events: libc::EPOLLIN as u32,
+                u64: 0x1122_3344_5566_7788,
+            };
             libc::epoll_ctl(instance, libc::EPOLL_CTL_ADD, out, &mut event);
             libc::write(into, b"x".as_ptr().cast(), 1);
             let mut events = [libc::epoll_event { events: 0, u64: 0 }; 8];
@@ -283,7 +379,10 @@ fn epoll_events_are_recorded_as_many_as_there_are() {
     let event = victim.find(EPOLL_WAIT, |event| event.header.ret == 1);
     let mut expected = (libc::EPOLLIN as u32).to_le_bytes().to_vec();
     expected.extend_from_slice(&0x1122_3344_5566_7788u64.to_le_bytes());
-    assert_eq!(victim.recorder.ring.event(&event).part(1, PART_WHOLE), Some(&expected[..]));
+    assert_eq!(
+        victim.recorder.ring.event(&event).part(1, PART_WHOLE),
+        Some(&expected[..])
+    );
     victim.recorder.ring.release(event);
     victim.ends();
 }
@@ -291,7 +390,10 @@ fn epoll_events_are_recorded_as_many_as_there_are() {
 #[test]
 fn a_restarted_call_keeps_its_number() {
     let mut victim = Victim::fork(|| {
-        let time = libc::timespec { tv_sec: 0, tv_nsec: 300_000_000 };
+        let time = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 300_000_000,
+        };
         // SAFETY: a time that lives as long as the call.
         unsafe { libc::syscall(i64::from(NANOSLEEP), &time, 0) };
     });
@@ -300,11 +402,17 @@ fn a_restarted_call_keeps_its_number() {
     victim.stop();
     victim.stops();
     let interrupted = victim.find(NANOSLEEP, |_| true);
-    assert_eq!((interrupted.header.ret, interrupted.header.flags), (-516, 0));
+    assert_eq!(
+        (interrupted.header.ret, interrupted.header.flags),
+        (-516, 0)
+    );
     victim.recorder.ring.release(interrupted);
     victim.goes_on();
     let finished = victim.find(NANOSLEEP, |_| true);
-    assert_eq!((finished.header.ret, finished.header.flags), (0, FLAG_RESTARTED));
+    assert_eq!(
+        (finished.header.ret, finished.header.flags),
+        (0, FLAG_RESTARTED)
+    );
     victim.recorder.ring.release(finished);
     victim.ends();
 }
@@ -334,19 +442,30 @@ fn a_full_ring_stops_the_thread_and_loses_nothing() {
             if event.header.nr == WRITE && event.header.ret != 1025 {
                 let len = 1 + seen % 1024;
                 assert_eq!(event.header.ret, len as i64, "write {seen}");
-                assert_eq!(victim.recorder.ring.event(&event).part(1, PART_WHOLE), Some(&bytes[..len]));
+                assert_eq!(
+                    victim.recorder.ring.event(&event).part(1, PART_WHOLE),
+                    Some(&bytes[..len])
+                );
                 seen += 1;
             }
             full += u32::from(event.header.flags & FLAG_RING_FULL != 0);
             victim.recorder.ring.release(event);
         }
-        assert_eq!(full, u32::from(!last), "one record says why the thread stopped");
+        assert_eq!(
+            full,
+            u32::from(!last),
+            "one record says why the thread stopped"
+        );
         assert_eq!(victim.recorder.ring.used_bytes(), 0);
         if !last {
             victim.goes_on();
         }
     }
-    assert!(stops >= 3, "the ring of {} bytes was full {stops} times only", victim.recorder.ring.capacity());
+    assert!(
+        stops >= 3,
+        "the ring of {} bytes was full {stops} times only",
+        victim.recorder.ring.capacity()
+    );
     let counters = victim.recorder.counters().expect("counters");
     assert_eq!((counters.lost, counters.ring_full), (0, u64::from(stops)));
 }
@@ -360,7 +479,8 @@ fn space_is_given_back_in_order_only() {
             unsafe { libc::write(into, b"abcd".as_ptr().cast(), 4) };
         }
     });
-    let [first, second, third] = [(); 3].map(|()| victim.find(WRITE, |event| event.header.ret == 4));
+    let [first, second, third] =
+        [(); 3].map(|()| victim.find(WRITE, |event| event.header.ret == 4));
     victim.ends();
     while let Some(event) = victim.recorder.ring.peek_new() {
         victim.recorder.ring.release(event);
@@ -370,7 +490,10 @@ fn space_is_given_back_in_order_only() {
     victim.recorder.ring.release(third);
     victim.recorder.ring.release(second);
     assert_eq!(victim.recorder.ring.used_bytes(), all);
-    assert_eq!(victim.recorder.ring.event(&first).part(1, PART_WHOLE), Some(&b"abcd"[..]));
+    assert_eq!(
+        victim.recorder.ring.event(&first).part(1, PART_WHOLE),
+        Some(&b"abcd"[..])
+    );
     victim.recorder.ring.release(first);
     assert_eq!(victim.recorder.ring.used_bytes(), 0);
     assert!(all >= 3 * span);
@@ -380,8 +503,12 @@ fn space_is_given_back_in_order_only() {
 #[test]
 fn a_ring_of_a_wrong_size_is_refused_before_anything_is_loaded() {
     for bytes in [0, 4096, (1 << 20) - 1, 3 << 20, 1 << 32] {
-        let refused = mvedsua::recorder::Recorder::load(bytes).expect_err("a size that the kernel does not take");
-        assert!(matches!(refused, mvedsua::recorder::RecorderError::RingSize { .. }), "{refused}");
+        let refused = mvedsua::recorder::Recorder::load(bytes)
+            .expect_err("a size that the kernel does not take");
+        assert!(
+            matches!(refused, mvedsua::recorder::RecorderError::RingSize { .. }),
+            "{refused}"
+        );
     }
     const { assert!(MAX_RECORD < 1 << 20) };
 }

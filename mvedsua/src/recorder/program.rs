@@ -35,7 +35,7 @@ unsafe impl aya::Pod for Value<Counters> {}
 pub struct Recorder {
     /// The events. Public, so that they can be looked at while processes are added and removed.
     pub ring: Ring,
-    leaders: HashMap<MapData, u32, u32>,
+    leaders: Array<MapData, u64>,
     config: Array<MapData, Value<Config>>,
     counters: PerCpuArray<MapData, Value<Counters>>,
     link: Option<RawTracePointLinkId>,
@@ -111,30 +111,33 @@ impl Recorder {
     /// Records the process `tgid` (as the initial pid namespace sees it) from its next syscall exit on.
     ///
     /// # Errors
-    /// [`RecorderError::Map`] if the map is full (`MAX_LEADERS`).
+    /// [`RecorderError::Map`] if the kernel refuses, or `tgid` is no process id.
     pub fn add_process(&mut self, tgid: u32) -> Result<(), RecorderError> {
-        self.leaders
-            .insert(tgid, 1, 0)
-            .map_err(failed(name::LEADERS))
+        self.change_leaders(tgid, |word, bit| word | bit)
     }
 
     /// Records the process `tgid` no more. Not an error if it was not recorded.
     ///
+    /// The kernel reuses process ids: call this as soon as the process was reaped.
+    ///
     /// # Errors
-    /// [`RecorderError::Map`] if the kernel refuses.
+    /// See [`Recorder::add_process`].
     pub fn remove_process(&mut self, tgid: u32) -> Result<(), RecorderError> {
-        match self.leaders.remove(&tgid) {
-            Ok(()) | Err(aya::maps::MapError::KeyNotFound) => Ok(()),
-            Err(aya::maps::MapError::SyscallError(error))
-                if error.io_error.raw_os_error() == Some(libc::ENOENT) =>
-            {
-                Ok(())
-            }
-            Err(source) => Err(RecorderError::Map {
-                name: name::LEADERS,
-                source,
-            }),
-        }
+        self.change_leaders(tgid, |word, bit| word & !bit)
+    }
+
+    /// Changes the word with the bit of `tgid`. We are the only writer, so nothing is lost between
+    /// the read and the write.
+    fn change_leaders(
+        &mut self,
+        tgid: u32,
+        change: impl Fn(u64, u64) -> u64,
+    ) -> Result<(), RecorderError> {
+        let index = tgid / 64;
+        let word = self.leaders.get(&index, 0).map_err(failed(name::LEADERS))?;
+        self.leaders
+            .set(index, change(word, 1 << (tgid % 64)), 0)
+            .map_err(failed(name::LEADERS))
     }
 
     /// Sets the free space of the ring, in bytes, under which a thread is stopped at its exit. At

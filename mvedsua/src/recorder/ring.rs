@@ -349,10 +349,16 @@ mod tests {
         /// Reserves a record with these flags; returns where.
         fn put(&mut self, flags: u32, bytes: &[u8]) -> u64 {
             let at = self.position;
-            self.file.write_all_at(bytes, self.at(at + RECORD_HEADER)).expect("write");
-            self.file.write_all_at(&(bytes.len() as u32 | flags).to_le_bytes(), self.at(at)).expect("write");
+            self.file
+                .write_all_at(bytes, self.at(at + RECORD_HEADER))
+                .expect("write");
+            self.file
+                .write_all_at(&(bytes.len() as u32 | flags).to_le_bytes(), self.at(at))
+                .expect("write");
             self.position += RECORD_HEADER + (bytes.len() as u64).next_multiple_of(8);
-            self.file.write_all_at(&self.position.to_le_bytes(), page_size()).expect("write");
+            self.file
+                .write_all_at(&self.position.to_le_bytes(), page_size())
+                .expect("write");
             at
         }
 
@@ -370,7 +376,10 @@ mod tests {
         let busy = kernel.put(BUSY, &bytes);
         kernel.put(0, &record(2, 0, &[]));
         assert!(ring.peek_new().is_none());
-        kernel.file.write_all_at(&(bytes.len() as u32).to_le_bytes(), kernel.at(busy)).expect("write");
+        kernel
+            .file
+            .write_all_at(&(bytes.len() as u32).to_le_bytes(), kernel.at(busy))
+            .expect("write");
         let first = ring.peek_new().expect("complete now");
         let second = ring.peek_new().expect("complete all the time");
         assert_eq!((first.header.nr, second.header.nr), (1, 2));

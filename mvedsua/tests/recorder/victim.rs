@@ -22,13 +22,17 @@ pub struct Victim {
 
 impl Victim {
     fn recorder() -> Recorder {
-        let mut recorder =
-            Recorder::load(RING).expect("the recorder tests need root and a kernel with eBPF: load the recorder");
+        let mut recorder = Recorder::load(RING)
+            .expect("the recorder tests need root and a kernel with eBPF: load the recorder");
         recorder.attach().expect("attach the recorder");
         recorder
     }
 
     /// A shell that runs `script`.
+    #[expect(
+        clippy::zombie_processes,
+        reason = "it is reaped by its id, in `ends` or when dropped"
+    )]
     pub fn shell(script: &str) -> Self {
         let mut recorder = Self::recorder();
         let mut child = Command::new("/bin/sh")
@@ -39,8 +43,17 @@ impl Victim {
             .spawn()
             .expect("start a shell");
         recorder.add_process(child.id()).expect("record the shell");
-        child.stdin.as_mut().expect("piped").write_all(b"go\n").expect("write to the shell");
-        Self { recorder, pid: child.id() as i32, reaped: false }
+        child
+            .stdin
+            .as_mut()
+            .expect("piped")
+            .write_all(b"go\n")
+            .expect("write to the shell");
+        Self {
+            recorder,
+            pid: child.id() as i32,
+            reaped: false,
+        }
     }
 
     /// A fork of the test that does `work`, which may only make system calls and touch memory that it
@@ -61,7 +74,11 @@ impl Victim {
         assert!(pid > 0, "fork: {}", std::io::Error::last_os_error());
         recorder.add_process(pid as u32).expect("record the child");
         go.write_all(b"x").expect("write to the child");
-        Self { recorder, pid, reaped: false }
+        Self {
+            recorder,
+            pid,
+            reaped: false,
+        }
     }
 
     /// Its process id.
@@ -74,10 +91,17 @@ impl Victim {
         let start = Instant::now();
         loop {
             match self.recorder.ring.peek_new() {
-                Some(event) if event.header.nr == nr && wanted(&self.recorder.ring.event(&event)) => return event,
+                Some(event)
+                    if event.header.nr == nr && wanted(&self.recorder.ring.event(&event)) =>
+                {
+                    return event;
+                }
                 Some(event) => self.recorder.ring.release(event),
                 None => {
-                    assert!(start.elapsed() < LIMIT, "no such event of call {nr} within {LIMIT:?}");
+                    assert!(
+                        start.elapsed() < LIMIT,
+                        "no such event of call {nr} within {LIMIT:?}"
+                    );
                     std::thread::yield_now();
                 }
             }
@@ -98,13 +122,22 @@ impl Victim {
     pub fn stops_or_ends(&mut self) -> bool {
         let mut status = 0;
         // SAFETY: a status word of our own, a child of our own.
-        assert_eq!(unsafe { libc::waitpid(self.pid, &mut status, libc::WUNTRACED) }, self.pid);
+        let waited = unsafe { libc::waitpid(self.pid, &mut status, libc::WUNTRACED) };
+        assert_eq!(
+            waited,
+            self.pid,
+            "waitpid: {}",
+            std::io::Error::last_os_error()
+        );
         if libc::WIFSTOPPED(status) {
             assert_eq!(libc::WSTOPSIG(status), libc::SIGSTOP);
             return false;
         }
         self.reaped = true;
-        assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0, "it ended with status {status:#x}");
+        assert!(
+            libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0,
+            "it ended with status {status:#x}"
+        );
         true
     }
 
@@ -112,7 +145,9 @@ impl Victim {
     pub fn waits_in(&self, nr: u16) {
         let start = Instant::now();
         let prefix = format!("{nr} ");
-        while !std::fs::read_to_string(format!("/proc/{}/syscall", self.pid)).is_ok_and(|s| s.starts_with(&prefix)) {
+        while !std::fs::read_to_string(format!("/proc/{}/syscall", self.pid))
+            .is_ok_and(|s| s.starts_with(&prefix))
+        {
             assert!(start.elapsed() < LIMIT, "it does not get to call {nr}");
             std::thread::yield_now();
         }
