@@ -4,5 +4,10 @@
 
 pub mod agent;
 pub mod engine;
+pub mod follower;
+pub mod matcher;
 pub mod recorder;
+pub mod report;
 pub mod session;
+pub mod sys;
+pub mod tracee;
