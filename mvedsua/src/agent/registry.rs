@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use tokio::task::JoinHandle;
+
 use super::name;
 use super::refusal::Refusal;
 use super::roster::{self, Roster};
@@ -18,6 +20,8 @@ enum Entry<S> {
     Running {
         service: Supervised<S>,
         no_children: bool,
+        /// None only in the moment between the insertion and the actor's start.
+        actor: Option<JoinHandle<()>>,
     },
 }
 
@@ -223,9 +227,19 @@ impl<S: Service> Registry<S> {
         self.lock().roster = None;
     }
 
-    /// Forgets every service, which ends their engines.
-    pub fn clear(&self) {
-        self.lock().services.clear();
+    /// Forgets every service and waits until their engines are dropped. Whoever still holds a
+    /// [`Supervised`] keeps this waiting.
+    pub async fn close(&self) {
+        let services = std::mem::take(&mut self.lock().services);
+        for entry in services.into_values() {
+            if let Entry::Running { service, actor, .. } = entry {
+                drop(service);
+                if let Some(actor) = actor {
+                    // It fails only if the actor panicked, and then it is over as well.
+                    let _ = actor.await;
+                }
+            }
+        }
     }
 }
 
@@ -237,6 +251,7 @@ impl<S: Service> Inner<S> {
             Entry::Running {
                 service,
                 no_children,
+                ..
             } => {
                 let pid = service.engine.status().leader.pid;
                 roster::Line::of(name.clone(), pid, *no_children)
@@ -264,12 +279,22 @@ impl<S: Service> Reservation<S> {
             let entry = Entry::Running {
                 service: service.clone(),
                 no_children,
+                actor: None,
             };
             inner.services.insert(self.name.clone(), entry);
             inner.write_roster();
         }
         // After the insertion: the actor takes the service out when its engine has ended already.
-        mailbox.start(service.clone(), Arc::clone(&self.registry));
+        let started = mailbox.start(service.clone(), Arc::clone(&self.registry));
+        if let Some(Entry::Running {
+            actor,
+            service: here,
+            ..
+        }) = self.registry.lock().services.get_mut(&self.name)
+            && Arc::ptr_eq(&here.engine, &service.engine)
+        {
+            *actor = Some(started);
+        }
         service
     }
 }

@@ -1,6 +1,5 @@
 //! A scripted engine for the agent's tests.
 
-use std::future::Future;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -73,41 +72,39 @@ impl Service for Scripted {
         Ok(scripted)
     }
 
-    fn request(&self, command: Command) -> impl Future<Output = Result<Done, Failure>> + Send {
-        async move {
-            match command {
-                Command::Update(options) => {
-                    self.rolled_back.send_replace(false);
-                    self.mark(Stage::Updating, "snapshot taken");
-                    if options.wait == WaitFor::CaughtUp {
-                        let mut rolled_back = self.rolled_back.subscribe();
-                        rolled_back.wait_for(|back| *back).await.unwrap();
-                        let report = Some("line 1\nline 2".into());
-                        return Err(Failure::RolledBack {
-                            reason: "asked for".into(),
-                            report,
-                        });
-                    }
+    async fn request(&self, command: Command) -> Result<Done, Failure> {
+        match command {
+            Command::Update(options) => {
+                self.rolled_back.send_replace(false);
+                self.mark(Stage::Updating, "snapshot taken");
+                if options.wait == WaitFor::CaughtUp {
+                    let mut rolled_back = self.rolled_back.subscribe();
+                    rolled_back.wait_for(|back| *back).await.unwrap();
+                    let report = Some("line 1\nline 2".into());
+                    return Err(Failure::RolledBack {
+                        reason: "asked for".into(),
+                        report,
+                    });
                 }
-                Command::Rollback { reason } => {
-                    if self.status().stage == Stage::SingleLeader {
-                        let message = "no update runs".into();
-                        return Err(Failure::Refused {
-                            code: "E202".into(),
-                            message,
-                        });
-                    }
-                    self.mark(Stage::SingleLeader, &format!("rolled back: {reason}"));
-                    self.rolled_back.send_replace(true);
-                }
-                Command::Detach => self.end("detached"),
-                Command::Promote { .. } => panic!("a defect of the engine"),
-                Command::Finalize => self.mark(Stage::SingleLeader, "finalized"),
             }
-            Ok(Done {
-                message: "done".into(),
-            })
+            Command::Rollback { reason } => {
+                if self.status().stage == Stage::SingleLeader {
+                    let message = "no update runs".into();
+                    return Err(Failure::Refused {
+                        code: "E202".into(),
+                        message,
+                    });
+                }
+                self.mark(Stage::SingleLeader, &format!("rolled back: {reason}"));
+                self.rolled_back.send_replace(true);
+            }
+            Command::Detach => self.end("detached"),
+            Command::Promote { .. } => panic!("a defect of the engine"),
+            Command::Finalize => self.mark(Stage::SingleLeader, "finalized"),
         }
+        Ok(Done {
+            message: "done".into(),
+        })
     }
 
     fn status(&self) -> Status {

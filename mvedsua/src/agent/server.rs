@@ -92,9 +92,9 @@ pub async fn serve<S: Service>(
     roll_all_back(&registry).await;
     let farewell = async { while connections.join_next().await.is_some() {} };
     if timeout(FAREWELL, farewell).await.is_err() {
-        connections.abort_all();
+        connections.shutdown().await;
     }
-    registry.clear();
+    registry.close().await;
     drop(socket);
 }
 
@@ -443,3 +443,6 @@ async fn watch_service<S: Service>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

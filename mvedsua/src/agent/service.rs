@@ -5,7 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 
 use super::protocol::Problem;
 use super::refusal::Refusal;
@@ -138,10 +138,14 @@ impl std::fmt::Debug for Job {
 
 impl Mailbox {
     /// Starts the actor of `service`. It ends with the engine, and then takes the service out of
-    /// the registry.
-    pub fn start<S: Service>(self, service: Supervised<S>, registry: Arc<Registry<S>>) {
+    /// the registry; or when the registry drops the service, and then the engine is dropped.
+    pub fn start<S: Service>(
+        self,
+        service: Supervised<S>,
+        registry: Arc<Registry<S>>,
+    ) -> JoinHandle<()> {
         let engine = service.engine;
-        tokio::spawn(act(service.name, engine, self.0, registry));
+        tokio::spawn(act(service.name, engine, self.0, registry))
     }
 }
 
@@ -156,7 +160,9 @@ async fn act<S: Service>(
     let mut leader = engine.status().leader.pid;
     loop {
         tokio::select! {
-            Some(job) = jobs.recv() => {
+            job = jobs.recv() => {
+                // None: the registry has let go of the service, and nobody else holds it.
+                let Some(job) = job else { break };
                 tracing::info!(service = name, command = ?job.command, "asked");
                 // Concurrently: the engine itself orders what must be ordered, and a rollback may
                 // overtake a waiting update.

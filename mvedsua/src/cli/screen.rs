@@ -39,9 +39,8 @@ pub fn show(mut client: Client, id: u64) -> Result<(), Problem> {
     let mut terminal = ratatui::init();
     let result = draw_all(&mut terminal, first, &items);
     ratatui::restore();
-    match result? {
-        Some(reason) => output::line(&format!("the service is not supervised any more: {reason}")),
-        None => {}
+    if let Some(reason) = result? {
+        output::line(&format!("the service is not supervised any more: {reason}"));
     }
     Ok(())
 }

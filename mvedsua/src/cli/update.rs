@@ -13,22 +13,19 @@ use crate::session::{Command, OnFull, UpdateKind, UpdateOptions, WaitFor};
 /// Answers when the copy has caught up (exit code 0) or was thrown away (exit code 3, with the
 /// report on standard error). The server serves all the time.
 #[derive(Debug, clap::Args)]
-#[command(
-    group = clap::ArgGroup::new("kind").required(true).multiple(true),
-    after_help = "\
+#[command(after_help = "\
 Examples:
   sudo mvedsua update redis-server --identity
   sudo mvedsua update redis-server --identity --ring 256M --hang-limit 5s
-  sudo mvedsua update redis-server --identity --on-full rollback --wait none"
-)]
+  sudo mvedsua update redis-server --identity --on-full rollback --wait none")]
 pub struct Args {
     /// The service
     name: String,
     /// Update to the very same program: the whole mechanism with no change of code
-    #[arg(long, group = "kind")]
+    #[arg(long, required_unless_present = "inject_fault")]
     identity: bool,
     /// For tests: as --identity, but flip a byte of what the copy writes, after N writes
-    #[arg(long, group = "kind", value_name = "N", hide = true)]
+    #[arg(long, value_name = "N", hide = true)]
     inject_fault: Option<u64>,
     /// Memory between server and copy: a power of two, e.g. 64M or 1G
     #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = size::parse_ring)]
