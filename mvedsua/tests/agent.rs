@@ -368,4 +368,8 @@ fn a_command_that_cannot_run_is_named() {
         error.starts_with("error[E122]: cannot run /no/such/program: No such file"),
         "{error}"
     );
+    assert!(
+        !agent.folder.path().join("program.log").exists(),
+        "no empty log is left"
+    );
 }

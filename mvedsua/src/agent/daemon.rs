@@ -113,3 +113,51 @@ async fn feed_watchdog(limit: Duration) {
         tell_systemd(&[NotifyState::Watchdog]);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::roster::Line;
+    use crate::agent::scripted::{Scripted, until};
+
+    #[tokio::test]
+    async fn a_successor_takes_over_the_processes_that_still_live() {
+        let folder = tempfile::tempdir().unwrap();
+        let roster = Roster::beside(&folder.path().join("control.sock"));
+        let me = i32::try_from(std::process::id()).unwrap();
+        let alive = Line::of("redis".into(), me, true).unwrap();
+        let reused = Line {
+            name: "gone".into(),
+            started: alive.started - 1,
+            ..alive.clone()
+        };
+        roster.write(&[reused, alive.clone()]).unwrap();
+
+        let registry = Arc::new(Registry::new());
+        take_over::<Scripted>(&registry, roster.clone()).await;
+        assert_eq!(registry.all().len(), 1);
+        assert_eq!(
+            registry.get("redis").unwrap().engine.status().leader.pid,
+            me
+        );
+        assert_eq!(
+            roster.read().unwrap(),
+            [alive.clone()],
+            "options are kept, the dead is not"
+        );
+
+        // An agent that stops in order leaves the list to its successor ...
+        registry.freeze_roster();
+        registry.close().await;
+        assert_eq!(roster.read().unwrap(), [alive]);
+        // ... and a service that ends by itself is taken from it.
+        let registry = Arc::new(Registry::new());
+        take_over::<Scripted>(&registry, roster.clone()).await;
+        registry
+            .get("redis")
+            .unwrap()
+            .engine
+            .end("killed by signal 11");
+        until(|| roster.read().unwrap().is_empty()).await;
+    }
+}

@@ -1,7 +1,7 @@
 //! Starts what has to outlive the command line: the agent, and servers of `mvedsua run`.
 
 use std::ffi::OsString;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -274,8 +274,13 @@ fn start_server(log: &Path, command: &[OsString]) -> Result<Child, LaunchError> 
     let file = open_log(log)?;
     let mut server = Command::new(program);
     server.args(arguments);
-    in_background(&mut server, file).map_err(|source| LaunchError::Server {
-        program: program.into(),
-        source,
+    in_background(&mut server, file).map_err(|source| {
+        if fs::metadata(log).is_ok_and(|log| log.len() == 0) {
+            let _ = fs::remove_file(log); // nothing ran that could have written to it
+        }
+        LaunchError::Server {
+            program: program.into(),
+            source,
+        }
     })
 }

@@ -54,7 +54,7 @@ Exit codes:
 )]
 struct Cli {
     /// Control socket of the agent
-    #[arg(long, global = true, value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    #[arg(long, global = true, value_name = "PATH", default_value = DEFAULT_SOCKET, display_order = 900)]
     socket: PathBuf,
     #[command(subcommand)]
     command: Subcommands,

@@ -34,10 +34,10 @@ pub struct Args {
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_limit)]
     hang_limit: Duration,
     /// What to do when the ring is full: let the server wait, or throw the copy away
-    #[arg(long, value_enum, default_value_t = WhenFull::Block)]
+    #[arg(long, value_name = "POLICY", value_enum, default_value_t = WhenFull::Block)]
     on_full: WhenFull,
     /// Until when to wait
-    #[arg(long, value_enum, default_value_t = Until::CaughtUp)]
+    #[arg(long, value_name = "STATE", value_enum, default_value_t = Until::CaughtUp)]
     wait: Until,
     /// Print the answer as JSON
     #[arg(long)]
