@@ -142,7 +142,7 @@ mod tests {
         );
         assert_eq!(
             roster.read().unwrap(),
-            [alive.clone()],
+            std::slice::from_ref(&alive),
             "options are kept, the dead is not"
         );
 
