@@ -14,6 +14,7 @@ mod leader_events;
 mod payload;
 mod promote;
 mod replay;
+mod report;
 mod roles;
 mod rollback;
 mod side;

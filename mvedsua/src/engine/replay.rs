@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd;
 
-use mvedsua_common::event::FLAG_OUT_OF_LINE;
+use mvedsua_common::event::{EventHeader, FLAG_OUT_OF_LINE};
 use mvedsua_common::spec::{Arg, Class, Dir};
 use mvedsua_common::table;
 
@@ -309,7 +309,9 @@ impl Following {
     /// Remembers which files the leader opened for reading, for [`Self::map_file`].
     fn note_file(&mut self, index: usize) {
         let Some((Item::Call(event), _)) = self.order.next(index) else { return };
-        let Some(spec) = table::syscall(event.header.nr).filter(|spec| spec.returns_fd) else { return };
+        let Some(spec) = table::syscall(event.header.nr)
+            .filter(|spec| spec.returns_fd(&event.header.args))
+        else { return };
         let fd = event.header.ret as i32;
         if event.header.ret < 0 {
             return;
@@ -410,7 +412,9 @@ pub(super) fn record<'a>(
     if event.header.flags & FLAG_OUT_OF_LINE != 0
         && let Some(payload) = fetched.get(&event.position)
     {
-        return Record { header: event.header, payload };
+        // As many parts as the payload has.
+        let header = EventHeader { parts: u32::MAX, ..event.header };
+        return Record { header, payload };
     }
-    Record { header: event.header, payload: recorder.ring.event(event).payload() }
+    recorder.ring.event(event)
 }

@@ -9,8 +9,6 @@ use mvedsua_common::table;
 pub(super) struct Roles {
     pub(super) clone: u16,
     pub(super) clone3: u16,
-    pub(super) fork: u16,
-    pub(super) vfork: u16,
     pub(super) wait4: u16,
     pub(super) exit_group: u16,
     pub(super) rt_sigsuspend: u16,
@@ -28,8 +26,6 @@ pub(super) fn roles() -> &'static Roles {
         Roles {
             clone: nr("clone"),
             clone3: nr("clone3"),
-            fork: nr("fork"),
-            vfork: nr("vfork"),
             wait4: nr("wait4"),
             exit_group: nr("exit_group"),
             rt_sigsuspend: nr("rt_sigsuspend"),

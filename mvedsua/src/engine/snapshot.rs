@@ -1,10 +1,12 @@
 //! t1 and t2: from a single leader to a follower that consumes events.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::attach::refused;
 use super::following::{Following, Parts};
+use super::promote::Exchanged;
 use super::side::Side;
 use super::worker::Home;
 use crate::follower;
@@ -179,4 +181,103 @@ fn furnish(
         side.kill(&mut |_, _| {});
     }
     result
+}
+
+/// t5: the exchanged processes go on with their roles turned round: the new leader serves and is
+/// recorded, the old one follows it.
+///
+/// # Errors
+/// When the old version cannot be made a follower: it is gone then, and the new one serves alone.
+pub(super) fn reverse(
+    exchanged: Exchanged,
+    wakeup: &Wakeup,
+) -> std::result::Result<(Following, Home, Duration), (Home, String)> {
+    let Exchanged { mut kept, old, following, start } = exchanged;
+    let Following { recorder, vdso, epoll, options, lanes, tid_addresses, .. } = following;
+    let mut recorder = recorder;
+    let old_pid = old.pid;
+    let recorded = recorder.add_process(kept.side.pid as u32);
+    // Their interrupted calls are made again by the kernel itself.
+    kept.side.resume_all();
+    let pause = start.elapsed();
+
+    let pairs: Vec<(i32, i32)> =
+        lanes.iter().filter_map(|lane| Some((lane.follower?, lane.leader))).collect();
+    let made = recorded
+        .map_err(|e| TraceeError::Unsuitable(e.to_string()))
+        .and_then(|()| turn_follower(old, &vdso, kept.previous.take()));
+    match made {
+        Ok((side, installed)) => {
+            let addresses = pairs
+                .iter()
+                .filter_map(|(leader, follower)| Some((*leader, *tid_addresses.get(follower)?)))
+                .collect::<HashMap<i32, u64>>();
+            for (leader, follower) in &pairs {
+                if let Some(address) = addresses.get(leader) {
+                    super::replay::replace_thread_id(old_pid, *address, *follower, *leader);
+                }
+            }
+            let leader = std::mem::replace(&mut kept.side, Side::new(0));
+            let pairs = pairs.into_iter().filter(|(_, follower)| side.has(*follower)).collect();
+            let following = Following::new(Parts {
+                leader,
+                follower: side,
+                pairs,
+                recorder,
+                listener: installed.listener,
+                vdso,
+                epoll: epoll.reversed(),
+                options,
+                wakeup: wakeup.clone(),
+                middle: 0,
+                cloner: 0,
+                no_new_privs: installed.no_new_privs,
+                tid_addresses: addresses,
+            });
+            kept.side.pid = following.leader.pid;
+            Ok((following, Home::Kept(kept), pause))
+        }
+        Err(error) => {
+            drop(recorder);
+            let side = std::mem::replace(&mut kept.side, Side::new(0));
+            let mut home = Home::Kept(kept);
+            super::rollback::free_leader(side, &vdso, &mut home);
+            Err((home, error.to_string()))
+        }
+    }
+}
+
+/// Makes the stopped old leader a follower and lets it go. It is killed if that fails.
+fn turn_follower(
+    mut old: Side,
+    vdso: &Vdso,
+    listener: Option<Arc<Listener>>,
+) -> Result<(Side, follower::Installed)> {
+    let pid = old.pid;
+    let mut threads = old.take_stopped(super::side::Why::Asked);
+    let result = (|| {
+        for thread in &threads {
+            thread.set_options(snapshot::FOLLOWER_OPTIONS | ptrace::O_SUSPEND_SECCOMP)?;
+        }
+        let first = threads
+            .first_mut()
+            .ok_or_else(|| TraceeError::Unsuitable("the old version has no thread left".into()))?;
+        follower::install(first, pid, vdso, listener)
+    })();
+    match result {
+        Ok(installed) => {
+            for thread in threads {
+                thread.set_options(snapshot::FOLLOWER_OPTIONS)?;
+                old.add_running(thread.resume(0)?);
+            }
+            Ok((old, installed))
+        }
+        Err(error) => {
+            for thread in threads {
+                old.add_stopped(thread, super::side::Why::Asked);
+            }
+            old.kill(&mut |_, _| {});
+            Err(error)
+        }
+    }
 }

@@ -41,6 +41,9 @@ pub(super) enum Home {
 pub(super) struct Kept {
     pub(super) side: Side,
     listener: Arc<Listener>,
+    /// The listener of the version before, if that was a promoted process too: it will follow
+    /// through it again.
+    pub(super) previous: Option<Arc<Listener>>,
 }
 
 impl Home {
@@ -61,7 +64,7 @@ impl Home {
 
 impl Kept {
     pub(super) fn new(side: Side, listener: Arc<Listener>) -> Self {
-        Self { side, listener }
+        Self { side, listener, previous: None }
     }
 
     /// Stops all its threads for a snapshot and hands them over.
@@ -281,10 +284,16 @@ impl Worker {
             }
             stage => stage,
         };
-        if rang && let Ok((command, reply)) = self.requests.try_recv() {
-            return self.command(following, stage, command, reply);
+        if !rang {
+            return stage.into_life(following);
         }
-        stage.into_life(following)
+        match self.requests.try_recv() {
+            Ok((command, reply)) => self.command(following, stage, command, reply),
+            Err(TryRecvError::Empty) => stage.into_life(following),
+            Err(TryRecvError::Disconnected) => {
+                self.stopped(following, stage, Stop::roll_back("the agent goes down"))
+            }
+        }
     }
 
     fn command(
@@ -370,7 +379,9 @@ impl Worker {
                 });
                 life
             }
-            Promoted::Done(exchanged) => match snapshot::reverse(*exchanged, &self.wakeup) {
+            Promoted::Done(mut exchanged) => {
+                exchanged.kept.previous = home.listener();
+                match snapshot::reverse(*exchanged, &self.wakeup) {
                 Ok((following, home, pause)) => {
                     let pause = pause.as_secs_f64() * 1e3;
                     self.change(|status| status.pauses_ms.promotion = Some(pause));
@@ -389,7 +400,8 @@ impl Worker {
                     let _ = reply.send(Ok(Done { message }));
                     Life::Single(promoting.exchanged().finalize(), home)
                 }
-            },
+                }
+            }
         }
     }
 

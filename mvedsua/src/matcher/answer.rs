@@ -38,17 +38,17 @@ pub fn answer(
                 scatter(memory, address, call.args[usize::from(count)], data)?;
             }
             Arg::Mem(Dir::Out | Dir::InOut | Dir::OutAlways, Len::Msg) => {
-                piece(memory, address, part.piece, data)?;
+                piece(memory, address, part.flags, data)?;
             }
             Arg::Mem(dir, Len::Mmsg) => {
-                if part.piece == PART_MSG_HEADER {
+                if part.flags == PART_MSG_HEADER {
                     message = Some(message.map_or(0, |n| n + 1));
                 }
                 let own = address + message.unwrap_or(0) * msghdr::MMSG_SIZE as u64;
                 if dir != Dir::In {
-                    piece(memory, own, part.piece, data)?;
+                    piece(memory, own, part.flags, data)?;
                 }
-                if part.piece == PART_MSG_HEADER && data.len() >= msghdr::SIZE + 4 {
+                if part.flags == PART_MSG_HEADER && data.len() >= msghdr::SIZE + 4 {
                     memory.write(own + msghdr::SIZE as u64, &data[msghdr::SIZE..msghdr::SIZE + 4])?;
                 }
             }
@@ -117,7 +117,7 @@ fn piece(memory: &mut dyn Memory, header: u64, piece: u8, data: &[u8]) -> Result
 pub fn finish_messages(record: &Record<'_>, call: &Call, memory: &mut dyn Memory) -> Result<(), Fault> {
     let Some(spec) = table::syscall(call.nr) else { return Ok(()) };
     let mut message = 0;
-    for part in record.parts().filter(|part| part.piece == PART_MSG_HEADER) {
+    for part in record.parts().filter(|part| part.flags == PART_MSG_HEADER) {
         let stride = match spec.arg_of(usize::from(part.arg), &call.args) {
             Arg::Mem(Dir::Out | Dir::InOut | Dir::OutAlways, Len::Msg) => 0,
             Arg::Mem(Dir::Out | Dir::InOut | Dir::OutAlways, Len::Mmsg) => msghdr::MMSG_SIZE as u64,

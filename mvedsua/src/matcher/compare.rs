@@ -100,7 +100,7 @@ impl Comparison<'_> {
                 Arg::Mem(Dir::In, Len::Iov(count)) => {
                     self.vectors(follower, call.args[usize::from(count)], part.data)?;
                 }
-                Arg::Mem(Dir::In, Len::Msg) => self.message(follower, part.piece, part.data)?,
+                Arg::Mem(Dir::In, Len::Msg) => self.message(follower, part.flags, part.data)?,
                 Arg::Mem(Dir::In, Len::Mmsg) => {}
                 Arg::Mem(Dir::In, _) | Arg::SockaddrIn(_) | Arg::Struct(Dir::In, ..) => {
                     self.bytes(follower, part.data)?;
@@ -155,10 +155,10 @@ impl Comparison<'_> {
     fn messages(&mut self, index: u8, array: u64, record: &Record<'_>) -> Result<(), What> {
         let mut message = None;
         for part in record.parts().filter(|part| part.arg == index) {
-            if part.piece == PART_MSG_HEADER {
+            if part.flags == PART_MSG_HEADER {
                 message = Some(message.map_or(0, |n| n + 1));
             } else if let Some(n) = message {
-                self.message(array + n * msghdr::MMSG_SIZE as u64, part.piece, part.data)?;
+                self.message(array + n * msghdr::MMSG_SIZE as u64, part.flags, part.data)?;
             }
         }
         Ok(())

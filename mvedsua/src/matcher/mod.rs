@@ -14,7 +14,7 @@ pub use answer::{Answer, answer, finish_messages};
 pub use compare::{Difference, What, compare};
 pub use epoll::{EpollData, Registration};
 pub use order::Order;
-pub use record::{Part, Record, push_part};
+pub use record::{Part, Parts, Record, push_part};
 
 /// A system call as the follower is about to make it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +23,14 @@ pub struct Call {
     pub nr: u16,
     /// The six argument registers.
     pub args: [u64; 6],
+}
+
+impl Call {
+    /// Its name, for reports.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        mvedsua_common::table::syscall(self.nr).map_or("an unknown call", |call| call.name)
+    }
 }
 
 /// An address of the follower could not be read or written. The leader's call with the same

@@ -24,7 +24,8 @@ use std::{
 
 use mvedsua_common::event::EventHeader;
 
-use super::{RecorderError, event::Event};
+use super::RecorderError;
+use crate::matcher::Record;
 
 /// The kernel's own header in front of each record: length with two flag bits, and a page offset.
 const RECORD_HEADER: u64 = 8;
@@ -124,7 +125,7 @@ impl Ring {
                 None
             } else {
                 let header =
-                    Event::parse(self.bytes(position, u64::from(len))).map(|event| event.header);
+                    Record::parse(self.bytes(position, u64::from(len))).map(|event| event.header);
                 self.malformed += u64::from(header.is_none());
                 header
             };
@@ -148,12 +149,12 @@ impl Ring {
 
     /// The record that `event` stands for, in place.
     #[must_use]
-    pub fn event(&self, event: &EventRef) -> Event<'_> {
+    pub fn event(&self, event: &EventRef) -> Record<'_> {
         assert!(
             self.consumed < event.position && event.position < self.cursor,
             "an event of another ring was passed"
         );
-        Event::of_checked(
+        Record::of_checked(
             event.header,
             self.bytes(event.position, u64::from(event.header.len)),
         )

@@ -3,11 +3,13 @@
 //! *Architecture Invariant:* `unsafe` and raw system calls live here (and in the recorder's ring
 //! mapping), each with the invariants that it relies on. Nothing here knows what an update is.
 
+pub mod features;
 pub mod memory;
 pub mod pidfd;
 pub mod ptrace;
 pub mod robust_list;
 pub mod seccomp;
+pub mod setsid;
 pub mod wakeup;
 
 /// Result of a raw kernel interface.

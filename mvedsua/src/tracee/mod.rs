@@ -10,6 +10,7 @@ pub mod inject;
 pub mod inspect;
 pub mod snapshot;
 pub mod stub;
+pub mod symbol;
 pub mod thread;
 
 use thiserror::Error;
