@@ -364,11 +364,15 @@ impl Following {
         }
         let still = self.progress.elapsed();
         if still > ORDER_PATIENCE {
+            let stuck = if self.counts.relaxed == 0 { self.hang_report() } else { String::new() };
             for index in 0..self.lanes.len() {
                 if self.lanes[index].waiting.is_some()
                     && matches!(self.order.next(index), Some((_, false)))
                     && self.step(index)?
                 {
+                    if self.counts.relaxed == 0 {
+                        tracing::debug!(report = stuck, "the global order is relaxed");
+                    }
                     self.counts.relaxed += 1;
                     self.progress = Instant::now();
                     return Ok(());
