@@ -63,9 +63,9 @@ impl Chart<'_> {
 
     fn draw(&self, root: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>) -> Result<()> {
         root.fill(&WHITE)?;
-        root.draw(&Text::new(self.title.clone(), (70, 18), font(22)))?;
+        root.draw(&Text::new(self.title.clone(), (84, 18), font(22)))?;
         self.legend(root)?;
-        let (upper, lower) = root.margin(80, 8, 0, 16).split_vertically(330);
+        let (upper, lower) = root.margin(80, 8, 14, 18).split_vertically(330);
         let seconds = self.intervals.len() as f64;
 
         let most = self
@@ -188,7 +188,7 @@ impl Chart<'_> {
     }
 
     fn legend(&self, root: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>) -> Result<()> {
-        let mut x = 70;
+        let mut x = 84;
         let mut seen: Vec<&str> = Vec::new();
         for band in self.bands {
             if seen.contains(&band.stage.as_str()) {

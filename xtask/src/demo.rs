@@ -4,16 +4,15 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use mvedsua_tests::load::{Dataset, Load, LoadOptions, LoadReport};
 use mvedsua_tests::mvedsua::{Status, TimelineEntry};
-use mvedsua_tests::{Mvedsua, Server, mvedsua, process};
+use mvedsua_tests::{Mvedsua, Server, process};
 
 use crate::chart::{Band, Chart, Moment};
-use crate::{build_ebpf, command, paths, setup};
+use crate::{build_ebpf, mvedsua_binary, paths, setup};
 
 const NAME: &str = "redis";
 
@@ -48,16 +47,7 @@ pub fn run(options: &Options) -> Result<()> {
         "the demo follows a process: run it as root (sudo -E cargo xtask demo)"
     );
     build_ebpf::build(&setup::tools()?, false)?;
-    let mut cargo = Command::new("cargo");
-    command::run(cargo.current_dir(paths::root()).args([
-        "build",
-        "--release",
-        "--package",
-        "mvedsua",
-    ]))?;
-    if std::env::var_os(mvedsua::BINARY).is_none() {
-        println!("demo: driving {}", paths::binary().display());
-    }
+    mvedsua_binary::build()?;
 
     step("start redis-server of Debian, and write the keys");
     let mut server = Server::redis(&[])?;
@@ -283,13 +273,25 @@ fn draw(
     Chart {
         title: format!(
             "Redis with {} keys, 50 clients, {load}: update, promotion, rollback",
-            options.keys
+            grouped(options.keys)
         ),
         intervals,
         bands: &bands(&marked, intervals.len() as f64),
         moments: &moments(&marked),
     }
     .write(file)
+}
+
+/// A number with its thousands apart: 1,000,000.
+fn grouped(number: u32) -> String {
+    let digits = number.to_string();
+    let groups: Vec<&str> = digits
+        .as_bytes()
+        .rchunks(3)
+        .rev()
+        .map(|group| std::str::from_utf8(group).unwrap_or(""))
+        .collect();
+    groups.join(",")
 }
 
 /// From the timeline to stretches of one stage each; before the attach it is `native`.
@@ -343,6 +345,13 @@ mod tests {
             stage: stage.into(),
             what: String::new(),
         }
+    }
+
+    #[test]
+    fn thousands_stand_apart() {
+        assert_eq!(grouped(1_000_000), "1,000,000");
+        assert_eq!(grouped(12_345), "12,345");
+        assert_eq!(grouped(7), "7");
     }
 
     #[test]

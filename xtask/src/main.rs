@@ -8,6 +8,7 @@ mod chart;
 mod command;
 mod demo;
 mod environment;
+mod mvedsua_binary;
 mod paths;
 mod setup;
 mod test;

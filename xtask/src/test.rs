@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use mvedsua_tests::{cannot_run, mvedsua};
 
 use crate::watchdog::{self, End};
-use crate::{build_ebpf, command, paths, setup};
+use crate::{build_ebpf, command, mvedsua_binary, paths, setup};
 
 /// How long one test may be silent.
 const LIMIT: Duration = Duration::from_secs(5 * 60);
@@ -34,7 +34,7 @@ pub struct Options {
 /// When set-up or build fails, or a test fails or hangs: all of them are named.
 pub fn run(options: &Options) -> Result<()> {
     build_ebpf::build(&setup::tools()?, false)?;
-    command::run(&mut cargo(&["build", "--release", "--package", "mvedsua"]))?;
+    mvedsua_binary::build()?;
     command::run(&mut cargo(&[
         "test",
         "--release",
@@ -60,9 +60,10 @@ pub fn run(options: &Options) -> Result<()> {
         if run.alone {
             command.arg("--test-threads=1");
         }
-        command
-            .env(cannot_run::CANNOT_RUN_FILE, &summary)
-            .env(mvedsua::BINARY, paths::binary());
+        command.env(cannot_run::CANNOT_RUN_FILE, &summary);
+        if std::env::var_os(mvedsua::BINARY).is_none() {
+            command.env(mvedsua::BINARY, paths::binary());
+        }
         println!("\n== {} ==", run.name);
         match watchdog::run(&mut command, run.limit, &mut std::io::stdout())? {
             End::Passed => {}

@@ -12,7 +12,7 @@ use std::process::Command;
 
 use anyhow::{Result, ensure};
 
-use crate::{build_ebpf, command, paths, setup};
+use crate::{build_ebpf, command, mvedsua_binary, paths, setup};
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -46,13 +46,7 @@ pub fn run(options: &Options) -> Result<()> {
         "the benchmark follows a process: run it as root"
     );
     build_ebpf::build(&setup::tools()?, false)?;
-    let mut cargo = Command::new("cargo");
-    command::run(cargo.current_dir(paths::root()).args([
-        "build",
-        "--release",
-        "--package",
-        "mvedsua",
-    ]))?;
+    mvedsua_binary::build()?;
 
     let rounds = if options.quick { 1 } else { 5 };
     let seconds = if options.quick { 2 } else { 10 };

@@ -67,11 +67,42 @@ pub struct Update {
     pub follower_private_kib: Option<u64>,
 }
 
-/// One server through all stages.
+/// One server through all stages, and then another one, started the same way, native: so native
+/// stands at both ends of a round.
 ///
 /// # Errors
 /// When a step fails or a client saw an error.
 pub fn round(round: u32, seconds: u64, rate: Option<u32>) -> Result<Vec<Run>> {
+    let mut runs = server(round, seconds, rate, supervised)?;
+    runs.extend(server(round, seconds, rate, |bench, pid| {
+        bench.measure(MODES[0], pid, None)?;
+        Ok(None)
+    })?);
+    Ok(runs)
+}
+
+/// All stages of one server. The agent is returned: the promoted server needs one while it serves.
+fn supervised(bench: &mut Bench<'_>, pid: i32) -> Result<Option<Mvedsua>> {
+    bench.measure(MODES[0], pid, None)?;
+    let mvedsua = Mvedsua::start()?;
+    mvedsua.attach(pid, NAME)?;
+    bench.measure(MODES[1], pid, Some(&mvedsua))?;
+    mvedsua.update_identity(NAME, &[])?;
+    bench.measure(MODES[2], pid, Some(&mvedsua))?;
+    mvedsua.promote(NAME)?;
+    bench.measure(MODES[3], mvedsua.status(NAME)?.leader.pid, Some(&mvedsua))?;
+    mvedsua.finalize(NAME)?;
+    bench.measure(MODES[4], mvedsua.status(NAME)?.leader.pid, Some(&mvedsua))?;
+    Ok(Some(mvedsua))
+}
+
+/// Starts a server and its load, lets `story` measure, and checks that nothing was lost meanwhile.
+fn server(
+    round: u32,
+    seconds: u64,
+    rate: Option<u32>,
+    story: impl FnOnce(&mut Bench<'_>, i32) -> Result<Option<Mvedsua>>,
+) -> Result<Vec<Run>> {
     let mut server = Server::redis(&[])?;
     let mut data = Dataset::new(KEYS);
     data.write_all(server.addr())?;
@@ -87,22 +118,9 @@ pub fn round(round: u32, seconds: u64, rate: Option<u32>) -> Result<Vec<Run>> {
         round,
         length: Duration::from_secs(seconds),
         load: &load,
-        mvedsua: None,
         runs: Vec::new(),
     };
-
-    bench.measure(MODES[0], server.pid())?;
-    let mvedsua = Mvedsua::start()?;
-    mvedsua.attach(server.pid(), NAME)?;
-    bench.mvedsua = Some(&mvedsua);
-    bench.measure(MODES[1], server.pid())?;
-    mvedsua.update_identity(NAME, &[])?;
-    bench.measure(MODES[2], server.pid())?;
-    mvedsua.promote(NAME)?;
-    bench.measure(MODES[3], mvedsua.status(NAME)?.leader.pid)?;
-    mvedsua.finalize(NAME)?;
-    bench.measure(MODES[4], mvedsua.status(NAME)?.leader.pid)?;
-
+    let agent = story(&mut bench, server.pid())?;
     let runs = bench.runs;
     let report = load.stop();
     server.reap();
@@ -116,6 +134,7 @@ pub fn round(round: u32, seconds: u64, rate: Option<u32>) -> Result<Vec<Run>> {
         verified.is_complete(KEYS),
         "keys are lost or wrong: {verified:?}"
     );
+    drop(agent);
     Ok(runs)
 }
 
@@ -123,14 +142,19 @@ struct Bench<'a> {
     round: u32,
     length: Duration,
     load: &'a Load,
-    mvedsua: Option<&'a Mvedsua>,
     runs: Vec<Run>,
 }
 
 impl Bench<'_> {
-    fn measure(&mut self, mode: &'static str, leader: i32) -> Result<()> {
+    fn measure(
+        &mut self,
+        mode: &'static str,
+        leader: i32,
+        mvedsua: Option<&Mvedsua>,
+    ) -> Result<()> {
+        let look = || mvedsua.map(|mvedsua| mvedsua.status(NAME)).transpose();
         std::thread::sleep(WARM_UP);
-        let status_before = self.status()?;
+        let status_before = look()?;
         let cpu_before = process::cpu_time(leader)?;
         let start = Instant::now();
         let _ = self.load.phase();
@@ -138,9 +162,15 @@ impl Bench<'_> {
         let phase = self.load.phase();
         let seconds = start.elapsed().as_secs_f64();
         let cpu = process::cpu_time(leader)?.saturating_sub(cpu_before);
-        let status = self.status()?;
+        let status = look()?;
         ensure!(phase.requests > 0, "no request was answered in {mode}");
         let requests = phase.requests as f64;
+        let update = match (mvedsua, status_before, status) {
+            (Some(mvedsua), Some(before), Some(after)) => {
+                update(mvedsua, mode, &before, &after, seconds, requests)?
+            }
+            _ => None,
+        };
         let run = Run {
             round: self.round,
             mode,
@@ -150,13 +180,7 @@ impl Bench<'_> {
             p99_us: phase.latency_us(0.99),
             max_us: phase.latency_us(1.0),
             leader_cpu_us_per_request: cpu.as_secs_f64() * 1e6 / requests,
-            update: status_before
-                .zip(status)
-                .and_then(|(before, after)| {
-                    self.update(mode, &before, &after, seconds, requests)
-                        .transpose()
-                })
-                .transpose()?,
+            update,
         };
         println!(
             "    {mode:<32} {:>8.0} requests/s  p50 {:>5} us  p99 {:>6} us  longest {:>8} us  {:>6.2} us CPU/request",
@@ -165,43 +189,36 @@ impl Bench<'_> {
         self.runs.push(run);
         Ok(())
     }
+}
 
-    fn status(&self) -> Result<Option<Status>> {
-        self.mvedsua.map(|mvedsua| mvedsua.status(NAME)).transpose()
-    }
-
-    /// Difference of two looks at an update; `None` when none ran.
-    fn update(
-        &self,
-        mode: &str,
-        before: &Status,
-        after: &Status,
-        seconds: f64,
-        requests: f64,
-    ) -> Result<Option<Update>> {
-        let Some(follower) = &after.follower else {
-            ensure!(
-                before.follower.is_none(),
-                "the update ended while {mode} was measured: {:?}",
-                after.last_update
-            );
-            return Ok(None);
-        };
-        let count = |now: u64, then: u64| now.saturating_sub(then) as f64;
-        let recorded = count(after.events.recorded, before.events.recorded);
-        let agent = self
-            .mvedsua
-            .and_then(Mvedsua::agent_pid)
-            .context("an update without an agent")?;
-        Ok(Some(Update {
-            recorded_per_s: recorded / seconds,
-            matched_per_s: count(after.events.matched, before.events.matched) / seconds,
-            recorded_per_request: recorded / requests,
-            blocked_ms_per_s: (after.ring.blocked_ms - before.ring.blocked_ms) / seconds,
-            ring_bytes: after.ring.capacity_bytes,
-            ring_high_water_bytes: after.ring.high_water_bytes,
-            agent_resident_kib: process::resident_kib(agent),
-            follower_private_kib: process::private_kib(follower.pid),
-        }))
-    }
+/// Difference of two looks at an update; `None` when none ran.
+fn update(
+    mvedsua: &Mvedsua,
+    mode: &str,
+    before: &Status,
+    after: &Status,
+    seconds: f64,
+    requests: f64,
+) -> Result<Option<Update>> {
+    let Some(follower) = &after.follower else {
+        ensure!(
+            before.follower.is_none(),
+            "the update ended while {mode} was measured: {:?}",
+            after.last_update
+        );
+        return Ok(None);
+    };
+    let count = |now: u64, then: u64| now.saturating_sub(then) as f64;
+    let recorded = count(after.events.recorded, before.events.recorded);
+    let agent = mvedsua.agent_pid().context("an update without an agent")?;
+    Ok(Some(Update {
+        recorded_per_s: recorded / seconds,
+        matched_per_s: count(after.events.matched, before.events.matched) / seconds,
+        recorded_per_request: recorded / requests,
+        blocked_ms_per_s: (after.ring.blocked_ms - before.ring.blocked_ms) / seconds,
+        ring_bytes: after.ring.capacity_bytes,
+        ring_high_water_bytes: after.ring.high_water_bytes,
+        agent_resident_kib: process::resident_kib(agent),
+        follower_private_kib: process::private_kib(follower.pid),
+    }))
 }
