@@ -428,6 +428,32 @@ mod tests {
     }
 
     #[test]
+    fn a_status_needs_every_field_of_the_contract() {
+        let status = serde_json::json!({
+            "name": "redis", "stage": "updating", "leader": { "pid": 1, "threads": 5 },
+            "follower": { "pid": 2, "lag_events": 3, "lag_bytes": 4 },
+            "ring": { "capacity_bytes": 5, "used_bytes": 6, "high_water_bytes": 7, "blocked_ms": 0.5 },
+            "events": { "recorded": 8, "matched": 9, "rewritten": 0, "diverged": 0 },
+            "pauses_ms": { "snapshot": 2.5, "promotion": null }, "last_update": null,
+        });
+        let read = |json: &serde_json::Value| serde_json::from_value::<Status>(json.clone());
+        assert_eq!(
+            read(&status).expect("complete").follower.map(|f| f.pid),
+            Some(2)
+        );
+        for part in ["ring", "events", "follower"] {
+            for field in status[part].as_object().expect("an object").keys() {
+                let mut without = status.clone();
+                without[part]
+                    .as_object_mut()
+                    .expect("an object")
+                    .remove(field);
+                assert!(read(&without).is_err(), "{part}.{field}");
+            }
+        }
+    }
+
+    #[test]
     fn an_exit_code_other_than_zero_is_an_error_with_both_outputs() {
         let outcome = Outcome {
             code: 3,
