@@ -35,12 +35,6 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<()> {
     build_ebpf::build(&setup::tools()?, false)?;
     mvedsua_binary::build()?;
-    command::run(&mut cargo(&[
-        "test",
-        "--release",
-        "--workspace",
-        "--no-run",
-    ]))?;
 
     let summary = paths::own().join("cannot-run");
     fs::create_dir_all(paths::own())?;
@@ -50,12 +44,11 @@ pub fn run(options: &Options) -> Result<()> {
 
     let mut bad = Vec::new();
     for run in runs(options.soak)? {
-        let mut command = Command::new("cargo");
-        command
-            .current_dir(paths::root())
-            .args(["test", "--release"])
-            .args(&run.selection)
-            .arg("--");
+        println!("\n== {} ==", run.name);
+        // By itself, so that the time to build does not count as silence of a test.
+        command::run(cargo_test(&run.selection).arg("--no-run"))?;
+        let mut command = cargo_test(&run.selection);
+        command.arg("--");
         command.args(&options.filter);
         if run.alone {
             command.arg("--test-threads=1");
@@ -64,7 +57,6 @@ pub fn run(options: &Options) -> Result<()> {
         if std::env::var_os(mvedsua::BINARY).is_none() {
             command.env(mvedsua::BINARY, paths::binary());
         }
-        println!("\n== {} ==", run.name);
         match watchdog::run(&mut command, run.limit, &mut std::io::stdout())? {
             End::Passed => {}
             End::Failed => bad.push(format!("{}: failed", run.name)),
@@ -145,8 +137,11 @@ fn target_name(path: &std::path::Path) -> Option<String> {
         .flatten()
 }
 
-fn cargo(words: &[&str]) -> Command {
+fn cargo_test(selection: &[String]) -> Command {
     let mut command = Command::new("cargo");
-    command.current_dir(paths::root()).args(words);
+    command
+        .current_dir(paths::root())
+        .args(["test", "--release"])
+        .args(selection);
     command
 }
