@@ -4,10 +4,11 @@
 //! and one profile keeps a clean run short.
 
 use std::fs;
+use std::io::{self, Write};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use mvedsua_tests::{cannot_run, mvedsua};
 
 use crate::watchdog::{self, End};
@@ -43,6 +44,7 @@ pub fn run(options: &Options) -> Result<()> {
     }
 
     let mut bad = Vec::new();
+    let mut ran = 0;
     for run in runs(options.soak)? {
         println!("\n== {} ==", run.name);
         // By itself, so that the time to build does not count as silence of a test.
@@ -57,7 +59,10 @@ pub fn run(options: &Options) -> Result<()> {
         if std::env::var_os(mvedsua::BINARY).is_none() {
             command.env(mvedsua::BINARY, paths::binary());
         }
-        match watchdog::run(&mut command, run.limit, &mut std::io::stdout())? {
+        let mut seen = Seen::default();
+        let end = watchdog::run(&mut command, run.limit, &mut seen)?;
+        ran += seen.tests_run();
+        match end {
             End::Passed => {}
             End::Failed => bad.push(format!("{}: failed", run.name)),
             End::Hung(test) => bad.push(format!("{}: {test} hung", run.name)),
@@ -68,11 +73,17 @@ pub fn run(options: &Options) -> Result<()> {
     for line in fs::read_to_string(&summary).unwrap_or_default().lines() {
         println!("could not run: {line}");
     }
-    if bad.is_empty() {
-        println!("every test that could run has passed");
-        return Ok(());
+    if !bad.is_empty() {
+        bail!("{}", bad.join("; "));
     }
-    bail!("{}", bad.join("; "))
+    // A misspelt filter must not look like success.
+    ensure!(
+        ran > 0,
+        "no test has a name with {:?} in it",
+        options.filter.as_deref().unwrap_or("")
+    );
+    println!("{ran} tests have run and passed");
+    Ok(())
 }
 
 /// One `cargo test`.
@@ -144,4 +155,51 @@ fn cargo_test(selection: &[String]) -> Command {
         .args(["test", "--release"])
         .args(selection);
     command
+}
+
+/// Passes output on to the terminal and keeps it.
+#[derive(Default)]
+struct Seen(Vec<u8>);
+
+impl Seen {
+    /// How many tests passed or failed, from the closing lines of libtest.
+    fn tests_run(&self) -> u64 {
+        String::from_utf8_lossy(&self.0)
+            .lines()
+            .filter_map(|line| line.strip_prefix("test result: "))
+            .flat_map(|line| line.split([';', '.']))
+            .filter_map(|part| {
+                part.trim()
+                    .strip_suffix(" passed")
+                    .or(part.trim().strip_suffix(" failed"))
+            })
+            .filter_map(|count| count.parse::<u64>().ok())
+            .sum()
+    }
+}
+
+impl Write for Seen {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.extend_from_slice(bytes);
+        io::stdout().write_all(bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stdout().flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_closing_lines_say_how_many_tests_ran() {
+        let text = "test a ... ok\n\
+            test result: ok. 12 passed; 0 failed; 0 ignored; 0 measured; 3 filtered out; finished in 1.77s\n\
+            test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s\n";
+        assert_eq!(Seen(text.into()).tests_run(), 15);
+        assert_eq!(Seen("running 0 tests\n".into()).tests_run(), 0);
+    }
 }
