@@ -213,7 +213,10 @@ impl Following {
             ];
             // An interrupted poll is a round without news.
             if ppoll(&mut fds, Some(TimeSpec::from_duration(timeout)), None).is_ok() {
-                let ready = |fd: &PollFd<'_>| fd.revents().is_some_and(|r| r.intersects(PollFlags::POLLIN));
+                let ready = |fd: &PollFd<'_>| {
+                    fd.revents()
+                        .is_some_and(|r| r.intersects(PollFlags::POLLIN))
+                };
                 (calls, rang) = (ready(&fds[0]), ready(&fds[1]));
             }
         }
@@ -340,7 +343,9 @@ impl Following {
             return Ok(());
         }
         if self.options.on_full == OnFull::Rollback {
-            return Err(Stop::roll_back("the ring is full and --on-full is rollback"));
+            return Err(Stop::roll_back(
+                "the ring is full and --on-full is rollback",
+            ));
         }
         let ring = &self.recorder.ring;
         if !self.stopping && ring.used_bytes() < ring.capacity() / 4 * 3 {
@@ -364,7 +369,11 @@ impl Following {
         }
         let still = self.progress.elapsed();
         if still > ORDER_PATIENCE {
-            let stuck = if self.counts.relaxed == 0 { self.hang_report() } else { String::new() };
+            let stuck = if self.counts.relaxed == 0 {
+                self.hang_report()
+            } else {
+                String::new()
+            };
             for index in 0..self.lanes.len() {
                 if self.lanes[index].waiting.is_some()
                     && matches!(self.order.next(index), Some((_, false)))
@@ -405,18 +414,28 @@ impl Following {
         if self.history.len() == HISTORY {
             self.history.pop_front();
         }
-        self.history.push_back(Past { tid, nr: header.nr, args: header.args, ret: header.ret });
+        self.history.push_back(Past {
+            tid,
+            nr: header.nr,
+            args: header.args,
+            ret: header.ret,
+        });
     }
 
     /// True if the `--inject-fault` of this update strikes now: at this written payload.
     pub(super) fn fault_strikes(&mut self) -> bool {
-        let UpdateKind::Fault { after } = self.options.kind else { return false };
+        let UpdateKind::Fault { after } = self.options.kind else {
+            return false;
+        };
         self.payloads += 1;
         self.payloads == after + 1
     }
 
     /// Time that the leader's threads waited for room, until now.
     pub(super) fn blocked(&self) -> Duration {
-        self.blocked + self.blocked_since.map_or(Duration::ZERO, |since| since.elapsed())
+        self.blocked
+            + self
+                .blocked_since
+                .map_or(Duration::ZERO, |since| since.elapsed())
     }
 }

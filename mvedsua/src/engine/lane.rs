@@ -54,7 +54,10 @@ impl Lanes {
     /// Opens a lane for a thread of the leader; its number is that of its queue.
     pub(super) fn open(&mut self, leader: i32) -> usize {
         let index = self.lanes.len();
-        self.lanes.push(Lane { leader, ..Lane::default() });
+        self.lanes.push(Lane {
+            leader,
+            ..Lane::default()
+        });
         self.by_leader.insert(leader, index);
         index
     }

@@ -5,14 +5,21 @@ use std::time::Instant;
 use super::following::{Following, Stop};
 use super::lane::{InCall, Item};
 use super::side::Why;
-use crate::sys::ptrace::{self, Wait};
 use crate::sys::pidfd;
+use crate::sys::ptrace::{self, Wait};
 use crate::tracee::thread::{Running, Stopped};
 use crate::tracee::{inspect, snapshot::FOLLOWER_OPTIONS};
 
 /// Signals that a program gets for its own fault. The leader's death by one of them is a crash.
-const FAULTS: &[i32] =
-    &[libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGABRT, libc::SIGSYS, libc::SIGTRAP];
+const FAULTS: &[i32] = &[
+    libc::SIGSEGV,
+    libc::SIGBUS,
+    libc::SIGILL,
+    libc::SIGFPE,
+    libc::SIGABRT,
+    libc::SIGSYS,
+    libc::SIGTRAP,
+];
 
 /// `si_code` of the signals that the engine queues for the follower: negative, as the kernel demands
 /// of another process, and used by nobody else.
@@ -23,7 +30,9 @@ impl Following {
         if matches!(wait, Wait::Exited(_) | Wait::Killed(_)) {
             return self.leader_thread_gone(tid, wait);
         }
-        let Some(thread) = self.leader.reported(tid) else { return Ok(()) };
+        let Some(thread) = self.leader.reported(tid) else {
+            return Ok(());
+        };
         match wait {
             Wait::Interrupted if self.stopping => self.leader.add_stopped(thread, Why::Asked),
             Wait::Signal(signal) => return self.leader_signal(thread, signal),
@@ -85,20 +94,27 @@ impl Following {
         }
         if FAULTS.contains(&signal) {
             self.leader.add_stopped(thread, Why::Dying);
-            return Err(Stop::LeaderCrashed { how: died_of(signal), held: true });
+            return Err(Stop::LeaderCrashed {
+                how: died_of(signal),
+                held: true,
+            });
         }
         let regs = thread.registers()?;
         let in_call = match (regs.orig_rax as i64, regs.rax as i64) {
             (nr, -516..=-512 | -4) if nr >= 0 && is_local(nr as u16) => InCall::Local(nr as u16),
             _ => InCall::No,
         };
-        let stops = matches!(signal, libc::SIGSTOP | libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU);
+        let stops = matches!(
+            signal,
+            libc::SIGSTOP | libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU
+        );
         if !stops {
             let index = match self.lanes.of_leader(tid) {
                 Some(index) => index,
                 None => self.open_lane(tid),
             };
-            self.order.push(index, Item::Signal(Box::new(info), in_call));
+            self.order
+                .push(index, Item::Signal(Box::new(info), in_call));
         }
         self.leader.add_running(thread.resume(signal)?);
         Ok(())
@@ -118,8 +134,9 @@ impl Following {
         // It must not be left in this stop: if this agent died, the kernel would deliver the
         // SIGSTOP. In the stop of an interrupt it would just run on.
         let running = thread.resume_into_interrupt()?;
-        let (thread, _) =
-            running.expect("stop for want of room", |wait| !matches!(wait, Wait::Signal(libc::SIGSTOP)))?;
+        let (thread, _) = running.expect("stop for want of room", |wait| {
+            !matches!(wait, Wait::Signal(libc::SIGSTOP))
+        })?;
         self.leader.add_stopped(thread, Why::RingFull);
         self.blocked_since.get_or_insert_with(Instant::now);
         Ok(())
@@ -210,7 +227,10 @@ impl Following {
                     return Err(Stop::roll_back(if libc::WIFSIGNALED(status) {
                         format!("the follower {}", died_of(libc::WTERMSIG(status)))
                     } else {
-                        format!("the follower exited with status {}", libc::WEXITSTATUS(status))
+                        format!(
+                            "the follower exited with status {}",
+                            libc::WEXITSTATUS(status)
+                        )
                     }));
                 }
             }
@@ -269,8 +289,9 @@ impl Following {
         if info.si_code == QUEUED_BY_US {
             let index = self.lanes.of_follower(tid);
             if let Some(leaders) = index.and_then(|index| self.lanes[index].queued.take()) {
-                ptrace::set_signal_info(tid, &leaders)
-                    .map_err(|e| Stop::roll_back(format!("placing a signal in thread {tid}: {e}")))?;
+                ptrace::set_signal_info(tid, &leaders).map_err(|e| {
+                    Stop::roll_back(format!("placing a signal in thread {tid}: {e}"))
+                })?;
             }
             self.follower.add_running(thread.resume(signal)?);
             return Ok(());
@@ -278,7 +299,10 @@ impl Following {
         if FAULTS.contains(&signal) {
             let report = self.crash_report(&thread, signal, &info);
             self.follower.add_stopped(thread, Why::Dying);
-            return Err(Stop::RollBack(format!("the follower {}", died_of(signal)), Some(report)));
+            return Err(Stop::RollBack(
+                format!("the follower {}", died_of(signal)),
+                Some(report),
+            ));
         }
         // The follower gets the leader's signals and no others: this one is meant for nobody
         // (its own timers and children do not exist as far as it knows).
@@ -287,8 +311,14 @@ impl Following {
     }
 
     /// Queues a signal of the leader for the follower's thread of the same lane.
-    pub(super) fn queue_signal(&mut self, index: usize, info: Box<libc::siginfo_t>) -> Result<(), Stop> {
-        let Some(tid) = self.lanes[index].follower else { return Ok(()) };
+    pub(super) fn queue_signal(
+        &mut self,
+        index: usize,
+        info: Box<libc::siginfo_t>,
+    ) -> Result<(), Stop> {
+        let Some(tid) = self.lanes[index].follower else {
+            return Ok(());
+        };
         let mut marked = *info;
         marked.si_code = QUEUED_BY_US;
         let signal = info.si_signo;
@@ -314,11 +344,13 @@ pub(super) fn died_of(signal: i32) -> String {
 /// an exit the kernel says so in no field, but every thread of an `exit_group` has `SIGKILL` pending
 /// except the one that called it, which is inside that call.
 fn is_group_exit(pid: i32, tid: i32, status: i32) -> bool {
-    if libc::WIFSIGNALED(status) || inspect::threads(pid).map_or(true, |threads| threads.len() <= 1) {
+    if libc::WIFSIGNALED(status) || inspect::threads(pid).map_or(true, |threads| threads.len() <= 1)
+    {
         return true;
     }
     let exit_group = super::roles::roles().exit_group;
-    let call = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/syscall")).unwrap_or_default();
+    let call =
+        std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/syscall")).unwrap_or_default();
     call.split(' ').next() == Some(exit_group.to_string().as_str())
         || inspect::status_field(pid, tid, "SigPnd")
             .and_then(|hex| u64::from_str_radix(&hex, 16).ok())

@@ -6,6 +6,7 @@
 //! listener, the requests and the ptrace reports, and looks at the ring every time it wakes, so the
 //! leader never wakes anybody.
 
+mod adopt;
 mod attach;
 mod following;
 mod handle;
@@ -22,4 +23,5 @@ mod snapshot;
 mod transfer;
 mod worker;
 
+pub use adopt::discard_copy;
 pub use handle::{Engine, Target};

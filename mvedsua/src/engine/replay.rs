@@ -36,7 +36,9 @@ impl Following {
     pub(super) fn step(&mut self, index: usize) -> Result<bool, Stop> {
         let next = match self.order.next(index) {
             None => return Ok(false),
-            Some((Item::Call(event), _)) => Next::Call { ret: event.header.ret },
+            Some((Item::Call(event), _)) => Next::Call {
+                ret: event.header.ret,
+            },
             Some((Item::Signal(_, in_call), _)) => Next::Signal(*in_call),
             Some((Item::Exit, _)) => Next::Exit,
         };
@@ -67,7 +69,10 @@ impl Following {
         }
         let report = self.divergence_report(index, &arrival, None, None);
         Err(Stop::RollBack(
-            format!("divergence: the follower calls {} where the leader's thread ended", arrival.call.name()),
+            format!(
+                "divergence: the follower calls {} where the leader's thread ended",
+                arrival.call.name()
+            ),
             Some(report),
         ))
     }
@@ -83,7 +88,9 @@ impl Following {
             }
             return Ok(false);
         };
-        let Some(Item::Signal(info, _)) = self.order.take(index) else { return Ok(false) };
+        let Some(Item::Signal(info, _)) = self.order.take(index) else {
+            return Ok(false);
+        };
         self.queue_signal(index, info)?;
         // The handler runs first; then the thread makes the very call again.
         self.respond(&arrival, RESTART_ALWAYS)?;
@@ -91,7 +98,9 @@ impl Following {
     }
 
     fn sleeps_in(&self, index: usize, nr: u16) -> bool {
-        let Some(tid) = self.lanes[index].follower else { return false };
+        let Some(tid) = self.lanes[index].follower else {
+            return false;
+        };
         std::fs::read_to_string(format!("/proc/{}/task/{tid}/syscall", self.follower.pid))
             .is_ok_and(|text| text.split(' ').next() == Some(nr.to_string().as_str()))
     }
@@ -124,13 +133,22 @@ impl Following {
             // The temporary mask must be in force when the handler is set up.
             self.let_run(&arrival)?;
         } else {
-            self.respond(&arrival, if ret == RESTART_BLOCK { RESTART_WITHOUT_HANDLER } else { ret })?;
+            self.respond(
+                &arrival,
+                if ret == RESTART_BLOCK {
+                    RESTART_WITHOUT_HANDLER
+                } else {
+                    ret
+                },
+            )?;
         }
         Ok(true)
     }
 
     fn step_call(&mut self, index: usize) -> Result<bool, Stop> {
-        let Some(arrival) = self.lanes[index].waiting else { return Ok(false) };
+        let Some(arrival) = self.lanes[index].waiting else {
+            return Ok(false);
+        };
         if let Some((Item::Call(event), _)) = self.order.next(index)
             && event.header.flags & FLAG_OUT_OF_LINE != 0
             && !self.fetched.contains_key(&event.position)
@@ -152,10 +170,15 @@ impl Following {
         if matches!(self.options.kind, crate::session::UpdateKind::Fault { .. }) {
             self.inject_fault(arrival);
         }
-        let Some((Item::Call(event), _)) = self.order.next(index) else { return Ok(()) };
+        let Some((Item::Call(event), _)) = self.order.next(index) else {
+            return Ok(());
+        };
         let record = record(&self.recorder, &self.fetched, event);
-        let mut memory = ProcessMemory { pid: self.follower.pid };
-        let Err(difference) = compare(&record, &arrival.call, &mut memory, &mut self.scratch) else {
+        let mut memory = ProcessMemory {
+            pid: self.follower.pid,
+        };
+        let Err(difference) = compare(&record, &arrival.call, &mut memory, &mut self.scratch)
+        else {
             return self.note_registration(index, arrival);
         };
         self.counts.diverged += 1;
@@ -172,15 +195,22 @@ impl Following {
 
     /// `--inject-fault`: flips one bit of the bytes that the follower is about to write.
     fn inject_fault(&mut self, arrival: &Arrival) {
-        let Some(spec) = table::syscall(arrival.call.nr) else { return };
+        let Some(spec) = table::syscall(arrival.call.nr) else {
+            return;
+        };
         let written = (0..6).find(|at| {
-            matches!(spec.arg_of(*at, &arrival.call.args), Arg::Mem(Dir::In, _)) && arrival.call.args[*at] != 0
+            matches!(spec.arg_of(*at, &arrival.call.args), Arg::Mem(Dir::In, _))
+                && arrival.call.args[*at] != 0
         });
         let Some(at) = written else { return };
         if self.fault_strikes() {
-            let mut memory = ProcessMemory { pid: self.follower.pid };
+            let mut memory = ProcessMemory {
+                pid: self.follower.pid,
+            };
             let mut address = arrival.call.args[at];
-            if let Arg::Mem(_, mvedsua_common::spec::Len::Iov(_)) = spec.arg_of(at, &arrival.call.args) {
+            if let Arg::Mem(_, mvedsua_common::spec::Len::Iov(_)) =
+                spec.arg_of(at, &arrival.call.args)
+            {
                 let mut vector = [0u8; 8];
                 let _ = memory.read(address, &mut vector);
                 address = u64::from_le_bytes(vector);
@@ -198,7 +228,9 @@ impl Following {
         if arrival.call.nr != roles().epoll_ctl {
             return Ok(());
         }
-        let Some((Item::Call(event), _)) = self.order.next(index) else { return Ok(()) };
+        let Some((Item::Call(event), _)) = self.order.next(index) else {
+            return Ok(());
+        };
         let record = record(&self.recorder, &self.fetched, event);
         if record.header.ret < 0 {
             return Ok(());
@@ -210,13 +242,19 @@ impl Following {
             return Ok(());
         }
         let mut own = [0u8; 12];
-        let mut memory = ProcessMemory { pid: self.follower.pid };
+        let mut memory = ProcessMemory {
+            pid: self.follower.pid,
+        };
         if let Some(leader) = record.data(3).filter(|data| data.len() >= 12)
             && memory.read(pointer, &mut own).is_ok()
         {
             let word = |bytes: &[u8]| u64::from_le_bytes(bytes[4..12].try_into().expect("8 bytes"));
             let events = u32::from_le_bytes(own[..4].try_into().expect("4 bytes"));
-            let registration = Registration { events, leader: word(leader), follower: word(&own) };
+            let registration = Registration {
+                events,
+                leader: word(leader),
+                follower: word(&own),
+            };
             self.epoll.registered(epfd, fd, registration);
         }
         Ok(())
@@ -224,9 +262,13 @@ impl Following {
 
     /// Gives the follower what the leader's call brought; returns the result.
     fn write_answer(&mut self, index: usize, arrival: &Arrival) -> Result<i64, Stop> {
-        let Some((Item::Call(event), _)) = self.order.next(index) else { return Ok(0) };
+        let Some((Item::Call(event), _)) = self.order.next(index) else {
+            return Ok(0);
+        };
         let record = record(&self.recorder, &self.fetched, event);
-        let mut memory = ProcessMemory { pid: self.follower.pid };
+        let mut memory = ProcessMemory {
+            pid: self.follower.pid,
+        };
         let answer = answer(&record, &arrival.call, &mut memory, &self.epoll).and_then(|answer| {
             matcher::finish_messages(&record, &arrival.call, &mut memory)?;
             Ok(answer)
@@ -266,10 +308,14 @@ impl Following {
             if ret < 0 {
                 return self.respond(arrival, ret);
             }
-            return Err(Stop::roll_back("the follower is to execute another program"));
+            return Err(Stop::roll_back(
+                "the follower is to execute another program",
+            ));
         }
         if nr == roles.set_tid_address {
-            return Err(Stop::roll_back("set_tid_address after the start of a thread"));
+            return Err(Stop::roll_back(
+                "set_tid_address after the start of a thread",
+            ));
         }
         if let Some(call) = table::syscall(nr)
             && ret >= 0
@@ -308,18 +354,26 @@ impl Following {
 
     /// Remembers which files the leader opened for reading, for [`Self::map_file`].
     fn note_file(&mut self, index: usize) {
-        let Some((Item::Call(event), _)) = self.order.next(index) else { return };
-        let Some(spec) = table::syscall(event.header.nr)
-            .filter(|spec| spec.returns_fd(&event.header.args))
-        else { return };
+        let Some((Item::Call(event), _)) = self.order.next(index) else {
+            return;
+        };
+        let Some(spec) =
+            table::syscall(event.header.nr).filter(|spec| spec.returns_fd(&event.header.args))
+        else {
+            return;
+        };
         let fd = event.header.ret as i32;
         if event.header.ret < 0 {
             return;
         }
         self.opened.remove(&fd);
-        let Some(at) = spec.args.iter().position(|arg| *arg == Arg::Path) else { return };
+        let Some(at) = spec.args.iter().position(|arg| *arg == Arg::Path) else {
+            return;
+        };
         let record = record(&self.recorder, &self.fetched, event);
-        let path = record.data(at as u8).and_then(|bytes| bytes.split(|byte| *byte == 0).next());
+        let path = record
+            .data(at as u8)
+            .and_then(|bytes| bytes.split(|byte| *byte == 0).next());
         if let Some(path) = path.and_then(|path| std::str::from_utf8(path).ok())
             && path.starts_with('/')
         {
@@ -341,10 +395,14 @@ impl Following {
     /// Replaces the follower's new thread id by the leader's wherever the clone stored it: a
     /// follower believes that it is the leader.
     pub(super) fn write_thread_id(&mut self, creator: usize, born: i32, leader: i32) {
-        let Some(tid) = self.lanes[creator].follower else { return };
+        let Some(tid) = self.lanes[creator].follower else {
+            return;
+        };
         let pid = self.follower.pid;
         // The addresses are still in the creator's registers and memory.
-        let Ok(text) = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/syscall")) else { return };
+        let Ok(text) = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/syscall")) else {
+            return;
+        };
         let args: Vec<u64> = text
             .split_whitespace()
             .skip(1)
@@ -358,9 +416,14 @@ impl Following {
             if memory::read(pid, from, &mut words).is_err() {
                 return;
             }
-            words.chunks(8).map(|w| u64::from_le_bytes(w.try_into().expect("8 bytes"))).collect()
+            words
+                .chunks(8)
+                .map(|w| u64::from_le_bytes(w.try_into().expect("8 bytes")))
+                .collect()
         } else {
-            args.get(2..4).map(|words| vec![words[1], words[0]]).unwrap_or_default()
+            args.get(2..4)
+                .map(|words| vec![words[1], words[0]])
+                .unwrap_or_default()
         };
         if let Some(child) = addresses.first() {
             self.tid_addresses.insert(leader, *child);
@@ -383,7 +446,10 @@ impl Following {
 /// If the word at `address` is the thread id `from`, makes it `to`.
 pub(super) fn replace_thread_id(pid: i32, address: u64, from: i32, to: i32) {
     let mut word = [0u8; 4];
-    if address != 0 && memory::read(pid, address, &mut word).is_ok() && i32::from_le_bytes(word) == from {
+    if address != 0
+        && memory::read(pid, address, &mut word).is_ok()
+        && i32::from_le_bytes(word) == from
+    {
         // A word that cannot be written is not where a thread keeps its id.
         let _ = memory::write(pid, address, &to.to_le_bytes());
     }
@@ -392,9 +458,9 @@ pub(super) fn replace_thread_id(pid: i32, address: u64, from: i32, to: i32) {
 /// A thread that died while it waited is reported by ptrace; here it is no error.
 fn answered(result: std::io::Result<()>) -> Result<(), Stop> {
     match result {
-        Err(error) if error.raw_os_error() != Some(libc::ENOENT) => {
-            Err(Stop::roll_back(format!("answering a call of the follower: {error}")))
-        }
+        Err(error) if error.raw_os_error() != Some(libc::ENOENT) => Err(Stop::roll_back(format!(
+            "answering a call of the follower: {error}"
+        ))),
         _ => Ok(()),
     }
 }
@@ -413,7 +479,10 @@ pub(super) fn record<'a>(
         && let Some(payload) = fetched.get(&event.position)
     {
         // As many parts as the payload has.
-        let header = EventHeader { parts: u32::MAX, ..event.header };
+        let header = EventHeader {
+            parts: u32::MAX,
+            ..event.header
+        };
         return Record { header, payload };
     }
     recorder.ring.event(event)

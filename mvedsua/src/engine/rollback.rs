@@ -42,7 +42,9 @@ pub(super) fn pass(side: &mut Side, tid: i32, wait: Wait) {
             }
             return;
         }
-        Wait::Event(libc::PTRACE_EVENT_CLONE | libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK) => {
+        Wait::Event(
+            libc::PTRACE_EVENT_CLONE | libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK,
+        ) => {
             if let Ok(born) = thread.event_message() {
                 side.add_running(Running::born(born as i32));
             }
@@ -65,7 +67,9 @@ pub(super) fn stop_side(side: &mut Side) {
     let start = Instant::now();
     side.interrupt_all();
     while side.running().next().is_some() && start.elapsed().as_secs() < 10 {
-        let Ok(Some((tid, wait))) = ptrace::wait(-1, true) else { break };
+        let Ok(Some((tid, wait))) = ptrace::wait(-1, true) else {
+            break;
+        };
         if !side.has(tid) {
             // A thread born a moment ago, before its creator's event: it stays in its birth stop.
             if wait == Wait::Interrupted {

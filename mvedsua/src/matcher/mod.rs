@@ -95,5 +95,9 @@ fn each_vector(
         done += len;
         index += 1;
     }
-    if done < total { Err(Fault { address: vectors }) } else { Ok(()) }
+    if done < total {
+        Err(Fault { address: vectors })
+    } else {
+        Ok(())
+    }
 }

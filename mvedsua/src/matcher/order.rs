@@ -17,7 +17,11 @@ pub struct Order<T> {
 
 impl<T> Default for Order<T> {
     fn default() -> Self {
-        Self { lanes: Vec::new(), taken: VecDeque::new(), first: 0 }
+        Self {
+            lanes: Vec::new(),
+            taken: VecDeque::new(),
+            first: 0,
+        }
     }
 }
 
@@ -37,7 +41,9 @@ impl<T> Order<T> {
     /// The next item of a thread, and whether it is its turn.
     #[must_use]
     pub fn next(&self, lane: usize) -> Option<(&T, bool)> {
-        self.lanes[lane].front().map(|(place, item)| (item, *place == self.first))
+        self.lanes[lane]
+            .front()
+            .map(|(place, item)| (item, *place == self.first))
     }
 
     /// The item after the next one of a thread.
@@ -111,7 +117,11 @@ mod tests {
         assert_eq!(order.take(b), Some(2), "relaxed: out of turn");
         assert_eq!(order.next(a), Some((&1, true)));
         assert_eq!(order.take(a), Some(1));
-        assert_eq!(order.next(a), Some((&3, true)), "the relaxed one does not come again");
+        assert_eq!(
+            order.next(a),
+            Some((&3, true)),
+            "the relaxed one does not come again"
+        );
         assert_eq!(order.take_last(a), Some(3));
         assert!(order.is_empty());
     }
