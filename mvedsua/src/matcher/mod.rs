@@ -16,6 +16,9 @@ pub use epoll::{EpollData, Registration};
 pub use order::Order;
 pub use record::{Part, Parts, Record, push_part};
 
+#[cfg(test)]
+pub(crate) use record::tests::record as test_record;
+
 /// A system call as the follower is about to make it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Call {
