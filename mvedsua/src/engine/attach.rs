@@ -15,7 +15,7 @@ pub(super) fn refused(code: &str, message: impl Into<String>) -> Failure {
 /// `AT_SECURE`-free facts that decide whether a process can be followed.
 ///
 /// # Errors
-/// [`Failure::Refused`], codes E200 to E219. Nothing was touched.
+/// [`Failure::Refused`]; nothing was touched.
 pub(super) fn check(pid: i32, ours: bool) -> Result<(), Failure> {
     let status = |field| inspect::status_field(pid, pid, field);
     let Some(state) = status("State") else {

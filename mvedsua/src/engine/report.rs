@@ -12,7 +12,7 @@ use crate::follower::{Arrival, ProcessMemory};
 use crate::matcher::{Call, Difference, Memory, What};
 use crate::report::call::format_call;
 use crate::report::hex;
-use crate::sys::memory;
+use crate::sys::{memory, ptrace};
 use crate::tracee::symbol;
 use crate::tracee::thread::Stopped;
 
@@ -184,9 +184,7 @@ impl Following {
     ) -> String {
         let mut text = String::new();
         let _ = writeln!(text, "follower thread {} got signal {signal}", thread.tid());
-        // SAFETY: for a fault the kernel stores an address here; for any other signal the bytes are
-        // merely a number that is printed.
-        let address = unsafe { info.si_addr() } as u64;
+        let address = ptrace::fault_address(info);
         let _ = writeln!(text, "fault address {address:#x}, code {}", info.si_code);
         if let Ok(regs) = thread.registers() {
             let _ = writeln!(

@@ -161,6 +161,13 @@ pub fn event_message(tid: i32) -> Result<u64> {
     Ok(message)
 }
 
+/// Registers for tests to fill in.
+#[cfg(test)]
+pub(crate) fn zeroed_registers() -> Registers {
+    // SAFETY: plain integers, for which all-zero is a value.
+    unsafe { std::mem::zeroed() }
+}
+
 /// General registers (`PTRACE_GETREGSET`, `NT_PRSTATUS`).
 ///
 /// # Errors
@@ -292,6 +299,14 @@ pub fn signal_info(tid: i32) -> Result<libc::siginfo_t> {
     request(libc::PTRACE_GETSIGINFO, tid, 0, info.as_mut_ptr().cast())?;
     // SAFETY: a plain C union of integers, zeroed at first and then filled by the kernel.
     Ok(unsafe { info.assume_init() })
+}
+
+/// The address that a fault is about. Of a signal that is no fault: some number.
+#[must_use]
+pub fn fault_address(info: &libc::siginfo_t) -> u64 {
+    // SAFETY: every member of the union is made of integers, so that any bytes are a value; the
+    // kernel fills in the whole structure.
+    (unsafe { info.si_addr() }) as u64
 }
 
 /// Replaces the `siginfo_t` of the signal about to be delivered.

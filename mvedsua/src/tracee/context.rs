@@ -189,8 +189,7 @@ mod tests {
     use super::*;
 
     fn regs(rax: i64, orig_rax: i64) -> Registers {
-        // SAFETY: plain integers, for which all-zero is a value.
-        let mut regs: Registers = unsafe { std::mem::zeroed() };
+        let mut regs = ptrace::zeroed_registers();
         regs.rip = 0x1002;
         regs.rax = rax as u64;
         regs.orig_rax = orig_rax as u64;
