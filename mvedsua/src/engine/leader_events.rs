@@ -45,7 +45,11 @@ impl Following {
         Ok(())
     }
 
+    /// The kernel may report a new thread's birth stop before its creator's event, or after it.
     fn leader_birth(&mut self, born: i32) -> Result<(), Stop> {
+        if self.leader.has(born) {
+            return Ok(());
+        }
         if inspect::threads(self.leader.pid)?.contains(&born) {
             self.leader.add_running(Running::born(born));
             self.set_margin()?;
@@ -57,6 +61,26 @@ impl Following {
             }
         }
         Ok(())
+    }
+
+    /// A thread of nobody's that stopped at its birth, before its creator's event named it.
+    pub(super) fn newborn(&mut self, tid: i32) -> Result<(), Stop> {
+        let process = inspect::process_of(tid);
+        let thread = Running::born(tid).reported();
+        if process == Some(self.leader.pid) {
+            if self.stopping {
+                self.leader.add_stopped(thread, Why::Asked);
+            } else {
+                self.leader.add_running(thread.resume(0)?);
+            }
+            self.set_margin()
+        } else if process == Some(self.follower.pid) {
+            self.follower_birth(thread)
+        } else {
+            // A child process of the leader's: its alone.
+            let _ = thread.detach(0);
+            Ok(())
+        }
     }
 
     /// The ring keeps one largest record free for every thread that may be in a call.
@@ -184,7 +208,7 @@ impl Following {
             return Ok(());
         }
         let Some(thread) = self.follower.reported(tid) else {
-            return self.follower_birth(tid, wait);
+            return if wait == Wait::Interrupted { self.newborn(tid) } else { Ok(()) };
         };
         match wait {
             Wait::Interrupted if self.stopping => self.follower.add_stopped(thread, Why::Asked),
@@ -220,17 +244,12 @@ impl Following {
     }
 
     /// A new thread of the follower stopped at its birth, before or after its creator's event.
-    fn follower_birth(&mut self, tid: i32, wait: Wait) -> Result<(), Stop> {
-        if wait == Wait::Interrupted
-            && inspect::threads(self.follower.pid).is_ok_and(|threads| threads.contains(&tid))
-        {
-            let thread = Running::born(tid).reported();
-            thread.set_options(FOLLOWER_OPTIONS)?;
-            if self.lanes.of_follower(tid).is_some() {
-                self.follower.add_running(thread.resume(0)?);
-            } else {
-                self.follower.add_stopped(thread, Why::Newborn);
-            }
+    fn follower_birth(&mut self, thread: Stopped) -> Result<(), Stop> {
+        thread.set_options(FOLLOWER_OPTIONS)?;
+        if self.lanes.of_follower(thread.tid()).is_some() {
+            self.follower.add_running(thread.resume(0)?);
+        } else {
+            self.follower.add_stopped(thread, Why::Newborn);
         }
         Ok(())
     }
