@@ -72,6 +72,13 @@ pub(super) struct Past {
     pub(super) ret: i64,
 }
 
+/// The return of a `clone` in the thread that it made: a new thread of the follower makes no call
+/// there.
+fn is_birth(event: &EventRef) -> bool {
+    let roles = super::roles::roles();
+    event.header.ret == 0 && (event.header.nr == roles.clone || event.header.nr == roles.clone3)
+}
+
 /// A running update.
 pub(super) struct Following {
     pub(super) leader: Side,
@@ -266,7 +273,7 @@ impl Following {
     pub(super) fn drain_ring(&mut self) -> Result<(), Stop> {
         while let Some(event) = self.recorder.ring.peek_new() {
             self.counts.recorded += 1;
-            if self.is_snapshot_call(&event) {
+            if self.is_snapshot_call(&event) || is_birth(&event) {
                 self.recorder.ring.release(event);
                 continue;
             }

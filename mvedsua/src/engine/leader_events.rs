@@ -153,9 +153,9 @@ impl Following {
         let tid = thread.tid();
         let status = thread.event_message()? as i32;
         self.drain_ring()?;
-        if let Some(index) = self.lanes.of_leader(tid) {
-            self.order.push(index, Item::Exit);
-        }
+        // One that made no recorded call has no lane yet.
+        let index = self.lanes.of_leader(tid).unwrap_or_else(|| self.open_lane(tid));
+        self.order.push(index, Item::Exit);
         let whole = is_group_exit(self.leader.pid, tid, status);
         if !whole {
             self.leader.add_running(thread.resume(0)?);
@@ -264,10 +264,7 @@ impl Following {
                 "thread {creator} of the follower made a thread that the leader did not make"
             )));
         };
-        let index = match self.lanes.of_leader(leader) {
-            Some(index) => index,
-            None => self.open_lane(leader),
-        };
+        let index = self.lanes.unborn(leader).unwrap_or_else(|| self.open_lane(leader));
         self.lanes.pair(index, born);
         self.lanes[creator_lane].cloned = Some(leader);
         self.follower.add_running(thread.resume_to_syscall()?);

@@ -41,33 +41,40 @@ impl Following {
             Some((Item::Exit, _)) => Next::Exit,
         };
         match next {
-            Next::Exit => {
-                // Nothing to compare: the follower's thread ends by itself, or will be found
-                // making a call that the leader did not make.
-                if self.lanes[index].waiting.is_some() {
-                    return self.call_after_the_end(index);
-                }
-                if self.lanes[index].follower.is_none() {
-                    self.order.take(index);
-                    return Ok(true);
-                }
-                Ok(false)
-            }
+            Next::Exit => self.step_exit(index),
             Next::Signal(in_call) => self.step_signal(index, in_call),
             Next::Call { ret } if is_interrupted(ret) => self.step_interrupted(index, ret),
             Next::Call { .. } => self.step_call(index),
         }
     }
 
-    fn call_after_the_end(&mut self, index: usize) -> Result<bool, Stop> {
-        let arrival = self.lanes[index].waiting.expect("checked by the caller");
+    /// The leader's thread ended: so must the follower's.
+    fn step_exit(&mut self, index: usize) -> Result<bool, Stop> {
+        let Some(arrival) = self.lanes[index].waiting else {
+            if self.lanes[index].ended {
+                self.order.take(index);
+                return Ok(true);
+            }
+            return Ok(false);
+        };
+        if arrival.call.nr == roles().exit {
+            self.lanes[index].waiting = None;
+            self.order.take(index);
+            self.let_run(&arrival)?;
+            return Ok(true);
+        }
         if arrival.call.nr == roles().exit_group {
             // Both sides end; the leader's end decides what becomes of the session.
             return Ok(false);
         }
+        self.counts.diverged += 1;
         let report = self.divergence_report(index, &arrival, None, None);
         Err(Stop::RollBack(
-            format!("divergence: the follower calls {} where the leader's thread ended", arrival.call.name()),
+            format!(
+                "divergence in thread {}: the follower calls {} where the leader's thread ended",
+                self.lanes[index].leader,
+                arrival.call.name()
+            ),
             Some(report),
         ))
     }
@@ -291,6 +298,10 @@ impl Following {
     /// file that the leader opened under that number is opened again, for reading only, and put
     /// there; the mapping is then the follower's own business, like all memory.
     pub(super) fn map_file(&mut self, arrival: &Arrival) -> Result<(), Stop> {
+        // Anonymous memory needs no descriptor, whatever stands in that argument.
+        if arrival.call.args[3] & libc::MAP_ANONYMOUS as u64 != 0 {
+            return self.let_run(arrival);
+        }
         let fd = arrival.call.args[4] as i32;
         let Some(path) = self.opened.get(&fd) else {
             return Err(Stop::roll_back(format!(
