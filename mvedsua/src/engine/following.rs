@@ -79,6 +79,12 @@ fn is_birth(event: &EventRef) -> bool {
     event.header.ret == 0 && (event.header.nr == roles.clone || event.header.nr == roles.clone3)
 }
 
+/// A call that may have made a thread, in its creator.
+fn makes_thread(event: &EventRef) -> bool {
+    let roles = super::roles::roles();
+    event.header.ret > 0 && (event.header.nr == roles.clone || event.header.nr == roles.clone3)
+}
+
 /// A running update.
 pub(super) struct Following {
     pub(super) leader: Side,
@@ -91,6 +97,10 @@ pub(super) struct Following {
     pub(super) epoll: EpollData,
     pub(super) options: UpdateOptions,
     pub(super) wakeup: Wakeup,
+    /// Threads of the leader that were born and whose creation is not in a queue yet.
+    pub(super) born: std::collections::HashSet<i32>,
+    /// What such threads did already.
+    pub(super) early: HashMap<i32, Vec<Item>>,
     /// Payloads that were fetched out of line, by the record's position in the ring.
     pub(super) fetched: HashMap<u64, Vec<u8>>,
     /// Calls since the snapshot with a lasting effect on the leader that promotion cannot repeat.
@@ -157,6 +167,8 @@ impl Following {
             epoll: parts.epoll,
             options: parts.options,
             wakeup: parts.wakeup,
+            born: std::collections::HashSet::new(),
+            early: HashMap::new(),
             fetched: HashMap::new(),
             lasting: std::collections::BTreeSet::new(),
             tid_addresses: parts.tid_addresses,
@@ -277,20 +289,32 @@ impl Following {
                 self.recorder.ring.release(event);
                 continue;
             }
-            let tid = event.header.tid as i32;
-            let index = match self.lanes.of_leader(tid) {
-                Some(index) => index,
-                // Born a moment ago; its clone will be matched and pair it up.
-                None => self.open_lane(tid),
-            };
-            self.order.push(index, Item::Call(event));
+            let (tid, ret) = (event.header.tid as i32, event.header.ret as i32);
+            let may_bear = makes_thread(&event);
+            self.push(tid, Item::Call(event));
+            // From here on the new thread's own items have their place, after its creation.
+            if may_bear && self.born.remove(&ret) {
+                let index = self.open_lane(ret);
+                for item in self.early.remove(&ret).unwrap_or_default() {
+                    self.order.push(index, item);
+                }
+            }
         }
         let used = self.recorder.ring.used_bytes();
         self.high_water = self.high_water.max(used);
         Ok(())
     }
 
-    pub(super) fn open_lane(&mut self, leader: i32) -> usize {
+    /// Appends an item to a thread's queue. What a new thread does before its creator has returned from
+    /// the `clone` is kept until that is in its queue.
+    pub(super) fn push(&mut self, tid: i32, item: Item) {
+        match self.lanes.of_leader(tid) {
+            Some(index) => self.order.push(index, item),
+            None => self.early.entry(tid).or_default().push(item),
+        }
+    }
+
+    fn open_lane(&mut self, leader: i32) -> usize {
         let index = self.lanes.open(leader);
         let queue = self.order.open();
         debug_assert_eq!(index, queue);

@@ -51,6 +51,7 @@ impl Following {
             return Ok(());
         }
         if inspect::threads(self.leader.pid)?.contains(&born) {
+            self.born.insert(born);
             self.leader.add_running(Running::born(born));
             self.set_margin()?;
         } else {
@@ -68,6 +69,7 @@ impl Following {
         let process = inspect::process_of(tid);
         let thread = Running::born(tid).reported();
         if process == Some(self.leader.pid) {
+            self.born.insert(tid);
             if self.stopping {
                 self.leader.add_stopped(thread, Why::Asked);
             } else {
@@ -118,11 +120,7 @@ impl Following {
         };
         let stops = matches!(signal, libc::SIGSTOP | libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU);
         if !stops {
-            let index = match self.lanes.of_leader(tid) {
-                Some(index) => index,
-                None => self.open_lane(tid),
-            };
-            self.order.push(index, Item::Signal(Box::new(info), in_call));
+            self.push(tid, Item::Signal(Box::new(info), in_call));
         }
         self.leader.add_running(thread.resume(signal)?);
         Ok(())
@@ -131,9 +129,7 @@ impl Following {
     /// The recorder stopped the thread at the exit of a call: for its payload, for room, or both.
     fn leader_held(&mut self, thread: Stopped) -> Result<(), Stop> {
         let tid = thread.tid();
-        if let Some(index) = self.lanes.of_leader(tid) {
-            self.fetch_payload(index)?;
-        }
+        self.fetch_payload(tid)?;
         let ring = &self.recorder.ring;
         if ring.used_bytes() < ring.capacity() / 4 * 3 {
             self.leader.add_running(thread.resume(0)?);
@@ -153,9 +149,7 @@ impl Following {
         let tid = thread.tid();
         let status = thread.event_message()? as i32;
         self.drain_ring()?;
-        // One that made no recorded call has no lane yet.
-        let index = self.lanes.of_leader(tid).unwrap_or_else(|| self.open_lane(tid));
-        self.order.push(index, Item::Exit);
+        self.push(tid, Item::Exit);
         let whole = is_group_exit(self.leader.pid, tid, status);
         if !whole {
             self.leader.add_running(thread.resume(0)?);
@@ -264,7 +258,9 @@ impl Following {
                 "thread {creator} of the follower made a thread that the leader did not make"
             )));
         };
-        let index = self.lanes.unborn(leader).unwrap_or_else(|| self.open_lane(leader));
+        let Some(index) = self.lanes.unborn(leader) else {
+            return Err(Stop::roll_back(format!("the birth of the leader's thread {leader} was not seen")));
+        };
         self.lanes.pair(index, born);
         self.lanes[creator_lane].cloned = Some(leader);
         self.follower.add_running(thread.resume_to_syscall()?);

@@ -44,6 +44,9 @@ pub(super) fn pass(side: &mut Side, tid: i32, wait: Wait) {
             if let Ok(running) = born.resume(0) {
                 side.add_running(running);
             }
+        } else {
+            // Whoever it is, it must not stand still because of us.
+            let _ = ptrace::resume(tid, if let Wait::Signal(signal) = wait { signal } else { 0 });
         }
         return;
     };
