@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
+use super::files::{Opened, open_files};
 use super::lane::{Item, Lanes};
 use super::side::{Side, Why};
 use crate::follower::Arrival;
@@ -107,8 +108,8 @@ pub(super) struct Following {
     pub(super) lasting: std::collections::BTreeSet<&'static str>,
     /// Where each thread of the leader keeps its thread id (`CLONE_CHILD_CLEARTID`).
     pub(super) tid_addresses: HashMap<i32, u64>,
-    /// Files that the leader opened since the snapshot, by descriptor.
-    pub(super) opened: HashMap<i32, String>,
+    /// The files behind the leader's descriptors, as far as the follower has got.
+    pub(super) opened: HashMap<i32, Opened>,
     /// The middle process of the snapshot: its clone and wait are not events of the leader.
     pub(super) middle: i32,
     /// The thread of the leader that made the clone.
@@ -156,6 +157,7 @@ impl Following {
             let queue = order.open();
             debug_assert_eq!(index, queue);
         }
+        let opened = open_files(parts.leader.pid);
         Self {
             leader: parts.leader,
             follower: parts.follower,
@@ -172,7 +174,7 @@ impl Following {
             fetched: HashMap::new(),
             lasting: std::collections::BTreeSet::new(),
             tid_addresses: parts.tid_addresses,
-            opened: HashMap::new(),
+            opened,
             middle: parts.middle,
             cloner: parts.cloner,
             scratch: vec![0; 64 * 1024],

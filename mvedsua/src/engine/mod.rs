@@ -7,6 +7,7 @@
 //! leader never wakes anybody.
 
 mod attach;
+mod files;
 mod following;
 mod handle;
 mod lane;

@@ -1,7 +1,5 @@
 //! One step of the follower: the next item of a thread against the call in which it waits.
 
-use std::os::fd::AsFd;
-
 use mvedsua_common::event::{EventHeader, FLAG_OUT_OF_LINE};
 use mvedsua_common::spec::{Arg, Class, Dir};
 use mvedsua_common::table;
@@ -291,50 +289,6 @@ impl Following {
                 arrival.call.name()
             ))),
             _ => self.respond(arrival, ret),
-        }
-    }
-
-    /// A local call is notified only when it maps a file. The follower has no descriptors, so the
-    /// file that the leader opened under that number is opened again, for reading only, and put
-    /// there; the mapping is then the follower's own business, like all memory.
-    pub(super) fn map_file(&mut self, arrival: &Arrival) -> Result<(), Stop> {
-        // Anonymous memory needs no descriptor, whatever stands in that argument.
-        if arrival.call.args[3] & libc::MAP_ANONYMOUS as u64 != 0 {
-            return self.let_run(arrival);
-        }
-        let fd = arrival.call.args[4] as i32;
-        let Some(path) = self.opened.get(&fd) else {
-            return Err(Stop::roll_back(format!(
-                "the follower maps descriptor {fd} into memory, and what it is was not seen"
-            )));
-        };
-        let inside = format!("/proc/{}/root{path}", self.leader.pid);
-        let file = std::fs::File::open(&inside)
-            .map_err(|e| Stop::roll_back(format!("opening {path} for the follower to map: {e}")))?;
-        self.listener
-            .install_fd(arrival.id, file.as_fd(), fd, true)
-            .map_err(|e| Stop::roll_back(format!("giving {path} to the follower: {e}")))?;
-        self.let_run(arrival)
-    }
-
-    /// Remembers which files the leader opened for reading, for [`Self::map_file`].
-    fn note_file(&mut self, index: usize) {
-        let Some((Item::Call(event), _)) = self.order.next(index) else { return };
-        let Some(spec) = table::syscall(event.header.nr)
-            .filter(|spec| spec.returns_fd(&event.header.args))
-        else { return };
-        let fd = event.header.ret as i32;
-        if event.header.ret < 0 {
-            return;
-        }
-        self.opened.remove(&fd);
-        let Some(at) = spec.args.iter().position(|arg| *arg == Arg::Path) else { return };
-        let record = record(&self.recorder, &self.fetched, event);
-        let path = record.data(at as u8).and_then(|bytes| bytes.split(|byte| *byte == 0).next());
-        if let Some(path) = path.and_then(|path| std::str::from_utf8(path).ok())
-            && path.starts_with('/')
-        {
-            self.opened.insert(fd, path.to_owned());
         }
     }
 
