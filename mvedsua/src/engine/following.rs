@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
+use super::files::{Opened, open_files};
 use super::lane::{Item, Lanes};
 use super::side::{Side, Why};
 use crate::follower::Arrival;
@@ -70,6 +71,19 @@ pub(super) struct Past {
     pub(super) ret: i64,
 }
 
+/// The return of a `clone` in the thread that it made: a new thread of the follower makes no call
+/// there.
+fn is_birth(event: &EventRef) -> bool {
+    let roles = super::roles::roles();
+    event.header.ret == 0 && (event.header.nr == roles.clone || event.header.nr == roles.clone3)
+}
+
+/// A call that may have made a thread, in its creator.
+fn makes_thread(event: &EventRef) -> bool {
+    let roles = super::roles::roles();
+    event.header.ret > 0 && (event.header.nr == roles.clone || event.header.nr == roles.clone3)
+}
+
 /// A running update.
 pub(super) struct Following {
     pub(super) leader: Side,
@@ -82,14 +96,18 @@ pub(super) struct Following {
     pub(super) epoll: EpollData,
     pub(super) options: UpdateOptions,
     pub(super) wakeup: Wakeup,
+    /// Threads of the leader that were born and whose creation is not in a queue yet.
+    pub(super) born: std::collections::HashSet<i32>,
+    /// What such threads did already.
+    pub(super) early: HashMap<i32, Vec<Item>>,
     /// Payloads that were fetched out of line, by the record's position in the ring.
     pub(super) fetched: HashMap<u64, Vec<u8>>,
     /// Calls since the snapshot with a lasting effect on the leader that promotion cannot repeat.
     pub(super) lasting: std::collections::BTreeSet<&'static str>,
     /// Where each thread of the leader keeps its thread id (`CLONE_CHILD_CLEARTID`).
     pub(super) tid_addresses: HashMap<i32, u64>,
-    /// Files that the leader opened since the snapshot, by descriptor.
-    pub(super) opened: HashMap<i32, String>,
+    /// The files behind the leader's descriptors, as far as the follower has got.
+    pub(super) opened: HashMap<i32, Opened>,
     /// The middle process of the snapshot: its clone and wait are not events of the leader.
     pub(super) middle: i32,
     /// The thread of the leader that made the clone.
@@ -137,6 +155,7 @@ impl Following {
             let queue = order.open();
             debug_assert_eq!(index, queue);
         }
+        let opened = open_files(parts.leader.pid);
         Self {
             leader: parts.leader,
             follower: parts.follower,
@@ -148,10 +167,12 @@ impl Following {
             epoll: parts.epoll,
             options: parts.options,
             wakeup: parts.wakeup,
+            born: std::collections::HashSet::new(),
+            early: HashMap::new(),
             fetched: HashMap::new(),
             lasting: std::collections::BTreeSet::new(),
             tid_addresses: parts.tid_addresses,
-            opened: HashMap::new(),
+            opened,
             middle: parts.middle,
             cloner: parts.cloner,
             scratch: vec![0; 64 * 1024],
@@ -260,24 +281,36 @@ impl Following {
     pub(super) fn drain_ring(&mut self) -> Result<(), Stop> {
         while let Some(event) = self.recorder.ring.peek_new() {
             self.counts.recorded += 1;
-            if self.is_snapshot_call(&event) {
+            if self.is_snapshot_call(&event) || is_birth(&event) {
                 self.recorder.ring.release(event);
                 continue;
             }
-            let tid = event.header.tid as i32;
-            let index = match self.lanes.of_leader(tid) {
-                Some(index) => index,
-                // Born a moment ago; its clone will be matched and pair it up.
-                None => self.open_lane(tid),
-            };
-            self.order.push(index, Item::Call(event));
+            let (tid, ret) = (event.header.tid as i32, event.header.ret as i32);
+            let may_bear = makes_thread(&event);
+            self.push(tid, Item::Call(event));
+            // From here on the new thread's own items have their place, after its creation.
+            if may_bear && self.born.remove(&ret) {
+                let index = self.open_lane(ret);
+                for item in self.early.remove(&ret).unwrap_or_default() {
+                    self.order.push(index, item);
+                }
+            }
         }
         let used = self.recorder.ring.used_bytes();
         self.high_water = self.high_water.max(used);
         Ok(())
     }
 
-    pub(super) fn open_lane(&mut self, leader: i32) -> usize {
+    /// Appends an item to a thread's queue. What a new thread does before its creator has returned from
+    /// the `clone` is kept until that is in its queue.
+    pub(super) fn push(&mut self, tid: i32, item: Item) {
+        match self.lanes.of_leader(tid) {
+            Some(index) => self.order.push(index, item),
+            None => self.early.entry(tid).or_default().push(item),
+        }
+    }
+
+    fn open_lane(&mut self, leader: i32) -> usize {
         let index = self.lanes.open(leader);
         let queue = self.order.open();
         debug_assert_eq!(index, queue);

@@ -54,8 +54,13 @@ impl Following {
         Ok(())
     }
 
+    /// The kernel may report a new thread's birth stop before its creator's event, or after it.
     fn leader_birth(&mut self, born: i32) -> Result<(), Stop> {
+        if self.leader.has(born) {
+            return Ok(());
+        }
         if inspect::threads(self.leader.pid)?.contains(&born) {
+            self.born.insert(born);
             self.leader.add_running(Running::born(born));
             self.set_margin()?;
         } else {
@@ -66,6 +71,27 @@ impl Following {
             }
         }
         Ok(())
+    }
+
+    /// A thread of nobody's that stopped at its birth, before its creator's event named it.
+    pub(super) fn newborn(&mut self, tid: i32) -> Result<(), Stop> {
+        let process = inspect::process_of(tid);
+        let thread = Running::born(tid).reported();
+        if process == Some(self.leader.pid) {
+            self.born.insert(tid);
+            if self.stopping {
+                self.leader.add_stopped(thread, Why::Asked);
+            } else {
+                self.leader.add_running(thread.resume(0)?);
+            }
+            self.set_margin()
+        } else if process == Some(self.follower.pid) {
+            self.follower_birth(thread)
+        } else {
+            // A child process of the leader's: its alone.
+            let _ = thread.detach(0);
+            Ok(())
+        }
     }
 
     /// The ring keeps one largest record free for every thread that may be in a call.
@@ -109,12 +135,7 @@ impl Following {
             libc::SIGSTOP | libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU
         );
         if !stops {
-            let index = match self.lanes.of_leader(tid) {
-                Some(index) => index,
-                None => self.open_lane(tid),
-            };
-            self.order
-                .push(index, Item::Signal(Box::new(info), in_call));
+            self.push(tid, Item::Signal(Box::new(info), in_call));
         }
         self.leader.add_running(thread.resume(signal)?);
         Ok(())
@@ -123,9 +144,7 @@ impl Following {
     /// The recorder stopped the thread at the exit of a call: for its payload, for room, or both.
     fn leader_held(&mut self, thread: Stopped) -> Result<(), Stop> {
         let tid = thread.tid();
-        if let Some(index) = self.lanes.of_leader(tid) {
-            self.fetch_payload(index)?;
-        }
+        self.fetch_payload(tid)?;
         let ring = &self.recorder.ring;
         if ring.used_bytes() < ring.capacity() / 4 * 3 {
             self.leader.add_running(thread.resume(0)?);
@@ -146,9 +165,7 @@ impl Following {
         let tid = thread.tid();
         let status = thread.event_message()? as i32;
         self.drain_ring()?;
-        if let Some(index) = self.lanes.of_leader(tid) {
-            self.order.push(index, Item::Exit);
-        }
+        self.push(tid, Item::Exit);
         let whole = is_group_exit(self.leader.pid, tid, status);
         if !whole {
             self.leader.add_running(thread.resume(0)?);
@@ -201,7 +218,11 @@ impl Following {
             return Ok(());
         }
         let Some(thread) = self.follower.reported(tid) else {
-            return self.follower_birth(tid, wait);
+            return if wait == Wait::Interrupted {
+                self.newborn(tid)
+            } else {
+                Ok(())
+            };
         };
         match wait {
             Wait::Interrupted if self.stopping => self.follower.add_stopped(thread, Why::Asked),
@@ -240,17 +261,12 @@ impl Following {
     }
 
     /// A new thread of the follower stopped at its birth, before or after its creator's event.
-    fn follower_birth(&mut self, tid: i32, wait: Wait) -> Result<(), Stop> {
-        if wait == Wait::Interrupted
-            && inspect::threads(self.follower.pid).is_ok_and(|threads| threads.contains(&tid))
-        {
-            let thread = Running::born(tid).reported();
-            thread.set_options(FOLLOWER_OPTIONS)?;
-            if self.lanes.of_follower(tid).is_some() {
-                self.follower.add_running(thread.resume(0)?);
-            } else {
-                self.follower.add_stopped(thread, Why::Newborn);
-            }
+    fn follower_birth(&mut self, thread: Stopped) -> Result<(), Stop> {
+        thread.set_options(FOLLOWER_OPTIONS)?;
+        if self.lanes.of_follower(thread.tid()).is_some() {
+            self.follower.add_running(thread.resume(0)?);
+        } else {
+            self.follower.add_stopped(thread, Why::Newborn);
         }
         Ok(())
     }
@@ -265,9 +281,10 @@ impl Following {
                 "thread {creator} of the follower made a thread that the leader did not make"
             )));
         };
-        let index = match self.lanes.of_leader(leader) {
-            Some(index) => index,
-            None => self.open_lane(leader),
+        let Some(index) = self.lanes.unborn(leader) else {
+            return Err(Stop::roll_back(format!(
+                "the birth of the leader's thread {leader} was not seen"
+            )));
         };
         self.lanes.pair(index, born);
         self.lanes[creator_lane].cloned = Some(leader);

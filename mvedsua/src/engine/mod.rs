@@ -8,6 +8,7 @@
 
 mod adopt;
 mod attach;
+mod files;
 mod following;
 mod handle;
 mod lane;

@@ -23,11 +23,15 @@ const MMSGHDR: usize = 64;
 const MOST_VECTORS: u64 = 1024;
 
 impl Following {
-    /// Fetches the payload of the last call in a lane, whose thread of the leader is stopped at the
-    /// exit of that call.
-    pub(super) fn fetch_payload(&mut self, index: usize) -> Result<(), Stop> {
+    /// Fetches the payload of the last call of a thread of the leader that is stopped at the exit of
+    /// that call.
+    pub(super) fn fetch_payload(&mut self, tid: i32) -> Result<(), Stop> {
         let pid = self.leader.pid;
-        let Some(Item::Call(event)) = self.order.last_mut(index) else {
+        let last = match self.lanes.of_leader(tid) {
+            Some(index) => self.order.last_mut(index),
+            None => self.early.get_mut(&tid).and_then(|items| items.last_mut()),
+        };
+        let Some(Item::Call(event)) = last else {
             return Ok(());
         };
         if event.header.flags & FLAG_OUT_OF_LINE == 0 {

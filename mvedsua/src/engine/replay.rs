@@ -1,7 +1,5 @@
 //! One step of the follower: the next item of a thread against the call in which it waits.
 
-use std::os::fd::AsFd;
-
 use mvedsua_common::event::{EventHeader, FLAG_OUT_OF_LINE};
 use mvedsua_common::spec::{Arg, Class, Dir};
 use mvedsua_common::table;
@@ -43,34 +41,38 @@ impl Following {
             Some((Item::Exit, _)) => Next::Exit,
         };
         match next {
-            Next::Exit => {
-                // Nothing to compare: the follower's thread ends by itself, or will be found
-                // making a call that the leader did not make.
-                if self.lanes[index].waiting.is_some() {
-                    return self.call_after_the_end(index);
-                }
-                if self.lanes[index].follower.is_none() {
-                    self.order.take(index);
-                    return Ok(true);
-                }
-                Ok(false)
-            }
+            Next::Exit => self.step_exit(index),
             Next::Signal(in_call) => self.step_signal(index, in_call),
             Next::Call { ret } if is_interrupted(ret) => self.step_interrupted(index, ret),
             Next::Call { .. } => self.step_call(index),
         }
     }
 
-    fn call_after_the_end(&mut self, index: usize) -> Result<bool, Stop> {
-        let arrival = self.lanes[index].waiting.expect("checked by the caller");
+    /// The leader's thread ended: so must the follower's.
+    fn step_exit(&mut self, index: usize) -> Result<bool, Stop> {
+        let Some(arrival) = self.lanes[index].waiting else {
+            if self.lanes[index].ended {
+                self.order.take(index);
+                return Ok(true);
+            }
+            return Ok(false);
+        };
+        if arrival.call.nr == roles().exit {
+            self.lanes[index].waiting = None;
+            self.order.take(index);
+            self.let_run(&arrival)?;
+            return Ok(true);
+        }
         if arrival.call.nr == roles().exit_group {
             // Both sides end; the leader's end decides what becomes of the session.
             return Ok(false);
         }
+        self.counts.diverged += 1;
         let report = self.divergence_report(index, &arrival, None, None);
         Err(Stop::RollBack(
             format!(
-                "divergence: the follower calls {} where the leader's thread ended",
+                "divergence in thread {}: the follower calls {} where the leader's thread ended",
+                self.lanes[index].leader,
                 arrival.call.name()
             ),
             Some(report),
@@ -330,54 +332,6 @@ impl Following {
                 arrival.call.name()
             ))),
             _ => self.respond(arrival, ret),
-        }
-    }
-
-    /// A local call is notified only when it maps a file. The follower has no descriptors, so the
-    /// file that the leader opened under that number is opened again, for reading only, and put
-    /// there; the mapping is then the follower's own business, like all memory.
-    pub(super) fn map_file(&mut self, arrival: &Arrival) -> Result<(), Stop> {
-        let fd = arrival.call.args[4] as i32;
-        let Some(path) = self.opened.get(&fd) else {
-            return Err(Stop::roll_back(format!(
-                "the follower maps descriptor {fd} into memory, and what it is was not seen"
-            )));
-        };
-        let inside = format!("/proc/{}/root{path}", self.leader.pid);
-        let file = std::fs::File::open(&inside)
-            .map_err(|e| Stop::roll_back(format!("opening {path} for the follower to map: {e}")))?;
-        self.listener
-            .install_fd(arrival.id, file.as_fd(), fd, true)
-            .map_err(|e| Stop::roll_back(format!("giving {path} to the follower: {e}")))?;
-        self.let_run(arrival)
-    }
-
-    /// Remembers which files the leader opened for reading, for [`Self::map_file`].
-    fn note_file(&mut self, index: usize) {
-        let Some((Item::Call(event), _)) = self.order.next(index) else {
-            return;
-        };
-        let Some(spec) =
-            table::syscall(event.header.nr).filter(|spec| spec.returns_fd(&event.header.args))
-        else {
-            return;
-        };
-        let fd = event.header.ret as i32;
-        if event.header.ret < 0 {
-            return;
-        }
-        self.opened.remove(&fd);
-        let Some(at) = spec.args.iter().position(|arg| *arg == Arg::Path) else {
-            return;
-        };
-        let record = record(&self.recorder, &self.fetched, event);
-        let path = record
-            .data(at as u8)
-            .and_then(|bytes| bytes.split(|byte| *byte == 0).next());
-        if let Some(path) = path.and_then(|path| std::str::from_utf8(path).ok())
-            && path.starts_with('/')
-        {
-            self.opened.insert(fd, path.to_owned());
         }
     }
 

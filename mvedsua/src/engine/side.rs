@@ -133,6 +133,26 @@ impl Side {
         Ok(())
     }
 
+    /// Threads that run as far as we know and of which the kernel will report nothing: those whose
+    /// stop was reported already, and those that have ended (a main thread that left before the
+    /// others is reported with the last of them).
+    pub(super) fn settle_stragglers(&mut self) {
+        for tid in self.tids() {
+            if !matches!(self.threads.get(&tid), Some(Thread::Running(_))) {
+                continue;
+            }
+            if ptrace::registers(tid).is_ok() {
+                if let Some(stopped) = self.reported(tid) {
+                    self.add_stopped(stopped, Why::Asked);
+                }
+            } else if inspect::status_field(self.pid, tid, "State")
+                .is_none_or(|s| s.starts_with(['Z', 'X']))
+            {
+                self.ended(tid);
+            }
+        }
+    }
+
     /// Lets all stopped threads run.
     pub(super) fn resume_all(&mut self) {
         for tid in self.tids() {

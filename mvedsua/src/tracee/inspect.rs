@@ -90,6 +90,12 @@ pub fn status_field(pid: i32, tid: i32, field: &str) -> Option<String> {
         .map(|value| value.trim().to_owned())
 }
 
+/// The process that a thread belongs to; `None` when it is gone.
+#[must_use]
+pub fn process_of(tid: i32) -> Option<i32> {
+    status_field(tid, tid, "Tgid")?.parse().ok()
+}
+
 /// Bit n-1 set: signal n waits for this thread and is not blocked.
 #[must_use]
 pub fn deliverable_signals(pid: i32, tid: i32) -> u64 {
