@@ -30,8 +30,6 @@ const ORDER_PATIENCE: Duration = Duration::from_millis(50);
 const CAUGHT_UP_EVENTS: u64 = 256;
 /// Consumed calls that are kept for a divergence report.
 const HISTORY: usize = 24;
-/// Notifications taken in a row before the other sources get a look.
-const BATCH: usize = 64;
 
 /// Why an update cannot go on.
 #[derive(Debug)]
@@ -183,23 +181,26 @@ impl Following {
     /// One round: sleeps until something is to be done, at most a moment, and does it. Returns true
     /// when the engine's own wake-up rang, i.e. there may be a request.
     pub(super) fn pump(&mut self) -> Result<bool, Stop> {
+        let rang = self.sleep_and_receive()?;
+        // The usual case, a call whose event is there already, is answered at once.
         self.drain_ring()?;
-        let advanced = self.advance()?;
-        self.relieve()?;
-        let rang = self.sleep_and_receive(advanced)?;
+        if self.advance()? {
+            self.idle_looks = 0;
+        }
         if rang {
             self.wakeup.clear();
             self.reports()?;
         }
+        self.relieve()?;
         self.check_limits()?;
         Ok(rang)
     }
 
-    fn sleep_and_receive(&mut self, advanced: bool) -> Result<bool, Stop> {
+    fn sleep_and_receive(&mut self) -> Result<bool, Stop> {
         let timeout = if !self.order.is_empty() {
             self.idle_looks = 0;
             LONGEST_SLEEP
-        } else if advanced || self.idle_looks < 8 {
+        } else if self.idle_looks < 8 {
             self.idle_looks += 1;
             RING_LOOK
         } else {
@@ -228,34 +229,24 @@ impl Following {
 
     /// Takes one call from the listener; the poll said that there is one.
     fn receive(&mut self) -> Result<(), Stop> {
-        for _ in 0..BATCH {
-            let arrival = match self.listener.receive() {
-                Ok(notification) => Arrival::from(notification),
-                // The thread went away between its call and now.
-                Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINTR)) => {
-                    return Ok(());
-                }
-                Err(error) => return Err(Stop::roll_back(format!("receiving a call: {error}"))),
-            };
-            let Some(index) = self.lanes.of_follower(arrival.tid) else {
-                return Err(Stop::roll_back(format!(
-                    "thread {} of the follower has no counterpart",
-                    arrival.tid
-                )));
-            };
-            if self.is_local(&arrival) {
-                self.map_file(&arrival)?;
-            } else {
-                self.lanes[index].waiting = Some(arrival);
-                // The usual case is answered at once, with no other source looked at in between.
-                self.drain_ring()?;
-                self.advance()?;
+        let arrival = match self.listener.receive() {
+            Ok(notification) => Arrival::from(notification),
+            // The thread went away between its call and now.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINTR)) => {
+                return Ok(());
             }
-            let mut fds = [PollFd::new(self.listener.as_fd(), PollFlags::POLLIN)];
-            if !matches!(ppoll(&mut fds, Some(TimeSpec::new(0, 0)), None), Ok(n) if n > 0) {
-                break;
-            }
+            Err(error) => return Err(Stop::roll_back(format!("receiving a call: {error}"))),
+        };
+        let Some(index) = self.lanes.of_follower(arrival.tid) else {
+            return Err(Stop::roll_back(format!(
+                "thread {} of the follower has no counterpart",
+                arrival.tid
+            )));
+        };
+        if self.is_local(&arrival) {
+            return self.map_file(&arrival);
         }
+        self.lanes[index].waiting = Some(arrival);
         Ok(())
     }
 

@@ -26,6 +26,8 @@ use crate::sys::wakeup::Wakeup;
 use crate::tracee::inspect;
 use crate::tracee::thread::Stopped;
 
+/// Longest time that a promotion waits for the follower to catch up.
+const PROMOTION_PATIENCE: Duration = Duration::from_secs(30);
 /// How often the status is refreshed while an update runs.
 const REFRESH: Duration = Duration::from_millis(100);
 
@@ -105,6 +107,13 @@ enum Life {
     Ended,
 }
 
+/// A promotion that was asked for.
+struct PendingPromotion {
+    finalize: bool,
+    reply: oneshot::Sender<Result<Done, Failure>>,
+    asked: Instant,
+}
+
 /// The engine thread's state.
 pub(super) struct Worker {
     pub(super) name: String,
@@ -112,6 +121,8 @@ pub(super) struct Worker {
     pub(super) changed: watch::Sender<u64>,
     pub(super) requests: Receiver<Request>,
     pub(super) wakeup: Wakeup,
+    /// A promotion that waits for the follower to catch up: the leader serves on meanwhile.
+    promotion: Option<PendingPromotion>,
     /// Who waits for the end of `update`.
     waiting: Option<oneshot::Sender<Result<Done, Failure>>>,
     refreshed: Instant,
@@ -133,6 +144,7 @@ impl Worker {
             changed,
             requests,
             wakeup,
+            promotion: None,
             waiting: None,
             refreshed: now,
             started: now,
@@ -313,6 +325,26 @@ impl Worker {
             }
             stage => stage,
         };
+        let stage = match (self.promotion.take(), stage) {
+            (Some(pending), Live::Outdated(token, home)) if following.has_caught_up() => {
+                return self.promote(following, token, home, pending.finalize, pending.reply);
+            }
+            (Some(pending), stage) if pending.asked.elapsed() > PROMOTION_PATIENCE => {
+                let message = format!(
+                    "the follower is {} events behind and does not catch up under this load; try again when \
+                     the load is lower",
+                    following.lag_events()
+                );
+                self.mark(None, stage.stage(), format!("not promoted: {message}"));
+                // Whoever asked may have gone away.
+                let _ = pending.reply.send(Err(refused("E233", message)));
+                stage
+            }
+            (pending, stage) => {
+                self.promotion = pending;
+                stage
+            }
+        };
         if !rang {
             return stage.into_life(following);
         }
@@ -333,8 +365,20 @@ impl Worker {
         reply: oneshot::Sender<Result<Done, Failure>>,
     ) -> Life {
         match (command, stage) {
-            (Command::Promote { finalize }, Live::Outdated(token, home)) => {
-                self.promote(following, token, home, finalize, reply)
+            (Command::Promote { finalize }, stage @ Live::Outdated(..))
+                if self.promotion.is_none() =>
+            {
+                self.mark(
+                    Some(Mark::T4),
+                    Stage::OutdatedLeader,
+                    "promotion was asked for".into(),
+                );
+                self.promotion = Some(PendingPromotion {
+                    finalize,
+                    reply,
+                    asked: Instant::now(),
+                });
+                stage.into_life(following)
             }
             (Command::Rollback { reason }, stage) => {
                 let message = match &stage {
@@ -389,11 +433,7 @@ impl Worker {
         finalize: bool,
         reply: oneshot::Sender<Result<Done, Failure>>,
     ) -> Life {
-        self.mark(
-            Some(Mark::T4),
-            Stage::Promoting,
-            "promotion was asked for".into(),
-        );
+        self.mark(None, Stage::Promoting, "the roles are exchanged".into());
         let promoting = token.promote();
         match following.promote() {
             Promoted::NotNow(following, why) => {
@@ -489,6 +529,10 @@ impl Worker {
 
     /// The update cannot go on: rolls back, or lets the other version take over.
     fn stopped(&mut self, following: Box<Following>, stage: Live, stop: Stop) -> Life {
+        if let Some(pending) = self.promotion.take() {
+            // Whoever waits for the promotion learns what became of the update instead.
+            self.waiting = Some(pending.reply);
+        }
         match (stop, stage) {
             (Stop::RollBack(reason, report), Live::Updated(token, home)) => {
                 // The old version diverged, crashed or is not wanted any more: the new one stays.
