@@ -382,7 +382,10 @@ impl Worker {
             }
             (Command::Rollback { reason }, stage) => {
                 let message = match &stage {
-                    Live::Updated(..) => "the old version leads again".to_owned(),
+                    Live::Updated(..) => format!(
+                        "the old version was dropped; process {} serves on",
+                        following.leader.pid
+                    ),
                     _ => format!(
                         "rolled back; process {} serves on, bare",
                         following.leader.pid
