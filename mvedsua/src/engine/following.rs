@@ -194,9 +194,11 @@ impl Following {
         self.order.len() as u64
     }
 
-    /// True when the follower is as far as the leader, to within a few calls.
+    /// True when the follower is as far as the leader, to within a few calls, and the fault that it
+    /// was to make (`--inject-fault`) lies behind it: whoever waits for that learns of it.
     pub(super) fn has_caught_up(&self) -> bool {
-        self.lag_events() <= CAUGHT_UP_EVENTS && self.recorder.ring.new_bytes() == 0
+        !matches!(self.options.kind, UpdateKind::Fault { after } if self.payloads <= after)
+            && self.lag_events() <= CAUGHT_UP_EVENTS && self.recorder.ring.new_bytes() == 0
     }
 
     /// One round: sleeps until something is to be done, at most a moment, and does it. Returns true

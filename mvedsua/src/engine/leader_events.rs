@@ -227,6 +227,7 @@ impl Following {
         match wait {
             Wait::Interrupted if self.stopping => self.follower.add_stopped(thread, Why::Asked),
             Wait::Signal(signal) => return self.follower_signal(thread, signal),
+            Wait::GroupStop(_) => self.follower.add_running(thread.listen()?),
             Wait::Event(libc::PTRACE_EVENT_CLONE) => return self.follower_cloned(thread),
             Wait::Syscall => {
                 // The exit of the clone that `follower_cloned` waits for: the follower gets the
@@ -320,6 +321,12 @@ impl Following {
                 format!("the follower {}", died_of(signal)),
                 Some(report),
             ));
+        }
+        if signal == libc::SIGSTOP && info.si_code == libc::SI_USER {
+            // An operator stops the follower by hand. A program cannot see that, so it is no
+            // divergence; if it lasts it is a hang.
+            self.follower.add_running(thread.resume(signal)?);
+            return Ok(());
         }
         // The follower gets the leader's signals and no others: this one is meant for nobody
         // (its own timers and children do not exist as far as it knows).
