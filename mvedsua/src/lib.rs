@@ -3,5 +3,6 @@
 //! `ARCHITECTURE.md` at the top of the repository has the code map and the invariants.
 
 pub mod agent;
+pub mod dsu;
 pub mod engine;
 pub mod session;

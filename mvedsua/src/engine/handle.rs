@@ -41,7 +41,10 @@ impl Engine {
     /// # Errors
     /// [`Failure::Refused`] with the reason; the process was not touched.
     pub fn attach(_target: Target) -> Result<Self, Failure> {
-        Err(Failure::Refused { code: "E000".into(), message: "under construction".into() })
+        Err(Failure::Refused {
+            code: "E000".into(),
+            message: "under construction".into(),
+        })
     }
 
     /// Sends a request and waits for its end. Requests of one service are carried out one by one,
@@ -50,20 +53,31 @@ impl Engine {
     /// # Errors
     /// See [`Failure`].
     pub async fn request(&self, _command: Command) -> Result<Done, Failure> {
-        Err(Failure::Refused { code: "E000".into(), message: "under construction".into() })
+        Err(Failure::Refused {
+            code: "E000".into(),
+            message: "under construction".into(),
+        })
     }
 
     /// The status as of now (refreshed by the engine thread at least ten times a second while an
     /// update runs).
     #[must_use]
     pub fn status(&self) -> Status {
-        self.shared.status.lock().expect("engine never panics holding this").clone()
+        self.shared
+            .status
+            .lock()
+            .expect("engine never panics holding this")
+            .clone()
     }
 
     /// The whole timeline since the attach.
     #[must_use]
     pub fn timeline(&self) -> Vec<TimelineEntry> {
-        self.shared.timeline.lock().expect("engine never panics holding this").clone()
+        self.shared
+            .timeline
+            .lock()
+            .expect("engine never panics holding this")
+            .clone()
     }
 
     /// Counts up with every change of status or timeline; closed when the service has ended or
