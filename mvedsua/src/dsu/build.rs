@@ -157,6 +157,9 @@ impl Analyser<'_> {
             let (EntityKind::Function, Some(old)) = (entity.kind, pair.pairing.to_old[id]) else {
                 continue;
             };
+            if is_start_file(entity) {
+                continue;
+            }
             self.report.compared += 1;
             match pair.compare_function(old, id) {
                 Verdict::Same => self.report.equal += 1,
@@ -312,7 +315,7 @@ impl Analyser<'_> {
         };
         let (mut old_pointers, mut new_pointers) = (Vec::new(), Vec::new());
         for offset in (0..new.size.saturating_sub(7))
-            .filter(|o| (new.addr + o) % 8 == 0 || pair.new.build.image.pie)
+            .filter(|o| (new.addr + o).is_multiple_of(8) || pair.new.build.image.pie)
         {
             let at = offset as usize;
             if let Some(reloc) = pair.old.pointer_at(old.addr + offset) {
@@ -483,6 +486,7 @@ impl Analyser<'_> {
             pieces,
             fixups,
             imports,
+            copies: std::mem::take(&mut carrier.copies),
             redirects,
             patches: self.patches,
             map,
@@ -652,6 +656,14 @@ impl Analyser<'_> {
 
 fn whole_size(entity: &Entity) -> u64 {
     entity.size + entity.parts.iter().map(|p| p.1).sum::<u64>()
+}
+
+/// The compiler's own code around `main`: it refers to where sections end, and what of it still
+/// runs (at exit) goes on with the old image.
+fn is_start_file(entity: &Entity) -> bool {
+    let names = ["_start", "_init", "_fini", "_dl_relocate_static_pie"];
+    entity.keys[0].unit.as_deref() == Some("crtstuff.c")
+        || names.contains(&entity.names[0].as_str())
 }
 
 /// Variables of the program, not what linkers keep in tables of their own.

@@ -7,7 +7,7 @@ use super::catalog::EntityKind;
 use super::code::{Access, Code, Ref};
 use super::error::Blocker;
 use super::image::Reloc;
-use super::manifest::{Fixup, FixupKind, Import, Mapped, Piece, PieceKind, Target};
+use super::manifest::{Fixup, FixupKind, Import, LibraryCopy, Mapped, Piece, PieceKind, Target};
 use super::meaning::{Meaning, Pair};
 
 /// Where a reference of a piece leads.
@@ -40,6 +40,8 @@ pub(super) struct Carrier<'a> {
     pub(super) notes: BTreeSet<String>,
     /// Placed data whose pointers are not bound yet: start, end, owner.
     data: Vec<(u64, u64, String)>,
+    /// Constants that come from libraries.
+    pub(super) copies: Vec<LibraryCopy>,
     queue: Vec<usize>,
     old_stubs: HashMap<&'a str, u64>,
     old_slots: HashMap<(&'a str, i64), u64>,
@@ -66,6 +68,7 @@ impl<'a> Carrier<'a> {
             blockers: BTreeSet::new(),
             notes: BTreeSet::new(),
             data: Vec::new(),
+            copies: Vec::new(),
             queue: replaced.iter().copied().collect(),
             old_stubs: old
                 .plt
@@ -513,6 +516,21 @@ impl<'a> Carrier<'a> {
         let entity = &self.pair.new.catalog.entities[id];
         if entity.size == 0 {
             return self.block("E431", entity.label(), "its size is not known");
+        }
+        if let Some(symbol) = self.pair.new.build.image.copies.get(&entity.addr) {
+            if entity.writable {
+                return self.block(
+                    "E442",
+                    symbol.clone(),
+                    "this variable of a library is used for the first time, by a copy that the library itself would have to use; build the new version with -fPIE -mno-direct-extern-access or -fPIC",
+                );
+            }
+            let import = self.import(symbol);
+            self.copies.push(LibraryCopy {
+                at: entity.addr,
+                len: entity.size,
+                import,
+            });
         }
         let kind = if entity.writable {
             PieceKind::Variable

@@ -92,6 +92,17 @@ pub struct Import {
     pub weak: bool,
 }
 
+/// A constant of a library that a piece holds a copy of, as `R_X86_64_COPY` makes them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LibraryCopy {
+    /// Address in the new image; inside of a piece.
+    pub at: u64,
+    /// Bytes.
+    pub len: u64,
+    /// Index into [`Manifest::imports`].
+    pub import: u32,
+}
+
 /// A jump from an old function to its new version.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Redirect {
@@ -171,6 +182,8 @@ pub struct Manifest {
     pub fixups: Vec<Fixup>,
     /// Symbols to resolve.
     pub imports: Vec<Import>,
+    /// Constants to copy from libraries.
+    pub copies: Vec<LibraryCopy>,
     /// Jumps to write.
     pub redirects: Vec<Redirect>,
     /// Constants to change in place.
@@ -248,6 +261,11 @@ impl Manifest {
                 ));
             }
             last = fixup.at + width;
+        }
+        for copy in &self.copies {
+            if !inside(copy.at, copy.len) || !good(Target::Import(copy.import)) {
+                return Err(format!("the copy to {:#x} is out of range", copy.at));
+            }
         }
         for redirect in &self.redirects {
             if !inside(redirect.new_addr, 1) || redirect.old_addr >= 1 << 47 {

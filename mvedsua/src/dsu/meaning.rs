@@ -128,7 +128,7 @@ impl Side {
         if let Some(reloc) = image.relocs.get(&addr) {
             return Some(reloc.clone());
         }
-        if image.pie || addr % 8 != 0 {
+        if image.pie || !addr.is_multiple_of(8) {
             return None;
         }
         image

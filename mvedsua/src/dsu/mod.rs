@@ -26,9 +26,11 @@ pub use error::{Blocker, DsuError};
 pub use file::{Bundle, LARGEST, VERSION};
 pub use image::hex;
 pub use manifest::{
-    BuildName, Control, Fixup, FixupKind, Import, JUMP, Manifest, Mapped, Patch, Piece, PieceKind,
-    Redirect, Target,
+    BuildName, Control, Fixup, FixupKind, Import, JUMP, LibraryCopy, Manifest, Mapped, Patch,
+    Piece, PieceKind, Redirect, Target,
 };
-pub use plan::{Busy, Expected, Mapping, Placement, Plan, Protection, Write, choose_base, plan};
+pub use plan::{
+    Busy, Copy, Expected, Mapping, Placement, Plan, Protection, Write, choose_base, plan,
+};
 pub use report::{FunctionNote, ObjectNote, Report, Risk, Why};
 pub use types::{TypeChange, TypeChangeKind};

@@ -156,6 +156,17 @@ impl Expected {
     }
 }
 
+/// A constant to copy from a library of the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Copy {
+    /// Address to read.
+    pub from: u64,
+    /// Address to write, in a mapped page.
+    pub to: u64,
+    /// Bytes.
+    pub len: u64,
+}
+
 /// Code in which no thread may stand, nor return to, while the plan is carried out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Busy {
@@ -168,7 +179,7 @@ pub struct Busy {
 }
 
 /// Everything that turns a process of the old build into one of the new. To carry it out: check
-/// every `expected`; reserve; map each mapping readable and writable; write `fill`; give each mapping
+/// every `expected`; reserve; map each mapping readable and writable; write `fill`, then make `copies`; give each mapping
 /// its protection; call `__register_frame(unwind)` if there is one; write `switch`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
@@ -178,6 +189,8 @@ pub struct Plan {
     pub mappings: Vec<Mapping>,
     /// Contents of these pages.
     pub fill: Vec<Write>,
+    /// Constants to copy from libraries.
+    pub copies: Vec<Copy>,
     /// Changes of the old image, to be made last and with all threads stopped.
     pub switch: Vec<Write>,
     /// Argument for `__register_frame`.
@@ -237,7 +250,7 @@ pub fn plan(
             hex(&process.build_id)
         )));
     }
-    if base % PAGE != 0 {
+    if !base.is_multiple_of(PAGE) {
         return Err(fail(format!("the base {base:#x} is not at a page")));
     }
     let mut symbols = Vec::with_capacity(manifest.imports.len());
@@ -403,6 +416,15 @@ pub fn plan(
         ),
         mappings: mappings(manifest, base).map_err(fail)?,
         fill,
+        copies: manifest
+            .copies
+            .iter()
+            .map(|c| Copy {
+                from: symbols[c.import as usize],
+                to: base.wrapping_add(c.at),
+                len: c.len,
+            })
+            .collect(),
         switch,
         unwind: manifest.unwind.map(|addr| base.wrapping_add(addr)),
         busy,

@@ -8,26 +8,18 @@ use super::image::Reloc;
 use super::meaning::{Meaning, Side};
 use super::report::Risk;
 
-/// Calls in which servers wait.
-const WAITS: [&str; 18] = [
-    "epoll_wait",
-    "epoll_pwait",
-    "epoll_pwait2",
-    "poll",
-    "ppoll",
-    "select",
-    "pselect",
-    "accept",
-    "accept4",
-    "pthread_cond_wait",
-    "pthread_cond_timedwait",
-    "sem_wait",
-    "sem_timedwait",
-    "sigwait",
-    "sigwaitinfo",
-    "pause",
-    "io_getevents",
-    "pthread_join",
+/// Calls in which servers wait, most telling first: a program with an event loop waits there.
+const WAITS: [&[&str]; 4] = [
+    &["epoll_wait", "epoll_pwait", "epoll_pwait2", "io_getevents"],
+    &["poll", "ppoll", "select", "pselect"],
+    &["accept", "accept4", "sigwait", "sigwaitinfo", "pause"],
+    &[
+        "pthread_cond_wait",
+        "pthread_cond_timedwait",
+        "sem_wait",
+        "sem_timedwait",
+        "pthread_join",
+    ],
 ];
 
 /// Calls that start a thread with a function given by address.
@@ -37,7 +29,7 @@ const STARTS: [&str; 2] = ["pthread_create", "thrd_create"];
 #[must_use]
 pub fn usually_on_stack(side: &Side) -> HashMap<usize, Risk> {
     let mut calls: HashMap<usize, Vec<usize>> = HashMap::new();
-    let mut waits: HashMap<usize, String> = HashMap::new();
+    let mut waits: [HashMap<usize, String>; WAITS.len()] = Default::default();
     let mut entries: Vec<(usize, &'static str)> = Vec::new();
     for (id, entity) in side.catalog.entities.iter().enumerate() {
         if entity.kind == EntityKind::Function && entity.names.iter().any(|n| n == "main") {
@@ -67,8 +59,8 @@ pub fn usually_on_stack(side: &Side) -> HashMap<usize, Risk> {
                 }
                 _ => continue,
             };
-            if WAITS.contains(&symbol.as_str()) {
-                waits.entry(*id).or_insert(symbol);
+            if let Some(class) = WAITS.iter().position(|w| w.contains(&symbol.as_str())) {
+                waits[class].entry(*id).or_insert(symbol);
             } else if STARTS.contains(&symbol.as_str()) {
                 starts_threads = true;
             }
@@ -82,8 +74,15 @@ pub fn usually_on_stack(side: &Side) -> HashMap<usize, Risk> {
         risks.entry(entry).or_insert_with(|| Risk::OnStack {
             because: what.into(),
         });
-        for (function, call) in shortest_ways(entry, &calls, &waits) {
-            let because = if waits.contains_key(&function) {
+        // The main loop is on the shortest way; other ways wait now and then.
+        let Some((class, way)) = waits
+            .iter()
+            .find_map(|class| Some((class, shortest_way(entry, &calls, class)?)))
+        else {
+            continue;
+        };
+        for (function, call) in way {
+            let because = if class.contains_key(&function) {
                 format!("calls {call}")
             } else {
                 format!("on the way from {what} to {call}")
@@ -95,11 +94,11 @@ pub fn usually_on_stack(side: &Side) -> HashMap<usize, Risk> {
 }
 
 /// The functions on the shortest way from an entry to any function that waits.
-fn shortest_ways(
+fn shortest_way(
     entry: usize,
     calls: &HashMap<usize, Vec<usize>>,
     waits: &HashMap<usize, String>,
-) -> Vec<(usize, String)> {
+) -> Option<Vec<(usize, String)>> {
     let mut from: HashMap<usize, usize> = HashMap::new();
     let mut seen = HashSet::from([entry]);
     let mut queue = VecDeque::from([entry]);
@@ -111,7 +110,7 @@ fn shortest_ways(
                 way.push((*up, call.clone()));
                 at = *up;
             }
-            return way;
+            return Some(way);
         }
         let mut next = calls.get(&function).cloned().unwrap_or_default();
         next.sort_unstable();
@@ -122,5 +121,5 @@ fn shortest_ways(
             }
         }
     }
-    Vec::new()
+    None
 }

@@ -1,0 +1,26 @@
+/* Thread-local variables: used by a changed function; with NEW_TLS also a new one. */
+#include <stdio.h>
+#include <stdlib.h>
+
+__thread int mine = 7;
+static __thread long hidden;
+#if VERSION == 2 && defined NEW_TLS
+__thread int fresh = 3;
+#endif
+
+__attribute__((noinline)) static void use(int value) {
+    mine += value;
+#if VERSION == 2
+    hidden += 10;
+#else
+    hidden++;
+#endif
+#if VERSION == 2 && defined NEW_TLS
+    fresh++;
+#endif
+}
+
+void answer(const char *line) {
+    use(atoi(line));
+    printf("%d %ld\n", mine, hidden);
+}
