@@ -200,6 +200,9 @@ impl<'a> Carrier<'a> {
             }
             return;
         }
+        if reference.access == Access::Immediate && !self.is_address(label, reference.addr) {
+            return;
+        }
         self.check_neighbours(label, code, reference);
         match self.bind(label, reference.addr, reference.access) {
             Some(Bind::Old(old)) => self.fix(label, at, len, reference, Target::Old(old)),
@@ -258,6 +261,28 @@ impl<'a> Carrier<'a> {
             }
             Some(_) => {}
         }
+    }
+
+    /// Fixed-address builds load addresses as plain numbers. What is surely a number is left alone,
+    /// what may be either is refused.
+    fn is_address(&mut self, label: &str, value: u64) -> bool {
+        let side = &self.pair.new;
+        if side.is_number(value) {
+            return false;
+        }
+        let doubtful = match side.meaning(value) {
+            Meaning::Unnamed => {
+                let starts = side.gap(value).is_some_and(|g| g.0 == value)
+                    || side.build.image.bytes(value - 1, 1).is_none_or(|b| b == [0]);
+                !starts || side.string_at(value).is_none()
+            }
+            Meaning::Entity(id, offset) => offset > side.catalog.entities[id].size,
+            _ => false,
+        };
+        if doubtful {
+            self.block("E443", label, format!("{value:#x} in it may be a number or the address of a constant; build both versions with -fPIE -pie to tell"));
+        }
+        !doubtful
     }
 
     /// An address just behind an array may mean its end, and not what lies there. When both

@@ -121,6 +121,18 @@ impl Side {
         }
     }
 
+    /// A value that nobody would load as an address: in no section, or inside of a function.
+    #[must_use]
+    pub fn is_number(&self, value: u64) -> bool {
+        match self.meaning(value) {
+            Meaning::Outside | Meaning::UnnamedCode => true,
+            Meaning::Entity(id, offset) => {
+                offset != 0 && self.catalog.entities[id].kind == EntityKind::Function
+            }
+            _ => false,
+        }
+    }
+
     /// The pointer that a data word holds, when it holds one.
     #[must_use]
     pub fn pointer_at(&self, addr: u64) -> Option<Reloc> {
@@ -263,6 +275,13 @@ impl Pair {
                 (None, None) if !old_code.covers(old) && !new_code.covers(new) => {}
                 _ => return false,
             }
+        }
+        // The same number on both sides that is no address of anything on one of them is a number.
+        if access == Access::Immediate
+            && old == new
+            && (self.old.is_number(old) || self.new.is_number(new))
+        {
+            return true;
         }
         match (self.old.meaning(old), self.new.meaning(new)) {
             (Meaning::Stub(a), Meaning::Stub(b)) => a == b,
