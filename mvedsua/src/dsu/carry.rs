@@ -273,7 +273,11 @@ impl<'a> Carrier<'a> {
         let doubtful = match side.meaning(value) {
             Meaning::Unnamed => {
                 let starts = side.gap(value).is_some_and(|g| g.0 == value)
-                    || side.build.image.bytes(value - 1, 1).is_none_or(|b| b == [0]);
+                    || side
+                        .build
+                        .image
+                        .bytes(value - 1, 1)
+                        .is_none_or(|b| b == [0]);
                 !starts || side.string_at(value).is_none()
             }
             Meaning::Entity(id, offset) => offset > side.catalog.entities[id].size,

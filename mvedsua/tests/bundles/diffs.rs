@@ -208,3 +208,20 @@ fn a_control_line_for_what_does_not_change_is_refused() {
     let error = build(&options).expect_err("it does not change");
     assert!(error.to_string().contains("E440: unchanged"), "{error}");
 }
+
+#[test]
+fn another_order_of_linking_changes_nothing() {
+    for flags in [&[][..], &["-fno-pie"]] {
+        let forward = Pair::new(&["statics_a.c", "statics_b.c", "reporter.c"], flags);
+        let backward = Pair::new(&["reporter.c", "statics_b.c", "statics_a.c"], flags);
+        let options = BuildOptions {
+            new: backward.path(1),
+            ..forward.options()
+        };
+        let analysis = analyse(&options).expect("both can be compared");
+        assert_eq!(analysis.blockers, []);
+        let report = analysis.manifest.report;
+        assert_eq!(report.functions, [], "{}", report.text());
+        assert_eq!((report.compared, report.equal), (6, 6), "{}", report.text());
+    }
+}
