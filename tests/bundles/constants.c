@@ -18,6 +18,11 @@ const char *const words[] = {"null", "eins", "zwei", "drei"};
 #else
 const char *const words[] = {"null", "eins", "zwei"};
 #endif
+#if VERSION == 2
+const char *const names[2] = {"anna", "another"};
+#else
+const char *const names[2] = {"anna", "bert"};
+#endif
 #ifdef HELD
 const char *const *volatile holder = words;
 #endif
@@ -33,7 +38,9 @@ __attribute__((noinline)) const char *first(void) {
     return words[none];
 }
 
+__attribute__((noinline)) const char *name(int i) { return names[i & 1]; }
+
 void answer(const char *line) {
     int i = atoi(line);
-    printf("%d %s %s %d\n", prime(i), word((unsigned)i), first(), steps[0](i));
+    printf("%d %s %s %d %s\n", prime(i), word((unsigned)i), first(), steps[0](i), name(i));
 }

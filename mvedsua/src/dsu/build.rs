@@ -99,6 +99,7 @@ pub fn analyse(options: &BuildOptions) -> Result<Analysis, DsuError> {
         },
         blockers: BTreeSet::new(),
         patches: Vec::new(),
+        pending: Vec::new(),
     };
     analyser.types();
     let (mut replaced, differences) = analyser.functions();
@@ -113,6 +114,8 @@ struct Analyser<'a> {
     report: Report,
     blockers: BTreeSet<Blocker>,
     patches: Vec<Patch>,
+    /// Pointers of patches that are not bound yet: patch, offset, pointer.
+    pending: Vec<(usize, u32, Reloc)>,
 }
 
 impl Analyser<'_> {
@@ -206,7 +209,18 @@ impl Analyser<'_> {
                 EntityKind::Object if is_data(&pair.new, entity) && is_data(&pair.old, old) => {
                     self.object(id, old, entity, &mut moved)
                 }
-                EntityKind::Tls if entity.size != old.size => {
+                EntityKind::Tls if entity.size == old.size => {
+                    let kept = entity
+                        .names
+                        .iter()
+                        .any(|n| self.options.keep_values.contains(n));
+                    let value =
+                        |side: &Side, e: &Entity| side.build.image.tls_bytes(e.addr, e.size);
+                    if !kept && value(&pair.old, old) != value(&pair.new, entity) {
+                        self.block("E421", entity.label(), "the initial value of this thread-local variable differs, and new threads go on to get the old one; say --keep-value if that is right");
+                    }
+                }
+                EntityKind::Tls => {
                     self.block(
                         "E412",
                         entity.label(),
@@ -313,42 +327,29 @@ impl Analyser<'_> {
         ) else {
             return self.block("E431", label, "its bytes reach over the end of a section");
         };
-        let (mut old_pointers, mut new_pointers) = (Vec::new(), Vec::new());
+        let mut old_pointers = Vec::new();
         for offset in (0..new.size.saturating_sub(7))
             .filter(|o| (new.addr + o).is_multiple_of(8) || pair.new.build.image.pie)
         {
             let at = offset as usize;
             if let Some(reloc) = pair.old.pointer_at(old.addr + offset) {
                 old_bytes[at..at + 8].fill(0);
-                old_pointers.push((
-                    offset as u32,
-                    if let Reloc::Image(addr) = reloc {
-                        Some(Target::Old(addr))
-                    } else {
-                        None
-                    },
-                ));
-            }
-            if let Some(reloc) = pair.new.pointer_at(new.addr + offset) {
-                new_bytes[at..at + 8].fill(0);
-                let target = match &reloc {
-                    Reloc::Image(addr) => match pair.new.meaning(*addr) {
-                        Meaning::Entity(id, inner) if !pair.new.catalog.entities[id].by_content => {
-                            pair.pairing.to_old[id]
-                                .filter(|_| {
-                                    inner == 0
-                                        || pair.new.catalog.entities[id].kind == EntityKind::Object
-                                })
-                                .map(|o| Target::Old(pair.old.catalog.entities[o].addr + inner))
+                // What has no name may have been placed anew by an earlier bundle: not checked.
+                let target = match reloc {
+                    Reloc::Image(addr) => match pair.old.meaning(addr) {
+                        Meaning::Entity(id, _) if !pair.old.catalog.entities[id].by_content => {
+                            Some(Target::Old(addr))
                         }
                         _ => None,
                     },
                     _ => None,
                 };
-                match target {
-                    Some(target) => new_pointers.push((offset as u32, target, 0)),
-                    None => return self.block("E423", label, format!("this constant changed, and its pointer at offset {offset} leads to something that only the new build has")),
-                }
+                old_pointers.push((offset as u32, target));
+            }
+            if let Some(reloc) = pair.new.pointer_at(new.addr + offset) {
+                new_bytes[at..at + 8].fill(0);
+                self.pending
+                    .push((self.patches.len(), offset as u32, reloc));
             }
         }
         self.patches.push(Patch {
@@ -357,7 +358,7 @@ impl Analyser<'_> {
             old: old_bytes,
             old_pointers,
             new: new_bytes,
-            new_pointers,
+            new_pointers: Vec::new(),
         });
     }
 
@@ -388,6 +389,12 @@ impl Analyser<'_> {
     ) -> Analysis {
         let pair = self.pair;
         let mut carrier = Carrier::new(pair, &replaced, moved);
+        for (patch, offset, reloc) in std::mem::take(&mut self.pending) {
+            let patch = &mut self.patches[patch];
+            if let Some((target, addend)) = carrier.pointer_target(&patch.name, &reloc) {
+                patch.new_pointers.push((offset, target, addend));
+            }
+        }
         carrier.run();
         let (pieces, fixups, imports) = carrier.finish();
         let map = carrier.map();

@@ -7,7 +7,9 @@ use super::catalog::EntityKind;
 use super::code::{Access, Code, Ref};
 use super::error::Blocker;
 use super::image::Reloc;
-use super::manifest::{Fixup, FixupKind, Import, LibraryCopy, Mapped, Piece, PieceKind, Target};
+use super::manifest::{
+    Fixup, FixupKind, Import, JUMP, LibraryCopy, Mapped, Piece, PieceKind, Target,
+};
 use super::meaning::{Meaning, Pair};
 
 /// Where a reference of a piece leads.
@@ -181,7 +183,13 @@ impl<'a> Carrier<'a> {
             self.block("E433", label.clone(), "it reads the thread pointer, and the layout of the thread-local variables differs between the builds; a running thread's block cannot be rearranged");
         }
         for (addr, size) in &code.parts {
-            self.range(*addr, *size, PieceKind::Code);
+            // The padding behind a short function too: the next bundle's jump may need it.
+            let room = pair
+                .new
+                .catalog
+                .next_start(*addr)
+                .map_or(u64::MAX, |n| n.0 - addr);
+            self.range(*addr, (*size).max(room.min(JUMP as u64)), PieceKind::Code);
         }
         for insn in &code.insns {
             for reference in &insn.refs {
@@ -435,23 +443,32 @@ impl<'a> Carrier<'a> {
         index
     }
 
-    fn bind_pointer(&mut self, owner: &str, at: u64, reloc: &Reloc) {
-        let (target, addend) = match reloc {
-            Reloc::Import(name, addend) => (Target::Import(self.import(name)), *addend),
-            Reloc::Image(addr) => match self.bind(owner, *addr, Access::Address) {
-                Some(Bind::Old(old)) => (Target::Old(old), 0),
-                Some(Bind::Placed) => (Target::New(*addr), 0),
-                Some(Bind::Dead) | None => return,
+    /// Where a pointer of data leads; `None` when that was refused, or does not matter.
+    pub(super) fn pointer_target(&mut self, owner: &str, reloc: &Reloc) -> Option<(Target, i64)> {
+        match reloc {
+            Reloc::Import(name, addend) => Some((Target::Import(self.import(name)), *addend)),
+            Reloc::Image(addr) => match self.bind(owner, *addr, Access::Address)? {
+                Bind::Old(old) => Some((Target::Old(old), 0)),
+                Bind::Placed => Some((Target::New(*addr), 0)),
+                Bind::Dead => None,
             },
             Reloc::Tls(..) | Reloc::Other(_) => {
-                return self.block("E433", owner, format!("the word at {at:#x} of the new build is made by the dynamic linker in a way that cannot be repeated"));
+                self.block("E433", owner, "a pointer in it is made by the dynamic linker in a way that cannot be repeated");
+                None
             }
+        }
+    }
+
+    fn bind_pointer(&mut self, owner: &str, at: u64, reloc: &Reloc) {
+        let Some((target, addend)) = self.pointer_target(owner, reloc) else {
+            return;
         };
+        let kind = FixupKind::Absolute64;
         self.fixups.insert(
             at,
             Fixup {
                 at,
-                kind: FixupKind::Absolute64,
+                kind,
                 target,
                 addend,
             },

@@ -208,7 +208,7 @@ fn line_register(side: &super::meaning::Side, addr: u64) -> Option<u8> {
             // A clone takes other arguments than its source says.
             if entity.kind != EntityKind::Function
                 || name.contains('.')
-                || !["assert", "panic", "abort", "fail", "fatal", "bug"]
+                || !["assert", "panic", "abort", "fail", "error", "fatal", "bug"]
                     .iter()
                     .any(|w| name.contains(w))
             {

@@ -105,6 +105,8 @@ pub struct Image {
     pub needed: Vec<String>,
     /// Size of the TLS segment rounded up to its alignment: offset 0 is at `-tls_size` from the thread pointer.
     pub tls_size: u64,
+    /// Initial bytes of the TLS template; the rest is zero.
+    tls_data: Vec<u8>,
 }
 
 /// A stub through which a library function is called.
@@ -153,11 +155,16 @@ impl Image {
 
         let mut relro = (0, 0);
         let mut tls_size = 0;
+        let mut tls_data = Vec::new();
         for ph in file.elf_program_headers() {
             let (addr, size) = (ph.p_vaddr(LittleEndian), ph.p_memsz(LittleEndian));
             match ph.p_type(LittleEndian) {
                 elf::PT_GNU_RELRO => relro = (addr, addr.saturating_add(size)),
                 elf::PT_TLS => {
+                    tls_data = ph
+                        .data(LittleEndian, data)
+                        .map_err(|()| bad(path, "the TLS segment is broken"))?
+                        .to_vec();
                     let align = ph.p_align(LittleEndian).max(1);
                     tls_size = size
                         .checked_next_multiple_of(align)
@@ -178,6 +185,7 @@ impl Image {
             imports: HashMap::new(),
             needed: Vec::new(),
             tls_size,
+            tls_data,
         };
         let mut relr = Vec::new();
         for section in file.sections() {
@@ -447,6 +455,17 @@ impl Image {
     pub fn word(&self, addr: u64) -> Option<u64> {
         self.bytes(addr, 8)
             .map(|b| u64::from_le_bytes(b.try_into().expect("8 bytes")))
+    }
+
+    /// Initial bytes of a thread-local variable.
+    #[must_use]
+    pub fn tls_bytes(&self, offset: u64, len: u64) -> Vec<u8> {
+        let range = usize::try_from(offset).unwrap_or(usize::MAX)..;
+        let tail = self.tls_data.get(range).unwrap_or_default();
+        let len = usize::try_from(len).unwrap_or(0);
+        let mut bytes = tail[..tail.len().min(len)].to_vec();
+        bytes.resize(len, 0);
+        bytes
     }
 
     /// Build-id in hexadecimal.

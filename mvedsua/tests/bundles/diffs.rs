@@ -225,3 +225,14 @@ fn another_order_of_linking_changes_nothing() {
         assert_eq!((report.compared, report.equal), (6, 6), "{}", report.text());
     }
 }
+
+#[test]
+fn another_initial_value_of_a_thread_local_needs_a_decision() {
+    let pair = Pair::new(&["tls.c"], &["-DOTHER_VALUE"]);
+    assert_eq!(pair.blockers(), [("E421".to_owned(), "mine".to_owned())]);
+    let kept = BuildOptions {
+        keep_values: ["mine".to_owned()].into(),
+        ..pair.options()
+    };
+    assert!(build(&kept).is_ok());
+}

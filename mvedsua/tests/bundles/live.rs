@@ -135,16 +135,19 @@ fn constants_change_in_place_or_move_with_their_users() {
     for flags in [&[][..], &FIXED] {
         check(
             &Pair::new(&["constants.c"], flags),
-            &[("3", "7 ? null 4")],
-            &[("3", "8 ? null 2")],
+            &[("3", "7 ? null 4 bert")],
+            &[("3", "8 ? null 2 another")],
         );
     }
     for flags in [&["-DGROW"][..], &["-DGROW", "-fno-pie"]] {
         let pair = Pair::new(&["constants.c"], flags);
         check(
             &pair,
-            &[("3", "7 ? null 4")],
-            &[("3", "8 drei null 2"), ("1", "3 eins null 0")],
+            &[("3", "7 ? null 4 bert")],
+            &[
+                ("3", "8 drei null 2 another"),
+                ("1", "3 eins null 0 another"),
+            ],
         );
         let report = pair.bundle().manifest.report.text();
         assert!(
@@ -210,4 +213,34 @@ fn a_process_with_other_bytes_at_an_entry_is_refused() {
     assert_eq!(running.ask("5"), "old: total 5 calls 1 other 4");
     let answer = running.apply(&bundle);
     assert!(answer.starts_with("PLAN FAILED expect"), "{answer}");
+}
+
+#[test]
+fn changed_constants_go_forth_and_back() {
+    for flags in [&[][..], &FIXED] {
+        let pair = Pair::new(&["constants.c"], flags);
+        let (forth, back) = (pair.bundle(), pair.way_back());
+        let mut running = pair.start();
+        assert_eq!(running.ask("3"), "7 ? null 4 bert");
+        for _ in 0..2 {
+            assert_eq!(running.apply(&forth), "APPLIED");
+            assert_eq!(running.ask("3"), "8 ? null 2 another");
+            assert_eq!(running.apply(&back), "APPLIED");
+            assert_eq!(running.ask("3"), "7 ? null 4 bert");
+        }
+    }
+}
+
+#[test]
+fn exceptions_still_pass_after_forth_back_and_forth() {
+    let pair = Pair::new(&["shapes.cc"], &[]);
+    let (forth, back) = (pair.bundle(), pair.way_back());
+    let mut running = pair.start();
+    assert_eq!(running.ask("200"), "40000 2 4");
+    assert_eq!(running.apply(&forth), "APPLIED");
+    assert_eq!(running.ask("5"), "caught too large: 200");
+    assert_eq!(running.apply(&back), "APPLIED");
+    assert_eq!(running.ask("1"), "40001 2 4");
+    assert_eq!(running.apply(&forth), "APPLIED");
+    assert_eq!(running.ask("5"), "caught too large: 200");
 }
