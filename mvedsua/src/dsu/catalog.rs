@@ -149,7 +149,15 @@ impl Catalog {
                         .clone()
                         .or_else(|| symbol.file.as_deref().map(|f| unit_key(f, rename)));
                     if kind == EntityKind::Object || kind == EntityKind::Tls {
-                        key.name = strip_number(&symbol.name).to_owned();
+                        // LLVM splits a Rust static into `NAME.0`, `NAME.1` by field: there the number counts.
+                        let split = die.is_none()
+                            && kind == EntityKind::Object
+                            && (symbol.name.starts_with("_ZN") || symbol.name.starts_with("_R"));
+                        key.name = if split {
+                            symbol.name.clone()
+                        } else {
+                            strip_number(&symbol.name).to_owned()
+                        };
                         key.function = die
                             .and_then(|d| build.debug.enclosing_function(d))
                             .map(|f| f.to_string());

@@ -244,3 +244,18 @@ fn exceptions_still_pass_after_forth_back_and_forth() {
     assert_eq!(running.apply(&forth), "APPLIED");
     assert_eq!(running.ask("5"), "caught too large: 200");
 }
+
+#[test]
+fn a_rust_program_with_panics_through_new_code() {
+    let pair = Pair::rust("counter.rs");
+    check(
+        &pair,
+        &[("add 5", "ok 1"), ("add 6", "ok 2"), ("fail", "bad")],
+        &[
+            ("add 7", "3 numbers, sum 18"),
+            ("get", "[5, 6, 7]"),
+            ("fail", "caught: no such command: fail"),
+            ("add 1", "4 numbers, sum 19"),
+        ],
+    );
+}

@@ -76,6 +76,33 @@ impl Pair {
             .arg(self.path(version)));
     }
 
+    /// Compiles versions 1 and 2 of a Rust program; version 2 is `--cfg new`.
+    pub fn rust(file: &str) -> Self {
+        let pair = Self {
+            folder: tempfile::tempdir().expect("a temporary folder"),
+            files: vec![file.to_owned()],
+            flags: Vec::new(),
+        };
+        for version in [1, 2] {
+            let mut rustc = Command::new("rustc");
+            rustc.current_dir(sources()).args([
+                "-g",
+                "-O",
+                "--edition",
+                "2024",
+                "-Clink-arg=-Wl,--build-id",
+                file,
+                "-o",
+            ]);
+            rustc.arg(pair.path(version));
+            if version == 2 {
+                rustc.args(["--cfg", "new"]);
+            }
+            run(&mut rustc);
+        }
+        pair
+    }
+
     pub fn path(&self, version: u32) -> PathBuf {
         self.folder.path().join(format!("victim.{version}"))
     }
