@@ -4,4 +4,5 @@
 
 pub mod agent;
 pub mod engine;
+pub mod rules;
 pub mod session;
