@@ -1,8 +1,29 @@
 //! The rule language.
 
 pub mod ast;
+pub mod call;
+pub mod carry;
+pub mod check;
 pub mod diagnostic;
+pub mod engine;
+mod eval;
+pub mod expected;
+mod fault;
 pub mod format;
+pub mod framing;
+mod index;
 pub mod lexer;
+pub mod loader;
+mod matching;
+mod messages;
+pub mod names;
+mod noise;
 pub mod parser;
+pub mod program;
+mod rewrite;
 pub mod source;
+mod state;
+pub mod value;
+
+pub use eval::{FUEL, MAX_TEXT};
+pub use fault::RuleError;

@@ -31,7 +31,7 @@ pub enum Slot {
 }
 
 /// Which way a call moves the bytes of a stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Flow {
     /// From the peer to the server: `read`, `recvfrom` ...
     In,
@@ -64,14 +64,13 @@ impl Signature {
         let mut data = None;
         let mut size = None;
         for (i, arg) in call.args.iter().enumerate().take(count) {
-            let (flow, length) = match *arg {
-                Arg::Mem(Dir::In, Len::Arg(length, 1)) => (Flow::Out, Some(length)),
-                Arg::Mem(Dir::In, Len::Iov(_) | Len::Msg) => (Flow::Out, None),
-                Arg::Mem(Dir::Out, Len::RetCapped(length, 1)) => (Flow::In, Some(length)),
-                Arg::Mem(Dir::Out, Len::Ret(1)) => (Flow::In, None),
-                Arg::Mem(Dir::Out, Len::Iov(_) | Len::Msg) => (Flow::In, None),
+            let (dir, length) = match *arg {
+                Arg::Mem(dir, Len::Arg(length, 1) | Len::RetCapped(length, 1)) => (dir, Some(length)),
+                Arg::Mem(dir, Len::Ret(1)) => (dir, size_after(call, i)),
+                Arg::Mem(dir, Len::Iov(_) | Len::Msg) => (dir, None),
                 _ => continue,
             };
+            let flow = if dir == Dir::In { Flow::Out } else { Flow::In };
             if data.is_some() {
                 continue;
             }
@@ -100,6 +99,13 @@ impl Signature {
     }
 }
 
+/// The register after buffer `i` when it says how large the buffer is.
+fn size_after(call: &Syscall, i: usize) -> Option<u8> {
+    let name = call.names.get(i + 1)?;
+    let number = matches!(call.args[i + 1], Arg::Int | Arg::Long);
+    (number && ["count", "len", "siz"].iter().any(|part| name.contains(part))).then(|| as_u8(i + 1))
+}
+
 fn as_u8(i: usize) -> u8 {
     u8::try_from(i).unwrap_or(0)
 }
@@ -124,7 +130,7 @@ pub fn call(name: &str) -> Option<&'static Syscall> {
 /// The call with that number.
 #[must_use]
 pub fn call_by_number(nr: u16) -> Option<&'static Syscall> {
-    table::by_nr(nr)
+    table::syscall(nr)
 }
 
 /// A call whose name is like `name`.

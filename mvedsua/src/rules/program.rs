@@ -141,6 +141,8 @@ pub struct Pattern {
     pub guard: Vec<Do>,
     /// Bytes with which its text must start.
     pub prefix: Vec<u8>,
+    /// The slot of that text.
+    pub prefix_slot: Slot,
     /// Variables whose values are collected when it repeats: texts are joined, numbers added.
     pub collects: Vec<Var>,
 }

@@ -298,7 +298,11 @@ impl Checker {
                 Direction::Forward => Direction::Reverse,
                 Direction::Reverse => Direction::Forward,
             };
-            match reverse::reverse(tree) {
+            let states: Vec<String> = self.set.states.iter().map(|s| s.name.clone()).collect();
+            let fixed = |name: &str| {
+                self.set.consts.contains_key(name) || states.iter().any(|s| s == name) || super::names::error(name).is_some()
+            };
+            match reverse::reverse(tree, &fixed) {
                 Ok(tree) => self.add_rule(&tree, span, other, true)?,
                 Err(diagnostic) => return self.refuse(diagnostic),
             }
