@@ -2,7 +2,7 @@
 
 use super::ast::{
     Arg, ArgKind, Block, Direction, Expr, ExprKind, FieldKind, File, Framing, Item, ItemKind,
-    Outcome, ParserBody, Pattern, Repeat, Rule, Scope, StateScope, Statement, StatementKind,
+    Outcome, ParserBody, Pattern, Rule, Scope, StateScope, Statement, StatementKind,
     Template, TestLine, TestLineKind, TextPart, Trivia,
 };
 use super::parser::BINARY;
@@ -303,10 +303,10 @@ impl Writer {
     fn pattern(&mut self, pattern: &Pattern) {
         self.put(&pattern.call.text);
         self.put(&args_text(&pattern.args));
+        self.put(pattern.repeat.sign());
         if let Some(result) = &pattern.result {
             self.put(&format!(" = {}", expr_text(result, UNARY)));
         }
-        self.put(pattern.repeat.sign());
         if let Some(guard) = &pattern.guard {
             self.put(" ");
             self.block(guard);
@@ -321,11 +321,9 @@ impl Writer {
         if let Some(args) = &template.args {
             self.put(&args_text(args));
         }
+        self.put(template.repeat.sign());
         if let Some(result) = &template.result {
             self.put(&format!(" = {}", expr_text(result, UNARY)));
-        }
-        if template.repeat != Repeat::Once {
-            self.put(template.repeat.sign());
         }
         if template.pieces {
             self.put(" in pieces");
@@ -522,7 +520,7 @@ mod tests {
 
     #[test]
     fn a_formatted_file_is_stable_and_means_the_same() {
-        let text = "// c\nconst A=-(1)+2*(3+4);\nparser p$ = /a\\/(?<x>b)/ ; state connection f=false\nforward{read(fd,s[1..2])=-1 EINTR*{return !(a==b)&&c}as r when (a+b)*2>3=>r{x=\"${a}b$c $3 \\$d\\xff\"// t\n},nothing_(1:2)\n}\n";
+        let text = "// c\nconst A=-(1)+2*(3+4);\nparser p$ = /a\\/(?<x>b)/ ; state connection f=false\nforward{read(fd,s[1..2])*=-1 EINTR{return !(a==b)&&c}as r when (a+b)*2>3=>r{x=\"${a}b$c $3 \\$d\\xff\"// t\n},nothing_(1:2)\n}\n";
         let text = text.replace("1:2", "a:2");
         let (tree, diagnostics) = parse(FileId(0), &text);
         assert_eq!(diagnostics, []);

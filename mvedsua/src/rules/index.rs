@@ -1,7 +1,5 @@
 //! Which rules may begin at a call: by its number, and by how its text starts.
 
-use std::collections::BTreeMap;
-
 use super::ast::Direction;
 use super::call::Call;
 use super::names::{self, Flow, Slot};
@@ -238,18 +236,4 @@ fn noise_number(at: usize) -> u32 {
 /// The position of the `ignore` line with that number, if it is one.
 pub(super) fn as_noise(number: u32) -> Option<usize> {
     (number & NOISE != 0).then_some((number & !NOISE) as usize)
-}
-
-/// Numbers of the rules by name of their first call, for `rules explain`.
-pub(super) fn by_first_call(set: &RuleSet) -> BTreeMap<String, usize> {
-    let mut out = BTreeMap::new();
-    for rule in &set.rules {
-        let name = match &rule.patterns[0].subject {
-            Subject::Call(s) => s.call.name,
-            Subject::Message(Flow::In) => "request",
-            Subject::Message(Flow::Out) => "reply",
-        };
-        *out.entry(name.to_owned()).or_insert(0) += 1;
-    }
-    out
 }

@@ -22,7 +22,9 @@ pub mod parser;
 pub mod program;
 mod rewrite;
 pub mod source;
+pub mod testing;
 mod state;
+pub mod tools;
 pub mod value;
 
 pub use eval::{FUEL, MAX_TEXT};

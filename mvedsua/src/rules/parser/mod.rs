@@ -277,4 +277,4 @@ impl Parser<'_> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -60,8 +60,8 @@ impl Parser<'_> {
         let from = self.span();
         let call = self.name("the name of a system call")?;
         let args = self.args()?;
-        let result = if self.eat("=") { Some(self.result()?) } else { None };
         let repeat = self.repeat();
+        let result = if self.eat("=") { Some(self.result()?) } else { None };
         let guard = if self.is("{") { Some(self.block()?) } else { None };
         let alias = if self.eat_word("as") { Some(self.name("a name for the call")?) } else { None };
         Ok(Pattern { span: from.to(self.last()), call, args, result, repeat, guard, alias })
@@ -173,8 +173,8 @@ impl Parser<'_> {
         let from = self.span();
         let call = self.name("a call that the follower makes")?;
         let args = if self.is("(") { Some(self.args()?) } else { None };
-        let result = if self.eat("=") { Some(self.result()?) } else { None };
         let repeat = self.repeat();
+        let result = if self.eat("=") { Some(self.result()?) } else { None };
         let pieces = self.eat_word("in");
         if pieces {
             self.expect_word("pieces")?;
