@@ -20,6 +20,8 @@ pub mod names;
 mod noise;
 pub mod parser;
 pub mod program;
+#[cfg(test)]
+mod properties;
 mod rewrite;
 pub mod source;
 pub mod testing;

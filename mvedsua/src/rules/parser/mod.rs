@@ -69,6 +69,13 @@ impl Parser<'_> {
         self.tokens[self.at.saturating_sub(1)].span
     }
 
+    /// True when the next two tokens are a name and a bracket with nothing in between: a call,
+    /// even if the name is also a word of the language.
+    fn is_call(&self) -> bool {
+        matches!((self.peek(), self.peek_at(1)), (TokenKind::Ident(_), TokenKind::Punct("(")))
+            && self.tokens[self.at + 1].span.start == self.span().end
+    }
+
     fn bump(&mut self) -> TokenKind {
         let kind = self.tokens[self.at].kind.clone();
         if self.at + 1 < self.tokens.len() {

@@ -124,9 +124,8 @@ impl Parser<'_> {
     }
 
     fn outcome(&mut self) -> Parsed<Outcome> {
-        let word = match (self.peek(), self.peek_at(1)) {
-            (TokenKind::Ident(_), TokenKind::Punct("(")) => "",
-            (TokenKind::Ident(word), _) => word.as_str(),
+        let word = match self.peek() {
+            TokenKind::Ident(word) if !self.is_call() => word.as_str(),
             _ => "",
         };
         Ok(match word {

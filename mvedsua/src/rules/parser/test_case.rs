@@ -2,7 +2,6 @@
 
 use super::{Parsed, Parser};
 use crate::rules::ast::{Direction, Test, TestLine, TestLineKind, Trivia};
-use crate::rules::lexer::TokenKind;
 
 impl Parser<'_> {
     pub(super) fn test(&mut self) -> Parsed<Test> {
@@ -46,8 +45,7 @@ impl Parser<'_> {
     }
 
     fn test_line(&mut self) -> Parsed<TestLineKind> {
-        let call = matches!(self.peek_at(1), TokenKind::Punct("("));
-        if !call {
+        if !self.is_call() {
             if self.eat_word("connection") {
                 return Ok(TestLineKind::Connection(self.int("a file descriptor")?));
             }
