@@ -15,8 +15,11 @@ pub const MAX_RECORD: usize = size_of::<EventHeader>() + MAX_PAYLOAD;
 /// Bytes to which the data of a part is padded, so that every header is aligned.
 pub const PART_ALIGN: usize = 8;
 
-/// Number of processes that one session can record at once (capacity of the `LEADERS` map).
-pub const MAX_LEADERS: u32 = 4096;
+/// Words of the `LEADERS` map, one bit per process id. The kernel's `PID_MAX_LIMIT` is 2^22.
+///
+/// A bitmap and not a hash, because this look-up happens at every system call of the machine: the
+/// verifier turns it into two loads.
+pub const LEADER_WORDS: u32 = (1 << 22) / 64;
 
 /// The payload did not fit, or was not resident: the thread is stopped with `SIGSTOP` at this exit
 /// and the agent fetches the payload itself.
@@ -25,6 +28,23 @@ pub const FLAG_OUT_OF_LINE: u16 = 1 << 0;
 pub const FLAG_RING_FULL: u16 = 1 << 1;
 /// The kernel entered through `restart_syscall(2)`; `nr` is the call that was restarted.
 pub const FLAG_RESTARTED: u16 = 1 << 2;
+
+/// Mask of the bits of [`PartHeader::flags`] that say which piece of its argument a part is.
+pub const PART_PIECE: u8 = 0x07;
+/// The part is the argument's memory itself. The data of an `iovec` array (`readv`, `writev`) is
+/// one such part: what the vectors hold, put end to end, as many bytes as the result says.
+pub const PART_WHOLE: u8 = 0;
+/// The `struct msghdr` (56 bytes) as it is after the call. A `struct msghdr` argument is recorded
+/// as up to four parts with the same `arg`, in this order: header, name, data, control; a piece
+/// that is empty has no part.
+pub const PART_MSG_HEADER: u8 = 1;
+/// What `msg_name` points to: `msg_namelen` bytes *as the kernel left it*, which after `recvmsg`
+/// can be more than the process had room for.
+pub const PART_MSG_NAME: u8 = 2;
+/// What the vectors hold, put end to end, as many bytes as the result says.
+pub const PART_MSG_DATA: u8 = 3;
+/// What `msg_control` points to: `msg_controllen` bytes as the kernel left it.
+pub const PART_MSG_CONTROL: u8 = 4;
 
 /// Fixed head of a record. Little endian, 8-byte aligned, no padding bytes.
 #[repr(C)]
@@ -76,6 +96,27 @@ pub struct Counters {
     pub ring_full: u64,
     /// Records that could not be written at all. Anything but zero ends the update.
     pub lost: u64,
+}
+
+/// Names of the recorder's maps and program, as the agent looks them up in the object.
+pub mod name {
+    /// The program, attached to the raw tracepoint `sys_exit`.
+    pub const PROGRAM: &str = "record_exit";
+    /// `BPF_MAP_TYPE_RINGBUF`: the records.
+    pub const EVENTS: &str = "EVENTS";
+    /// Array of [`super::LEADER_WORDS`] words: bit `p % 64` of word `p / 64` says that process `p` is
+    /// recorded.
+    pub const LEADERS: &str = "LEADERS";
+    /// Array of [`crate::plan::CallPlan`].
+    pub const PLANS: &str = "PLANS";
+    /// Hash map: [`crate::plan::command_key`] -> index in `PLANS`.
+    pub const COMMANDS: &str = "COMMANDS";
+    /// Array with one element: [`super::Config`].
+    pub const CONFIG: &str = "CONFIG";
+    /// Array with one element per possible CPU: where a record is built.
+    pub const SCRATCH: &str = "SCRATCH";
+    /// Per-CPU array with one element: [`super::Counters`].
+    pub const COUNTERS: &str = "COUNTERS";
 }
 
 /// What the agent tells the recorder, in the one-element array `CONFIG`.

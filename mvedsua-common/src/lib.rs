@@ -7,5 +7,6 @@
 
 mod commands;
 pub mod event;
+pub mod plan;
 pub mod spec;
 pub mod table;

@@ -3,6 +3,14 @@
 //! `ARCHITECTURE.md` at the top of the repository has the code map and the invariants.
 
 pub mod agent;
+pub mod cli;
+pub mod doctor;
 pub mod engine;
+pub mod follower;
+pub mod matcher;
+pub mod recorder;
+pub mod report;
 pub mod rules;
 pub mod session;
+pub mod sys;
+pub mod tracee;

@@ -1,2 +1,7 @@
 //! The `mvedsua` command.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    mvedsua::cli::main()
+}

@@ -1,1 +1,25 @@
-//! End-to-end tests.
+//! What the end-to-end tests, `cargo xtask demo` and `cargo xtask bench` are made of.
+//!
+//! - [`server`]: real servers on loopback ports, started, awaited by condition, ended on drop;
+//! - [`mvedsua`]: an agent on its own socket, and the command line against it;
+//! - [`resp`]: a small client of the Redis protocol;
+//! - [`load`]: the load generator, which knows what every reply must be;
+//! - [`process`]: what procfs says about a process (tracer, filter, zombies, descriptors, CPU time);
+//! - [`poll`]: waiting for a condition, with a deadline;
+//! - [`cannot_run`](mod@cannot_run): how a test says that this machine cannot run it.
+//!
+//! The tests themselves are in `tests/tests/*.rs`. Files whose name starts with `soak` run only
+//! under `cargo xtask test --soak`.
+
+pub mod cannot_run;
+pub mod load;
+pub mod mvedsua;
+pub mod poll;
+pub mod process;
+pub mod resp;
+pub mod server;
+
+pub use cannot_run::{Need, can_run, cannot_run};
+pub use mvedsua::Mvedsua;
+pub use poll::wait_until;
+pub use server::Server;

@@ -1,2 +1,65 @@
-//! Tasks.
-fn main() {}
+//! `cargo xtask`: everything that is done to this repository besides building it.
+//!
+//! One file per command. `cargo xtask demo` and `cargo xtask test` alone do all set-up.
+
+mod bench;
+mod build_ebpf;
+mod chart;
+mod command;
+mod demo;
+mod environment;
+mod mvedsua_binary;
+mod paths;
+mod setup;
+mod test;
+mod tidy;
+mod toolchain;
+mod watchdog;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    about = "What is done to this repository besides building it"
+)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what is missing: compiler for the eBPF part, bpf-linker, the servers that tests use
+    Setup,
+    /// Build the recorder programs (`mvedsua-ebpf`)
+    BuildEbpf(build_ebpf::Options),
+    /// Show an update of a Redis with 1,000,000 keys under load, and a rolled-back one
+    Demo(demo::Options),
+    /// Do all set-up, build everything, run every test
+    Test(test::Options),
+    /// Measure a Redis native and supervised; writes target/bench/report.md and report.json
+    Bench(bench::Options),
+    /// Check the rules that the compiler does not check
+    Tidy,
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().task {
+        Task::Setup => setup::run(),
+        Task::BuildEbpf(options) => build_ebpf::run(&options),
+        Task::Demo(options) => demo::run(&options),
+        Task::Test(options) => test::run(&options),
+        Task::Bench(options) => bench::run(&options),
+        Task::Tidy => tidy::run(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -9,12 +9,19 @@ use serde_json::Value;
 use crate::rules::tools::{self, Divergence, Report};
 
 /// Exit code for a file that is refused or a test that fails (`docs/errors.md`).
-const REFUSED: u8 = 1;
+const REFUSED: u8 = 5;
 /// Exit code for a file that cannot be read or written.
-const UNREADABLE: u8 = 2;
+const UNREADABLE: u8 = 1;
 
-/// Work on rule files.
+/// Check, try and explain rule files, without any server
 #[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  mvedsua rules check rules/redis/noise.rules     refuse what does not hold together
+  mvedsua rules test rules/kvstore/v1-v2.rules    run the cases beside the rules
+  mvedsua rules explain rules/vsftpd/new-commands.rules
+  mvedsua rules fmt --check rules/redis/noise.rules
+  mvedsua rules suggest report.json               the rule for a recorded divergence")]
 pub enum RulesCommand {
     /// Check rule files: names, types, rules that can never apply
     Check {

@@ -1,10 +1,14 @@
 //! The handle through which the async world reaches an engine thread.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 
 use tokio::sync::{oneshot, watch};
 
+use super::attach::{check, refused};
+use super::worker::Worker;
 use crate::session::{Command, Done, Failure, Status, TimelineEntry};
+use crate::sys::wakeup::Wakeup;
+use crate::tracee::inspect;
 
 /// The process that is to be supervised.
 #[derive(Clone, Debug)]
@@ -32,6 +36,16 @@ pub(super) type Request = (Command, oneshot::Sender<Result<Done, Failure>>);
 pub struct Engine {
     pub(super) shared: Arc<Shared>,
     pub(super) changed: watch::Receiver<u64>,
+    requests: Option<mpsc::Sender<Request>>,
+    wakeup: Wakeup,
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // The thread finds its requests closed, rolls back what runs, and ends.
+        self.requests = None;
+        self.wakeup.wake();
+    }
 }
 
 impl Engine {
@@ -40,8 +54,23 @@ impl Engine {
     ///
     /// # Errors
     /// [`Failure::Refused`] with the reason; the process was not touched.
-    pub fn attach(_target: Target) -> Result<Self, Failure> {
-        Err(Failure::Refused { code: "E000".into(), message: "under construction".into() })
+    pub fn attach(target: Target) -> Result<Self, Failure> {
+        check(target.pid, false)?;
+        let threads = inspect::threads(target.pid).map_or(0, |threads| threads.len() as u32);
+        let wakeup = Wakeup::new().map_err(|e| refused("E223", format!("no engine can be started: {e}")))?;
+        let (sender, requests) = mpsc::channel();
+        let (changed_sender, changed) = watch::channel(0);
+        let shared = Arc::new(Shared {
+            status: Mutex::new(Status::new(target.name.clone(), target.pid, threads)),
+            timeline: Mutex::new(Vec::new()),
+        });
+        let worker =
+            Worker::new(target.name.clone(), shared.clone(), changed_sender, requests, wakeup.clone());
+        std::thread::Builder::new()
+            .name(format!("engine-{}", target.name))
+            .spawn(move || worker.run(target.pid))
+            .map_err(|e| refused("E223", format!("no engine can be started: {e}")))?;
+        Ok(Self { shared, changed, requests: Some(sender), wakeup })
     }
 
     /// Sends a request and waits for its end. Requests of one service are carried out one by one,
@@ -49,8 +78,13 @@ impl Engine {
     ///
     /// # Errors
     /// See [`Failure`].
-    pub async fn request(&self, _command: Command) -> Result<Done, Failure> {
-        Err(Failure::Refused { code: "E000".into(), message: "under construction".into() })
+    pub async fn request(&self, command: Command) -> Result<Done, Failure> {
+        let (reply, answer) = oneshot::channel();
+        let ended = || Failure::Ended { reason: "its engine has stopped".into() };
+        let requests = self.requests.as_ref().ok_or_else(ended)?;
+        requests.send((command, reply)).map_err(|_| ended())?;
+        self.wakeup.wake();
+        answer.await.unwrap_or_else(|_| Err(ended()))
     }
 
     /// The status as of now (refreshed by the engine thread at least ten times a second while an

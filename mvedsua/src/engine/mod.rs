@@ -1,8 +1,25 @@
 //! The engine: one thread per supervised service that owns its processes, its ring and its follower.
 //!
 //! ptrace binds a tracee to the thread that attached it, so everything that touches the service
-//! happens on that one thread; the rest of the agent talks to it through [`Engine`].
+//! happens on that one thread; the rest of the agent talks to it through [`Engine`]. While an
+//! update runs the same thread also answers the follower's calls: it sleeps in one `poll` on the
+//! listener, the requests and the ptrace reports, and looks at the ring every time it wakes, so the
+//! leader never wakes anybody.
 
+mod attach;
+mod following;
 mod handle;
+mod lane;
+mod leader_events;
+mod payload;
+mod promote;
+mod replay;
+mod report;
+mod roles;
+mod rollback;
+mod side;
+mod snapshot;
+mod transfer;
+mod worker;
 
 pub use handle::{Engine, Target};

@@ -15,7 +15,7 @@ pub enum Severity {
 
 /// Stable codes, `E300` to `E399`; `docs/errors.md` explains each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Code(pub u16);
+pub struct Code(pub &'static str);
 
 macro_rules! codes {
     ($($(#[$doc:meta])* $name:ident = $number:literal;)*) => {
@@ -29,72 +29,72 @@ macro_rules! codes {
 
 codes! {
     /// A character or literal that the language does not have.
-    BAD_TOKEN = 300;
+    BAD_TOKEN = "E300";
     /// Something else was expected here.
-    SYNTAX = 301;
+    SYNTAX = "E301";
     /// Nested too deeply, or the file is too large.
-    TOO_LARGE = 302;
+    TOO_LARGE = "E302";
     /// An included file cannot be read, or includes itself.
-    INCLUDE = 303;
+    INCLUDE = "E303";
     /// No system call of that name.
-    UNKNOWN_CALL = 310;
+    UNKNOWN_CALL = "E310";
     /// The call is never recorded, so that the rule can never fire.
-    NEVER_RECORDED = 311;
+    NEVER_RECORDED = "E311";
     /// Too many arguments, or an argument name that the call does not have.
-    ARGUMENTS = 312;
+    ARGUMENTS = "E312";
     /// A name that is not defined.
-    UNKNOWN_NAME = 313;
+    UNKNOWN_NAME = "E313";
     /// A name that is defined twice.
-    DUPLICATE = 314;
+    DUPLICATE = "E314";
     /// A value of the wrong type.
-    TYPE = 315;
+    TYPE = "E315";
     /// A pattern that is not allowed in this place.
-    BAD_PATTERN = 316;
+    BAD_PATTERN = "E316";
     /// A regular expression that does not compile.
-    REGEX = 317;
+    REGEX = "E317";
     /// A statement that is not allowed in this place.
-    BAD_STATEMENT = 318;
+    BAD_STATEMENT = "E318";
     /// Calls and messages are mixed in one rule, or messages are used without a framing.
-    MESSAGES = 319;
+    MESSAGES = "E319";
     /// An inserted call needs a result.
-    NEEDS_RESULT = 320;
+    NEEDS_RESULT = "E320";
     /// The rule cannot be reversed.
-    NOT_REVERSIBLE = 321;
+    NOT_REVERSIBLE = "E321";
     /// A limit outside its range.
-    LIMIT = 322;
+    LIMIT = "E322";
     /// Lint: the rule can never be reached, an earlier one takes all that it would.
-    SHADOWED = 330;
+    SHADOWED = "E330";
     /// Lint: the guard is always false.
-    NEVER_TRUE = 331;
+    NEVER_TRUE = "E331";
     /// Lint: results of a parser are taken by name since their number differs.
-    BY_NAME = 332;
+    BY_NAME = "E332";
     /// Lint: a bare word stands for its own text.
-    BARE_WORD = 333;
+    BARE_WORD = "E333";
     /// Lint: `$name` was taken for `_name`.
-    UNDERSCORE = 334;
+    UNDERSCORE = "E334";
     /// Lint: a name that is never used.
-    UNUSED = 335;
+    UNUSED = "E335";
     /// A rule used more steps than it may.
-    FUEL = 370;
+    FUEL = "E370";
     /// A text grew longer than it may.
-    TEXT_LIMIT = 371;
+    TEXT_LIMIT = "E371";
     /// A length that is longer than its text.
-    LENGTH = 372;
+    LENGTH = "E372";
     /// A value of the wrong type or range at run time.
-    VALUE = 373;
+    VALUE = "E373";
     /// A call cannot be built from what the rule says.
-    CANNOT_BUILD = 374;
+    CANNOT_BUILD = "E374";
     /// Too much is held, carried or remembered.
-    CAPACITY = 375;
+    CAPACITY = "E375";
     /// A rule test failed.
-    TEST_FAILED = 380;
+    TEST_FAILED = "E380";
     /// A divergence record cannot be turned into a rule.
-    SUGGEST = 381;
+    SUGGEST = "E381";
 }
 
 impl std::fmt::Display for Code {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "E{}", self.0)
+        f.write_str(self.0)
     }
 }
 
@@ -177,35 +177,10 @@ pub fn nearest<'a>(word: &str, names: impl Iterator<Item = &'a str>) -> Option<&
     let limit = word.len().div_ceil(3).min(3);
     names
         .filter(|name| name.len().abs_diff(word.len()) <= limit)
-        .map(|name| (distance(word, name), name))
-        .filter(|(d, _)| *d <= limit)
+        .map(|name| (strsim::damerau_levenshtein(word, name), name))
+        .filter(|(distance, _)| *distance <= limit)
         .min()
         .map(|(_, name)| name)
-}
-
-/// Edit distance in which exchanging two neighbours costs one.
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b) = (a.as_bytes(), b.as_bytes());
-    let width = b.len() + 1;
-    let mut table = vec![0; (a.len() + 1) * width];
-    for i in 0..=a.len() {
-        for j in 0..=b.len() {
-            let at = |i: usize, j: usize| i * width + j;
-            table[at(i, j)] = if i == 0 || j == 0 {
-                i + j
-            } else {
-                let change = usize::from(a[i - 1] != b[j - 1]);
-                let mut best = (table[at(i - 1, j)] + 1)
-                    .min(table[at(i, j - 1)] + 1)
-                    .min(table[at(i - 1, j - 1)] + change);
-                if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                    best = best.min(table[at(i - 2, j - 2)] + 1);
-                }
-                best
-            };
-        }
-    }
-    table[a.len() * width + b.len()]
 }
 
 #[cfg(test)]

@@ -25,6 +25,8 @@ mod properties;
 mod rewrite;
 pub mod source;
 pub mod testing;
+#[cfg(test)]
+mod shipped;
 mod state;
 pub mod tools;
 pub mod value;

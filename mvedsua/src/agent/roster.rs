@@ -1,0 +1,128 @@
+//! The list of supervised processes on disk, for the successor of an agent that died.
+//!
+//! It lies beside the socket (in `/run`, so it does not outlive the machine's boot). A process
+//! is the same one only if its start time is the same too.
+
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use serde::{Deserialize, Serialize};
+
+/// One supervised service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Line {
+    /// Name of the service.
+    pub name: String,
+    /// The process that leads.
+    pub pid: i32,
+    /// Start time of that process in clock ticks since boot (`/proc/PID/stat`, field 22).
+    pub started: u64,
+    /// `--no-children` was given.
+    pub no_children: bool,
+}
+
+/// Start time of a process in clock ticks since boot; none if there is no such process.
+fn start_time(pid: i32) -> Option<u64> {
+    Some(
+        procfs::process::Process::new(pid)
+            .ok()?
+            .stat()
+            .ok()?
+            .starttime,
+    )
+}
+
+impl Line {
+    /// The line for a process; none if it is gone.
+    #[must_use]
+    pub fn of(name: String, pid: i32, no_children: bool) -> Option<Self> {
+        Some(Self {
+            name,
+            pid,
+            started: start_time(pid)?,
+            no_children,
+        })
+    }
+
+    /// Whether that very process still runs.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        start_time(self.pid) == Some(self.started)
+    }
+}
+
+/// The file.
+#[derive(Clone, Debug)]
+pub struct Roster {
+    path: PathBuf,
+}
+
+impl Roster {
+    /// The roster of the agent that listens on `socket`.
+    #[must_use]
+    pub fn beside(socket: &Path) -> Self {
+        Self {
+            path: socket.with_extension("services.json"),
+        }
+    }
+
+    /// What the last agent on this socket was supervising.
+    ///
+    /// # Errors
+    /// The file is there and cannot be read or understood.
+    pub fn read(&self) -> io::Result<Vec<Line>> {
+        match fs::read(&self.path) {
+            Ok(bytes) => Ok(serde_json::from_slice(&bytes)?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Replaces the whole list, atomically: an agent may be killed at any moment.
+    ///
+    /// # Errors
+    /// The file or its folder is not writable.
+    pub fn write(&self, lines: &[Line]) -> io::Result<()> {
+        let new = self.path.with_extension("new");
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&new)?;
+        file.write_all(&serde_json::to_vec(lines)?)?;
+        fs::rename(&new, &self.path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_successor_reads_what_was_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let roster = Roster::beside(&folder.path().join("control.sock"));
+        assert_eq!(roster.read().unwrap(), []);
+        let me = i32::try_from(std::process::id()).unwrap();
+        let lines = vec![Line::of("me".into(), me, true).unwrap()];
+        roster.write(&lines).unwrap();
+        assert_eq!(roster.read().unwrap(), lines);
+        roster.write(&[]).unwrap();
+        assert_eq!(roster.read().unwrap(), []);
+        fs::write(folder.path().join("control.services.json"), "[{").unwrap();
+        assert!(roster.read().is_err());
+    }
+
+    #[test]
+    fn a_reused_process_id_is_not_the_same_process() {
+        let me = i32::try_from(std::process::id()).unwrap();
+        let mut line = Line::of("me".into(), me, false).unwrap();
+        assert!(line.is_alive());
+        line.started -= 1;
+        assert!(!line.is_alive());
+        assert_eq!(Line::of("none".into(), i32::MAX, false), None);
+    }
+}

@@ -1,0 +1,103 @@
+//! `mvedsua update`
+
+use std::time::Duration;
+
+use clap::ValueEnum;
+
+use super::{Context, size};
+use crate::agent::protocol::Problem;
+use crate::session::{Command, OnFull, UpdateKind, UpdateOptions, WaitFor};
+
+/// Copy the server, update the copy, and let it follow
+///
+/// Answers when the copy has caught up (exit code 0) or was thrown away (exit code 3, with the
+/// report on standard error). The server serves all the time.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  sudo mvedsua update redis-server --identity
+  sudo mvedsua update redis-server --identity --ring 256M --hang-limit 5s
+  sudo mvedsua update redis-server --identity --on-full rollback --wait none")]
+pub struct Args {
+    /// The service
+    name: String,
+    /// Update to the very same program: the whole mechanism with no change of code
+    #[arg(long, required_unless_present = "inject_fault")]
+    identity: bool,
+    /// For tests: as --identity, but flip a byte of what the copy writes, after N writes
+    #[arg(long, value_name = "N", hide = true)]
+    inject_fault: Option<u64>,
+    /// Memory between server and copy: a power of two, e.g. 64M or 1G
+    #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = size::parse_ring)]
+    ring: u64,
+    /// Throw the copy away when it makes no progress for so long, e.g. 500ms, 5s, 1m
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_limit)]
+    hang_limit: Duration,
+    /// What to do when the ring is full: let the server wait, or throw the copy away
+    #[arg(long, value_name = "POLICY", value_enum, default_value_t = WhenFull::Block)]
+    on_full: WhenFull,
+    /// Until when to wait
+    #[arg(long, value_name = "STATE", value_enum, default_value_t = Until::CaughtUp)]
+    wait: Until,
+    /// Print the answer as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum WhenFull {
+    Block,
+    Rollback,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Until {
+    /// The copy has caught up
+    CaughtUp,
+    /// The copy was taken
+    None,
+}
+
+fn parse_limit(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(limit) if limit.is_zero() => Err("a copy needs some time; write e.g. 5s".into()),
+        Ok(limit) => Ok(limit),
+        Err(error) => Err(format!("{error}; write e.g. 500ms, 5s or 1m")),
+    }
+}
+
+impl Args {
+    pub fn run(self, context: &Context) -> Result<(), Problem> {
+        let options = UpdateOptions {
+            kind: self
+                .inject_fault
+                .map_or(UpdateKind::Identity, |after| UpdateKind::Fault { after }),
+            ring_bytes: self.ring,
+            hang_limit: self.hang_limit,
+            on_full: match self.on_full {
+                WhenFull::Block => OnFull::Block,
+                WhenFull::Rollback => OnFull::Rollback,
+            },
+            wait: match self.wait {
+                Until::CaughtUp => WaitFor::CaughtUp,
+                Until::None => WaitFor::None,
+            },
+        };
+        context.command(&self.name, "updating", Command::Update(options))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_written_as_people_write_them() {
+        assert_eq!(parse_limit("5s"), Ok(Duration::from_secs(5)));
+        assert_eq!(parse_limit("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_limit("1m"), Ok(Duration::from_secs(60)));
+        for bad in ["", "5", "0s", "-1s", "soon"] {
+            assert!(parse_limit(bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! What is checked before a process is touched at all. Every refusal says what to do about it.
+
+use crate::session::Failure;
+use crate::tracee::inspect;
+use crate::tracee::stub::Vdso;
+
+/// A refusal of the engine with its stable code (`docs/errors.md`).
+pub(super) fn refused(code: &str, message: impl Into<String>) -> Failure {
+    Failure::Refused { code: code.to_owned(), message: message.into() }
+}
+
+/// `AT_SECURE`-free facts that decide whether a process can be followed.
+///
+/// # Errors
+/// [`Failure::Refused`], codes E200 to E219. Nothing was touched.
+pub(super) fn check(pid: i32, ours: bool) -> Result<(), Failure> {
+    let status = |field| inspect::status_field(pid, pid, field);
+    let Some(state) = status("State") else {
+        return Err(refused(
+            "E200",
+            format!("there is no process {pid}; find the server's pid with `pgrep -a NAME`"),
+        ));
+    };
+    if pid == std::process::id() as i32 {
+        return Err(refused("E201", "the agent cannot supervise itself"));
+    }
+    if status("Tgid").as_deref() != Some(pid.to_string().as_str()) {
+        return Err(refused(
+            "E202",
+            format!(
+                "{pid} is a thread of process {}; attach that one",
+                status("Tgid").unwrap_or_default()
+            ),
+        ));
+    }
+    if state.starts_with(['Z', 'X']) {
+        return Err(refused("E200", format!("process {pid} has ended already")));
+    }
+    let Ok(exe) = std::fs::File::open(format!("/proc/{pid}/exe")) else {
+        return Err(refused(
+            "E203",
+            format!("process {pid} has no program that can be read: a kernel thread, or you are not root"),
+        ));
+    };
+    if state.starts_with(['T', 't']) && !ours {
+        return Err(refused(
+            "E204",
+            format!("process {pid} is stopped; let it run first (kill -CONT {pid})"),
+        ));
+    }
+    check_class(pid, &exe)?;
+    if !ours {
+        check_untouched(pid)?;
+    }
+    check_memory(pid)?;
+    check_descriptors(pid)?;
+    check_threads(pid)?;
+    Vdso::of(pid).map_err(|e| refused("E212", e.to_string()))?;
+    Ok(())
+}
+
+/// A 64-bit x86 program: `e_ident[EI_CLASS]` and `e_machine`.
+fn check_class(pid: i32, exe: &std::fs::File) -> Result<(), Failure> {
+    use std::os::unix::fs::FileExt;
+    let mut head = [0u8; 20];
+    let readable = exe.read_exact_at(&mut head, 0).is_ok();
+    if !readable || &head[..4] != b"\x7fELF" {
+        return Err(refused("E203", format!("process {pid} does not run an ELF program")));
+    }
+    if head[4] != 2 || u16::from_le_bytes([head[18], head[19]]) != 62 {
+        return Err(refused(
+            "E205",
+            format!("process {pid} is not a 64-bit x86 program; only those can be followed"),
+        ));
+    }
+    Ok(())
+}
+
+fn check_untouched(pid: i32) -> Result<(), Failure> {
+    for tid in inspect::threads(pid).unwrap_or_default() {
+        if let Some(tracer) = inspect::status_field(pid, tid, "TracerPid").filter(|t| t != "0") {
+            let comm = std::fs::read_to_string(format!("/proc/{tracer}/comm")).unwrap_or_default();
+            return Err(refused(
+                "E206",
+                format!(
+                    "process {pid} is traced by process {tracer} ({}); end that first",
+                    comm.trim_end()
+                ),
+            ));
+        }
+        if inspect::status_field(pid, tid, "Seccomp").is_some_and(|mode| mode != "0") {
+            return Err(refused(
+                "E207",
+                format!(
+                    "process {pid} has a seccomp filter of its own; start it without one \
+                     (systemd: SystemCallFilter=)"
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn check_memory(pid: i32) -> Result<(), Failure> {
+    let maps = inspect::maps(pid)
+        .map_err(|_| refused("E203", format!("the memory map of process {pid} cannot be read; are you root?")))?;
+    if let Some(map) = maps.iter().find(|map| map.shared && map.write) {
+        let name = if map.name.is_empty() { "anonymous" } else { &map.name };
+        return Err(refused(
+            "E208",
+            format!(
+                "process {pid} has writable shared memory ({name} at {:#x}): what others write there \
+                 is no system call and cannot be followed",
+                map.start
+            ),
+        ));
+    }
+    if maps.iter().any(|map| map.name.starts_with("/[aio]")) {
+        return Err(refused("E209", format!("process {pid} uses kernel AIO (io_setup), which cannot be followed")));
+    }
+    Ok(())
+}
+
+fn check_descriptors(pid: i32) -> Result<(), Failure> {
+    for (fd, _) in inspect::descriptors(pid).unwrap_or_default() {
+        let target = std::fs::read_link(format!("/proc/{pid}/fd/{fd}")).unwrap_or_default();
+        let target = target.to_string_lossy();
+        for (kind, call) in
+            [("io_uring", "io_uring"), ("userfaultfd", "userfaultfd"), ("perf_event", "perf_event_open")]
+        {
+            if target.starts_with("anon_inode:") && target.contains(kind) {
+                return Err(refused(
+                    "E209",
+                    format!(
+                        "process {pid} uses {call} (descriptor {fd}), which cannot be followed; \
+                         many servers can be told not to use it"
+                    ),
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// All threads must have the same identity: the copies inherit that of the one that clones.
+fn check_threads(pid: i32) -> Result<(), Failure> {
+    for field in ["Uid", "Gid", "CapEff", "NoNewPrivs"] {
+        let main = inspect::status_field(pid, pid, field);
+        for tid in inspect::threads(pid).unwrap_or_default() {
+            let theirs = inspect::status_field(pid, tid, field);
+            if theirs.is_some() && theirs != main {
+                return Err(refused(
+                    "E210",
+                    format!("thread {tid} of process {pid} has another {field} than its process"),
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn code(result: Result<(), Failure>) -> String {
+        match result {
+            Err(Failure::Refused { code, .. }) => code,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_followed_is_refused_with_its_code() {
+        assert_eq!(code(check(i32::MAX, false)), "E200");
+        assert_eq!(code(check(std::process::id() as i32, false)), "E201");
+        assert_eq!(code(check(2, false)), "E203", "kthreadd");
+    }
+}

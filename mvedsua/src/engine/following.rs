@@ -1,0 +1,422 @@
+//! A running update: the pump that takes events from the ring, calls from the follower and reports
+//! from ptrace, and keeps the two sides equal.
+
+use std::collections::HashMap;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::time::TimeSpec;
+
+use super::lane::{Item, Lanes};
+use super::side::{Side, Why};
+use crate::follower::Arrival;
+use crate::matcher::{EpollData, Order};
+use crate::recorder::{EventRef, Recorder};
+use crate::session::{Events, OnFull, UpdateKind, UpdateOptions};
+use crate::sys::ptrace::{self, Wait};
+use crate::sys::seccomp::Listener;
+use crate::sys::wakeup::Wakeup;
+use crate::tracee::stub::Vdso;
+
+/// While the follower has nothing to do, the ring is looked at this often: the leader wakes nobody.
+const RING_LOOK: Duration = Duration::from_millis(1);
+/// Longest sleep while events wait for the follower: hang and order limits are checked as often.
+const LONGEST_SLEEP: Duration = Duration::from_millis(20);
+/// When no thread can go on in the global order for this long, the order is relaxed by one event.
+const ORDER_PATIENCE: Duration = Duration::from_millis(50);
+/// With this few events behind, the follower has caught up (t3).
+const CAUGHT_UP_EVENTS: u64 = 256;
+/// Consumed calls that are kept for a divergence report.
+const HISTORY: usize = 24;
+/// Notifications taken in a row before the other sources get a look.
+const BATCH: usize = 64;
+
+/// Why an update cannot go on.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// The follower must go; one line, and a report.
+    RollBack(String, Option<String>),
+    /// The leader died or is about to; this is how. Its threads are held if `held`.
+    LeaderCrashed { how: String, held: bool },
+    /// The leader ended of its own accord.
+    LeaderEnded(String),
+}
+
+impl Stop {
+    pub(super) fn roll_back(reason: impl Into<String>) -> Self {
+        Self::RollBack(reason.into(), None)
+    }
+}
+
+/// Errors of the mechanisms mean that the follower cannot be trusted any more.
+impl From<crate::tracee::TraceeError> for Stop {
+    fn from(error: crate::tracee::TraceeError) -> Self {
+        Self::roll_back(error.to_string())
+    }
+}
+
+impl From<crate::recorder::RecorderError> for Stop {
+    fn from(error: crate::recorder::RecorderError) -> Self {
+        Self::roll_back(error.to_string())
+    }
+}
+
+/// A call that was matched, for the report.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Past {
+    pub(super) tid: i32,
+    pub(super) nr: u16,
+    pub(super) args: [u64; 6],
+    pub(super) ret: i64,
+}
+
+/// A running update.
+pub(super) struct Following {
+    pub(super) leader: Side,
+    pub(super) follower: Side,
+    pub(super) lanes: Lanes,
+    pub(super) order: Order<Item>,
+    pub(super) recorder: Recorder,
+    pub(super) listener: Arc<Listener>,
+    pub(super) vdso: Vdso,
+    pub(super) epoll: EpollData,
+    pub(super) options: UpdateOptions,
+    pub(super) wakeup: Wakeup,
+    /// Payloads that were fetched out of line, by the record's position in the ring.
+    pub(super) fetched: HashMap<u64, Vec<u8>>,
+    /// Calls since the snapshot with a lasting effect on the leader that promotion cannot repeat.
+    pub(super) lasting: std::collections::BTreeSet<&'static str>,
+    /// Where each thread of the leader keeps its thread id (`CLONE_CHILD_CLEARTID`).
+    pub(super) tid_addresses: HashMap<i32, u64>,
+    /// Files that the leader opened since the snapshot, by descriptor.
+    pub(super) opened: HashMap<i32, String>,
+    /// The middle process of the snapshot: its clone and wait are not events of the leader.
+    pub(super) middle: i32,
+    /// The thread of the leader that made the clone.
+    pub(super) cloner: i32,
+    pub(super) scratch: Vec<u8>,
+    pub(super) counts: Events,
+    /// Written payloads so far, for [`UpdateKind::Fault`].
+    pub(super) payloads: u64,
+    pub(super) history: std::collections::VecDeque<Past>,
+    pub(super) progress: Instant,
+    pub(super) high_water: u64,
+    pub(super) blocked: Duration,
+    pub(super) blocked_since: Option<Instant>,
+    /// A stop of the whole leader is under way: its threads stay stopped.
+    pub(super) stopping: bool,
+    /// The filter needed `no_new_privs`.
+    pub(super) no_new_privs: bool,
+    idle_looks: u32,
+}
+
+/// What [`Following`] is made of.
+pub(super) struct Parts {
+    pub(super) leader: Side,
+    pub(super) follower: Side,
+    pub(super) pairs: Vec<(i32, i32)>,
+    pub(super) recorder: Recorder,
+    pub(super) listener: Arc<Listener>,
+    pub(super) vdso: Vdso,
+    pub(super) epoll: EpollData,
+    pub(super) options: UpdateOptions,
+    pub(super) wakeup: Wakeup,
+    pub(super) middle: i32,
+    pub(super) cloner: i32,
+    pub(super) no_new_privs: bool,
+    pub(super) tid_addresses: HashMap<i32, u64>,
+}
+
+impl Following {
+    pub(super) fn new(parts: Parts) -> Self {
+        let mut lanes = Lanes::default();
+        let mut order = Order::default();
+        for (leader, follower) in parts.pairs {
+            let index = lanes.open(leader);
+            lanes.pair(index, follower);
+            let queue = order.open();
+            debug_assert_eq!(index, queue);
+        }
+        Self {
+            leader: parts.leader,
+            follower: parts.follower,
+            lanes,
+            order,
+            recorder: parts.recorder,
+            listener: parts.listener,
+            vdso: parts.vdso,
+            epoll: parts.epoll,
+            options: parts.options,
+            wakeup: parts.wakeup,
+            fetched: HashMap::new(),
+            lasting: std::collections::BTreeSet::new(),
+            tid_addresses: parts.tid_addresses,
+            opened: HashMap::new(),
+            middle: parts.middle,
+            cloner: parts.cloner,
+            scratch: vec![0; 64 * 1024],
+            counts: Events::default(),
+            payloads: 0,
+            history: std::collections::VecDeque::with_capacity(HISTORY),
+            progress: Instant::now(),
+            high_water: 0,
+            blocked: Duration::ZERO,
+            blocked_since: None,
+            stopping: false,
+            no_new_privs: parts.no_new_privs,
+            idle_looks: 0,
+        }
+    }
+
+    /// Number of events that wait for the follower.
+    pub(super) fn lag_events(&self) -> u64 {
+        self.order.len() as u64
+    }
+
+    /// True when the follower is as far as the leader, to within a few calls.
+    pub(super) fn has_caught_up(&self) -> bool {
+        self.lag_events() <= CAUGHT_UP_EVENTS && self.recorder.ring.new_bytes() == 0
+    }
+
+    /// One round: sleeps until something is to be done, at most a moment, and does it. Returns true
+    /// when the engine's own wake-up rang, i.e. there may be a request.
+    pub(super) fn pump(&mut self) -> Result<bool, Stop> {
+        self.drain_ring()?;
+        let advanced = self.advance()?;
+        self.relieve()?;
+        let rang = self.sleep_and_receive(advanced)?;
+        if rang {
+            self.wakeup.clear();
+            self.reports()?;
+        }
+        self.check_limits()?;
+        Ok(rang)
+    }
+
+    fn sleep_and_receive(&mut self, advanced: bool) -> Result<bool, Stop> {
+        let timeout = if !self.order.is_empty() {
+            self.idle_looks = 0;
+            LONGEST_SLEEP
+        } else if advanced || self.idle_looks < 8 {
+            self.idle_looks += 1;
+            RING_LOOK
+        } else {
+            RING_LOOK * 2
+        };
+        let (mut calls, mut rang) = (false, false);
+        {
+            let mut fds = [
+                PollFd::new(self.listener.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.wakeup.as_fd(), PollFlags::POLLIN),
+            ];
+            // An interrupted poll is a round without news.
+            if ppoll(&mut fds, Some(TimeSpec::from_duration(timeout)), None).is_ok() {
+                let ready = |fd: &PollFd<'_>| fd.revents().is_some_and(|r| r.intersects(PollFlags::POLLIN));
+                (calls, rang) = (ready(&fds[0]), ready(&fds[1]));
+            }
+        }
+        if calls {
+            self.receive()?;
+        }
+        Ok(rang)
+    }
+
+    /// Takes one call from the listener; the poll said that there is one.
+    fn receive(&mut self) -> Result<(), Stop> {
+        for _ in 0..BATCH {
+            let arrival = match self.listener.receive() {
+                Ok(notification) => Arrival::from(notification),
+                // The thread went away between its call and now.
+                Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINTR)) => {
+                    return Ok(());
+                }
+                Err(error) => return Err(Stop::roll_back(format!("receiving a call: {error}"))),
+            };
+            let Some(index) = self.lanes.of_follower(arrival.tid) else {
+                return Err(Stop::roll_back(format!(
+                    "thread {} of the follower has no counterpart",
+                    arrival.tid
+                )));
+            };
+            if self.is_local(&arrival) {
+                self.map_file(&arrival)?;
+            } else {
+                self.lanes[index].waiting = Some(arrival);
+                // The usual case is answered at once, with no other source looked at in between.
+                self.drain_ring()?;
+                self.advance()?;
+            }
+            let mut fds = [PollFd::new(self.listener.as_fd(), PollFlags::POLLIN)];
+            if !matches!(ppoll(&mut fds, Some(TimeSpec::new(0, 0)), None), Ok(n) if n > 0) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn is_local(&self, arrival: &Arrival) -> bool {
+        mvedsua_common::table::syscall(arrival.call.nr).is_some_and(|call| {
+            call.class_of(&arrival.call.args) == mvedsua_common::spec::Class::Local
+        })
+    }
+
+    /// Moves what is new in the ring to the queues of its threads.
+    pub(super) fn drain_ring(&mut self) -> Result<(), Stop> {
+        while let Some(event) = self.recorder.ring.peek_new() {
+            self.counts.recorded += 1;
+            if self.is_snapshot_call(&event) {
+                self.recorder.ring.release(event);
+                continue;
+            }
+            let tid = event.header.tid as i32;
+            let index = match self.lanes.of_leader(tid) {
+                Some(index) => index,
+                // Born a moment ago; its clone will be matched and pair it up.
+                None => self.open_lane(tid),
+            };
+            self.order.push(index, Item::Call(event));
+        }
+        let used = self.recorder.ring.used_bytes();
+        self.high_water = self.high_water.max(used);
+        Ok(())
+    }
+
+    pub(super) fn open_lane(&mut self, leader: i32) -> usize {
+        let index = self.lanes.open(leader);
+        let queue = self.order.open();
+        debug_assert_eq!(index, queue);
+        index
+    }
+
+    /// The clone and the wait of the snapshot itself, made by the stub in the leader's name.
+    fn is_snapshot_call(&self, event: &EventRef) -> bool {
+        let header = &event.header;
+        let roles = super::roles::roles();
+        header.tid as i32 == self.cloner
+            && header.ret == i64::from(self.middle)
+            && (header.nr == roles.clone || header.nr == roles.wait4)
+    }
+
+    /// Answers calls as long as one can be answered in the global order.
+    pub(super) fn advance(&mut self) -> Result<bool, Stop> {
+        let mut any = false;
+        while let Some(index) = self.order.turn() {
+            if !self.step(index)? {
+                break;
+            }
+            any = true;
+        }
+        if any {
+            self.progress = Instant::now();
+        }
+        Ok(any)
+    }
+
+    /// Handles what ptrace has to report of either side.
+    pub(super) fn reports(&mut self) -> Result<(), Stop> {
+        while let Some((tid, wait)) =
+            ptrace::wait(-1, false).map_err(|e| Stop::roll_back(format!("waitpid: {e}")))?
+        {
+            self.report(tid, wait)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn report(&mut self, tid: i32, wait: Wait) -> Result<(), Stop> {
+        if self.leader.has(tid) {
+            self.leader_report(tid, wait)
+        } else {
+            // The follower's, or a thread of it that is reported before its creator's event.
+            self.follower_report(tid, wait)
+        }
+    }
+
+    /// Lets the leader's threads go on when there is room in the ring again.
+    fn relieve(&mut self) -> Result<(), Stop> {
+        let held = self.leader.count_stopped(Why::RingFull);
+        if held == 0 {
+            return Ok(());
+        }
+        if self.options.on_full == OnFull::Rollback {
+            return Err(Stop::roll_back("the ring is full and --on-full is rollback"));
+        }
+        let ring = &self.recorder.ring;
+        if !self.stopping && ring.used_bytes() < ring.capacity() / 4 * 3 {
+            for thread in self.leader.take_stopped(Why::RingFull) {
+                let running = thread.resume(0)?;
+                self.leader.add_running(running);
+            }
+            if let Some(since) = self.blocked_since.take() {
+                self.blocked += since.elapsed();
+            }
+        }
+        Ok(())
+    }
+
+    /// The follower must make progress while events wait for it, and threads that wait for each
+    /// other's turn are let out of it.
+    fn check_limits(&mut self) -> Result<(), Stop> {
+        if self.order.is_empty() {
+            self.progress = Instant::now();
+            return Ok(());
+        }
+        let still = self.progress.elapsed();
+        if still > ORDER_PATIENCE {
+            let stuck = if self.counts.relaxed == 0 { self.hang_report() } else { String::new() };
+            for index in 0..self.lanes.len() {
+                if self.lanes[index].waiting.is_some()
+                    && matches!(self.order.next(index), Some((_, false)))
+                    && self.step(index)?
+                {
+                    if self.counts.relaxed == 0 {
+                        tracing::debug!(report = stuck, "the global order is relaxed");
+                    }
+                    self.counts.relaxed += 1;
+                    self.progress = Instant::now();
+                    return Ok(());
+                }
+            }
+        }
+        if still > self.options.hang_limit {
+            let report = self.hang_report();
+            return Err(Stop::RollBack(
+                format!(
+                    "the follower made no progress for {:.1} s while {} events wait for it",
+                    still.as_secs_f64(),
+                    self.lag_events()
+                ),
+                Some(report),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Nothing may ever be lost; asked about ten times a second, since asking costs a system call.
+    pub(super) fn check_loss(&self) -> Result<(), Stop> {
+        match self.recorder.counters()?.lost {
+            0 => Ok(()),
+            lost => Err(Stop::roll_back(format!("{lost} records were lost"))),
+        }
+    }
+
+    pub(super) fn remember(&mut self, tid: i32, header: &mvedsua_common::event::EventHeader) {
+        if self.history.len() == HISTORY {
+            self.history.pop_front();
+        }
+        self.history.push_back(Past { tid, nr: header.nr, args: header.args, ret: header.ret });
+    }
+
+    /// True if the `--inject-fault` of this update strikes now: at this written payload.
+    pub(super) fn fault_strikes(&mut self) -> bool {
+        let UpdateKind::Fault { after } = self.options.kind else { return false };
+        self.payloads += 1;
+        self.payloads == after + 1
+    }
+
+    /// Time that the leader's threads waited for room, until now.
+    pub(super) fn blocked(&self) -> Duration {
+        self.blocked + self.blocked_since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+}

@@ -1,0 +1,110 @@
+//! A pair of threads, one of the leader and one of the follower, and what happens between them.
+
+use std::collections::HashMap;
+
+use crate::follower::Arrival;
+use crate::recorder::EventRef;
+
+/// One thing that a thread of the leader did or that happened to it.
+#[derive(Debug)]
+pub(super) enum Item {
+    /// It came back from a system call.
+    Call(EventRef),
+    /// A signal was delivered to it.
+    Signal(Box<libc::siginfo_t>, InCall),
+    /// It ended.
+    Exit,
+}
+
+/// Where a signal found the leader's thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum InCall {
+    /// Running, or at the exit of a recorded call.
+    No,
+    /// Inside a local call (a futex), which is not recorded: the follower's thread sleeps there.
+    Local(u16),
+}
+
+/// A thread pair.
+#[derive(Debug, Default)]
+pub(super) struct Lane {
+    /// The leader's thread.
+    pub(super) leader: i32,
+    /// The follower's thread, once it exists.
+    pub(super) follower: Option<i32>,
+    /// The call in which the follower's thread waits for its verdict.
+    pub(super) waiting: Option<Arrival>,
+    /// The follower's thread was let into a `clone`: the thread id that the leader got from it.
+    pub(super) cloning: Option<i32>,
+    /// The follower's thread returns from that `clone`: the result to give it.
+    pub(super) cloned: Option<i32>,
+    /// A signal was queued for the follower's thread: its `siginfo_t`.
+    pub(super) queued: Option<Box<libc::siginfo_t>>,
+}
+
+/// All pairs, findable from both sides.
+#[derive(Debug, Default)]
+pub(super) struct Lanes {
+    lanes: Vec<Lane>,
+    by_leader: HashMap<i32, usize>,
+    by_follower: HashMap<i32, usize>,
+}
+
+impl Lanes {
+    /// Opens a lane for a thread of the leader; its number is that of its queue.
+    pub(super) fn open(&mut self, leader: i32) -> usize {
+        let index = self.lanes.len();
+        self.lanes.push(Lane { leader, ..Lane::default() });
+        self.by_leader.insert(leader, index);
+        index
+    }
+
+    /// The follower's thread of a lane now exists.
+    pub(super) fn pair(&mut self, index: usize, follower: i32) {
+        self.lanes[index].follower = Some(follower);
+        self.by_follower.insert(follower, index);
+    }
+
+    pub(super) fn of_leader(&self, tid: i32) -> Option<usize> {
+        self.by_leader.get(&tid).copied()
+    }
+
+    pub(super) fn of_follower(&self, tid: i32) -> Option<usize> {
+        self.by_follower.get(&tid).copied()
+    }
+
+    /// The leader's thread is gone; its id may come again for another.
+    pub(super) fn leader_ended(&mut self, tid: i32) {
+        self.by_leader.remove(&tid);
+    }
+
+    /// The follower's thread is gone.
+    pub(super) fn follower_ended(&mut self, tid: i32) {
+        if let Some(index) = self.by_follower.remove(&tid) {
+            self.lanes[index].follower = None;
+            self.lanes[index].waiting = None;
+        }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Lane> {
+        self.lanes.iter()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.lanes.len()
+    }
+}
+
+impl std::ops::Index<usize> for Lanes {
+    type Output = Lane;
+
+    fn index(&self, index: usize) -> &Lane {
+        &self.lanes[index]
+    }
+}
+
+impl std::ops::IndexMut<usize> for Lanes {
+    fn index_mut(&mut self, index: usize) -> &mut Lane {
+        &mut self.lanes[index]
+    }
+}

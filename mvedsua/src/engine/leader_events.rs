@@ -1,0 +1,326 @@
+//! What ptrace reports of the two sides: births, deaths, signals, and our own stops.
+
+use std::time::Instant;
+
+use super::following::{Following, Stop};
+use super::lane::{InCall, Item};
+use super::side::Why;
+use crate::sys::ptrace::{self, Wait};
+use crate::sys::pidfd;
+use crate::tracee::thread::{Running, Stopped};
+use crate::tracee::{inspect, snapshot::FOLLOWER_OPTIONS};
+
+/// Signals that a program gets for its own fault. The leader's death by one of them is a crash.
+const FAULTS: &[i32] =
+    &[libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGABRT, libc::SIGSYS, libc::SIGTRAP];
+
+/// `si_code` of the signals that the engine queues for the follower: negative, as the kernel demands
+/// of another process, and used by nobody else.
+const QUEUED_BY_US: i32 = -0x4d56;
+
+impl Following {
+    pub(super) fn leader_report(&mut self, tid: i32, wait: Wait) -> Result<(), Stop> {
+        if matches!(wait, Wait::Exited(_) | Wait::Killed(_)) {
+            return self.leader_thread_gone(tid, wait);
+        }
+        let Some(thread) = self.leader.reported(tid) else { return Ok(()) };
+        match wait {
+            Wait::Interrupted if self.stopping => self.leader.add_stopped(thread, Why::Asked),
+            Wait::Signal(signal) => return self.leader_signal(thread, signal),
+            Wait::GroupStop(_) => self.leader.add_running(thread.listen()?),
+            Wait::Event(libc::PTRACE_EVENT_CLONE) => {
+                let born = thread.event_message()? as i32;
+                self.leader_birth(born)?;
+                self.leader.add_running(thread.resume(0)?);
+            }
+            Wait::Event(libc::PTRACE_EVENT_EXEC) => {
+                self.leader.add_running(thread.resume(0)?);
+                return Err(Stop::roll_back(
+                    "the leader executed another program, which cannot be followed",
+                ));
+            }
+            Wait::Event(libc::PTRACE_EVENT_EXIT) => return self.leader_exit(thread),
+            _ => self.leader.add_running(thread.resume(0)?),
+        }
+        Ok(())
+    }
+
+    fn leader_birth(&mut self, born: i32) -> Result<(), Stop> {
+        if inspect::threads(self.leader.pid)?.contains(&born) {
+            self.leader.add_running(Running::born(born));
+            self.set_margin()?;
+        } else {
+            // A process made with an unusual exit signal: the leader's alone. It stops at its
+            // birth and is let go there.
+            if let Ok(Some(_)) = ptrace::wait(born, true) {
+                let _ = Running::born(born).reported().detach(0);
+            }
+        }
+        Ok(())
+    }
+
+    /// The ring keeps one largest record free for every thread that may be in a call.
+    pub(super) fn set_margin(&mut self) -> Result<(), Stop> {
+        let threads = self.leader.count().max(1) as u64 + 1;
+        let margin = threads * (mvedsua_common::event::MAX_RECORD as u64 + 16);
+        let capacity = self.recorder.ring.capacity();
+        if margin > capacity / 2 {
+            return Err(Stop::roll_back(format!(
+                "a ring of {capacity} bytes is too small for {threads} threads: use --ring with at least {}",
+                (margin * 2).next_power_of_two()
+            )));
+        }
+        self.recorder.set_margin(margin)?;
+        Ok(())
+    }
+
+    fn leader_signal(&mut self, thread: Stopped, signal: i32) -> Result<(), Stop> {
+        let tid = thread.tid();
+        let info = ptrace::signal_info(tid)
+            .map_err(|e| Stop::roll_back(format!("reading a signal of thread {tid}: {e}")))?;
+        // All calls that the thread has finished are in the ring by now.
+        self.drain_ring()?;
+        if signal == libc::SIGSTOP && info.si_code == libc::SI_KERNEL {
+            return self.leader_held(thread);
+        }
+        if FAULTS.contains(&signal) {
+            self.leader.add_stopped(thread, Why::Dying);
+            return Err(Stop::LeaderCrashed { how: died_of(signal), held: true });
+        }
+        let regs = thread.registers()?;
+        let in_call = match (regs.orig_rax as i64, regs.rax as i64) {
+            (nr, -516..=-512 | -4) if nr >= 0 && is_local(nr as u16) => InCall::Local(nr as u16),
+            _ => InCall::No,
+        };
+        let stops = matches!(signal, libc::SIGSTOP | libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU);
+        if !stops {
+            let index = match self.lanes.of_leader(tid) {
+                Some(index) => index,
+                None => self.open_lane(tid),
+            };
+            self.order.push(index, Item::Signal(Box::new(info), in_call));
+        }
+        self.leader.add_running(thread.resume(signal)?);
+        Ok(())
+    }
+
+    /// The recorder stopped the thread at the exit of a call: for its payload, for room, or both.
+    fn leader_held(&mut self, thread: Stopped) -> Result<(), Stop> {
+        let tid = thread.tid();
+        if let Some(index) = self.lanes.of_leader(tid) {
+            self.fetch_payload(index)?;
+        }
+        let ring = &self.recorder.ring;
+        if ring.used_bytes() < ring.capacity() / 4 * 3 {
+            self.leader.add_running(thread.resume(0)?);
+            return Ok(());
+        }
+        // It must not be left in this stop: if this agent died, the kernel would deliver the
+        // SIGSTOP. In the stop of an interrupt it would just run on.
+        let running = thread.resume_into_interrupt()?;
+        let (thread, _) =
+            running.expect("stop for want of room", |wait| !matches!(wait, Wait::Signal(libc::SIGSTOP)))?;
+        self.leader.add_stopped(thread, Why::RingFull);
+        self.blocked_since.get_or_insert_with(Instant::now);
+        Ok(())
+    }
+
+    fn leader_exit(&mut self, thread: Stopped) -> Result<(), Stop> {
+        let tid = thread.tid();
+        let status = thread.event_message()? as i32;
+        self.drain_ring()?;
+        if let Some(index) = self.lanes.of_leader(tid) {
+            self.order.push(index, Item::Exit);
+        }
+        let whole = is_group_exit(self.leader.pid, tid, status);
+        if !whole {
+            self.leader.add_running(thread.resume(0)?);
+            return Ok(());
+        }
+        if libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0 {
+            self.leader.add_running(thread.resume(0)?);
+            return Err(Stop::LeaderEnded("it exited with status 0".into()));
+        }
+        if libc::WIFSIGNALED(status) && !FAULTS.contains(&libc::WTERMSIG(status)) {
+            self.leader.add_running(thread.resume(0)?);
+            return Err(Stop::LeaderEnded(died_of(libc::WTERMSIG(status))));
+        }
+        self.leader.add_stopped(thread, Why::Dying);
+        let how = if libc::WIFEXITED(status) {
+            format!("it exited with status {}", libc::WEXITSTATUS(status))
+        } else {
+            died_of(libc::WTERMSIG(status))
+        };
+        Err(Stop::LeaderCrashed { how, held: true })
+    }
+
+    fn leader_thread_gone(&mut self, tid: i32, wait: Wait) -> Result<(), Stop> {
+        self.leader.ended(tid);
+        self.lanes.leader_ended(tid);
+        if self.leader.is_gone() {
+            return Err(match wait {
+                Wait::Exited(0) => Stop::LeaderEnded("it exited with status 0".into()),
+                Wait::Exited(status) => Stop::LeaderCrashed {
+                    how: format!("it exited with status {status}"),
+                    held: false,
+                },
+                Wait::Killed(signal) => Stop::LeaderEnded(died_of(signal)),
+                _ => Stop::LeaderEnded("it is gone".into()),
+            });
+        }
+        Ok(())
+    }
+
+    pub(super) fn follower_report(&mut self, tid: i32, wait: Wait) -> Result<(), Stop> {
+        if matches!(wait, Wait::Exited(_) | Wait::Killed(_)) {
+            self.follower.ended(tid);
+            self.lanes.follower_ended(tid);
+            if self.follower.is_gone() {
+                return Err(Stop::roll_back(match wait {
+                    Wait::Killed(signal) => format!("the follower was killed by signal {signal}"),
+                    _ => "the follower ended".into(),
+                }));
+            }
+            return Ok(());
+        }
+        let Some(thread) = self.follower.reported(tid) else {
+            return self.follower_birth(tid, wait);
+        };
+        match wait {
+            Wait::Interrupted if self.stopping => self.follower.add_stopped(thread, Why::Asked),
+            Wait::Signal(signal) => return self.follower_signal(thread, signal),
+            Wait::Event(libc::PTRACE_EVENT_CLONE) => return self.follower_cloned(thread),
+            Wait::Syscall => {
+                // The exit of the clone that `follower_cloned` waits for: the follower gets the
+                // thread id that the leader got.
+                if let Some(index) = self.lanes.of_follower(tid)
+                    && let Some(result) = self.lanes[index].cloned.take()
+                {
+                    let mut regs = thread.registers()?;
+                    regs.rax = result as u64;
+                    thread.set_registers(&regs)?;
+                }
+                self.follower.add_running(thread.resume(0)?);
+            }
+            Wait::Event(libc::PTRACE_EVENT_EXIT) => {
+                let status = thread.event_message()? as i32;
+                let whole = is_group_exit(self.follower.pid, tid, status);
+                self.follower.add_running(thread.resume(0)?);
+                if whole {
+                    return Err(Stop::roll_back(if libc::WIFSIGNALED(status) {
+                        format!("the follower {}", died_of(libc::WTERMSIG(status)))
+                    } else {
+                        format!("the follower exited with status {}", libc::WEXITSTATUS(status))
+                    }));
+                }
+            }
+            _ => self.follower.add_running(thread.resume(0)?),
+        }
+        Ok(())
+    }
+
+    /// A new thread of the follower stopped at its birth, before or after its creator's event.
+    fn follower_birth(&mut self, tid: i32, wait: Wait) -> Result<(), Stop> {
+        if wait == Wait::Interrupted
+            && inspect::threads(self.follower.pid).is_ok_and(|threads| threads.contains(&tid))
+        {
+            let thread = Running::born(tid).reported();
+            thread.set_options(FOLLOWER_OPTIONS)?;
+            if self.lanes.of_follower(tid).is_some() {
+                self.follower.add_running(thread.resume(0)?);
+            } else {
+                self.follower.add_stopped(thread, Why::Newborn);
+            }
+        }
+        Ok(())
+    }
+
+    fn follower_cloned(&mut self, thread: Stopped) -> Result<(), Stop> {
+        let (creator, born) = (thread.tid(), thread.event_message()? as i32);
+        let lane = self.lanes.of_follower(creator);
+        let Some((creator_lane, leader)) =
+            lane.and_then(|index| Some((index, self.lanes[index].cloning.take()?)))
+        else {
+            return Err(Stop::roll_back(format!(
+                "thread {creator} of the follower made a thread that the leader did not make"
+            )));
+        };
+        let index = match self.lanes.of_leader(leader) {
+            Some(index) => index,
+            None => self.open_lane(leader),
+        };
+        self.lanes.pair(index, born);
+        self.lanes[creator_lane].cloned = Some(leader);
+        self.follower.add_running(thread.resume_to_syscall()?);
+        // The words in which the new thread's id was stored must hold the leader's.
+        self.write_thread_id(creator_lane, born, leader);
+        if let Some(thread) = self.follower.take_newborn(born) {
+            self.follower.add_running(thread.resume(0)?);
+        } else {
+            self.follower.add_running(Running::born(born));
+        }
+        Ok(())
+    }
+
+    fn follower_signal(&mut self, thread: Stopped, signal: i32) -> Result<(), Stop> {
+        let tid = thread.tid();
+        let info = ptrace::signal_info(tid)
+            .map_err(|e| Stop::roll_back(format!("reading a signal of thread {tid}: {e}")))?;
+        if info.si_code == QUEUED_BY_US {
+            let index = self.lanes.of_follower(tid);
+            if let Some(leaders) = index.and_then(|index| self.lanes[index].queued.take()) {
+                ptrace::set_signal_info(tid, &leaders)
+                    .map_err(|e| Stop::roll_back(format!("placing a signal in thread {tid}: {e}")))?;
+            }
+            self.follower.add_running(thread.resume(signal)?);
+            return Ok(());
+        }
+        if FAULTS.contains(&signal) {
+            let report = self.crash_report(&thread, signal, &info);
+            self.follower.add_stopped(thread, Why::Dying);
+            return Err(Stop::RollBack(format!("the follower {}", died_of(signal)), Some(report)));
+        }
+        // The follower gets the leader's signals and no others: this one is meant for nobody
+        // (its own timers and children do not exist as far as it knows).
+        self.follower.add_running(thread.resume(0)?);
+        Ok(())
+    }
+
+    /// Queues a signal of the leader for the follower's thread of the same lane.
+    pub(super) fn queue_signal(&mut self, index: usize, info: Box<libc::siginfo_t>) -> Result<(), Stop> {
+        let Some(tid) = self.lanes[index].follower else { return Ok(()) };
+        let mut marked = *info;
+        marked.si_code = QUEUED_BY_US;
+        let signal = info.si_signo;
+        self.lanes[index].queued = Some(info);
+        pidfd::queue_signal(self.follower.pid, tid, signal, &marked)
+            .map_err(|e| Stop::roll_back(format!("queueing signal {signal} for thread {tid}: {e}")))
+    }
+}
+
+fn is_local(nr: u16) -> bool {
+    mvedsua_common::table::syscall(nr)
+        .is_some_and(|call| call.class == mvedsua_common::spec::Class::Local)
+}
+
+pub(super) fn died_of(signal: i32) -> String {
+    match nix::sys::signal::Signal::try_from(signal) {
+        Ok(name) => format!("died of {}", name.as_str()),
+        Err(_) => format!("died of signal {signal}"),
+    }
+}
+
+/// At the exit stop of a thread: does the whole process end? A signal always takes all threads; for
+/// an exit the kernel says so in no field, but every thread of an `exit_group` has `SIGKILL` pending
+/// except the one that called it, which is inside that call.
+fn is_group_exit(pid: i32, tid: i32, status: i32) -> bool {
+    if libc::WIFSIGNALED(status) || inspect::threads(pid).map_or(true, |threads| threads.len() <= 1) {
+        return true;
+    }
+    let exit_group = super::roles::roles().exit_group;
+    let call = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/syscall")).unwrap_or_default();
+    call.split(' ').next() == Some(exit_group.to_string().as_str())
+        || inspect::status_field(pid, tid, "SigPnd")
+            .and_then(|hex| u64::from_str_radix(&hex, 16).ok())
+            .is_some_and(|pending| pending & (1 << (libc::SIGKILL - 1)) != 0)
+}

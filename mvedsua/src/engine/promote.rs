@@ -1,0 +1,272 @@
+//! t4 to t6: the follower becomes the leader, on request or because the leader crashed.
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::time::TimeSpec;
+
+use super::following::{Following, Stop};
+use super::lane::Item;
+use super::replay::replace_thread_id;
+use super::rollback::pass;
+use super::side::{Side, Why};
+use super::snapshot::KEPT_OPTIONS;
+use super::worker::Kept;
+use crate::follower::Arrival;
+use crate::sys::ptrace::{self, Wait};
+use crate::tracee::thread::Stopped;
+
+/// `-ERESTARTNOINTR`: the kernel makes the call again, now unfiltered.
+const RESTART: i64 = -513;
+/// Longest time for the follower to consume what is left while the leader stands still.
+const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+/// `-EINTR` and the kernel's restart codes.
+const INTERRUPTED: std::ops::RangeInclusive<i64> = -516..=-512;
+
+/// How a promotion ended.
+pub(super) enum Promoted {
+    /// The new leader serves; the old process still exists, stopped.
+    Done(Box<Exchanged>),
+    /// It could not be made; the old leader serves on and the follower follows.
+    NotNow(Box<Following>, String),
+    /// The update cannot go on.
+    Failed(Box<Following>, Stop),
+}
+
+/// The two processes after the exchange, both stopped.
+pub(super) struct Exchanged {
+    /// The new leader: traced, its filter suspended.
+    pub(super) kept: Kept,
+    /// The old leader, all its threads stopped.
+    pub(super) old: Side,
+    /// The rest of the update: counts, ring, recorder.
+    pub(super) following: Following,
+    /// Since when nobody serves.
+    pub(super) start: Instant,
+}
+
+impl Following {
+    /// Exchanges the roles. The leader is stopped, the follower consumes what is left, gets what
+    /// the kernel keeps for the leader, and goes on in its place.
+    pub(super) fn promote(mut self) -> Promoted {
+        if let Some(why) = self.obstacle() {
+            return Promoted::NotNow(Box::new(self), why);
+        }
+        let start = Instant::now();
+        if let Err(stop) = self.halt_leader() {
+            return Promoted::Failed(Box::new(self), stop);
+        }
+        self.exchange(start)
+    }
+
+    /// The leader crashed and its threads are held: the follower takes its place.
+    pub(super) fn take_over(mut self) -> Promoted {
+        let start = Instant::now();
+        if let Err(stop) = self.halt_leader() {
+            return Promoted::Failed(Box::new(self), stop);
+        }
+        self.exchange(start)
+    }
+
+    fn exchange(mut self, start: Instant) -> Promoted {
+        match self.drain_and_move(start) {
+            Ok(side) => {
+                let kept = Kept::new(side, self.listener.clone());
+                let old = std::mem::replace(&mut self.leader, Side::new(0));
+                Promoted::Done(Box::new(Exchanged { kept, old, following: self, start }))
+            }
+            Err(stop) => Promoted::Failed(Box::new(self), stop),
+        }
+    }
+
+    /// Stops all threads of the leader. Their interrupted calls are taken back: they will be made
+    /// again, by whoever leads.
+    fn halt_leader(&mut self) -> Result<(), Stop> {
+        self.stopping = true;
+        self.leader.interrupt_all();
+        let start = Instant::now();
+        while self.leader.running().next().is_some() {
+            if start.elapsed() > DRAIN_LIMIT {
+                return Err(Stop::roll_back("the leader's threads do not stop"));
+            }
+            match ptrace::wait(-1, true) {
+                Ok(Some((tid, wait))) => match self.report(tid, wait) {
+                    // A crash or exit seen while stopping is what a take-over is for.
+                    Err(Stop::LeaderCrashed { held: true, .. }) | Ok(()) => {}
+                    Err(stop) => return Err(stop),
+                },
+                Ok(None) => break,
+                Err(error) => return Err(Stop::roll_back(format!("waitpid: {error}"))),
+            }
+        }
+        self.stopping = false;
+        self.drain_ring()?;
+        self.leader.rewind_stopped()?;
+        for index in 0..self.lanes.len() {
+            if let Some(Item::Call(event)) = self.order.last_mut(index)
+                && (INTERRUPTED.contains(&event.header.ret)
+                    || event.header.ret == -i64::from(libc::EINTR))
+                && let Some(Item::Call(event)) = self.order.take_last(index)
+            {
+                self.recorder.ring.release(event);
+            }
+        }
+        Ok(())
+    }
+
+    /// A thread that was still running arrives in a call: it is sent back to make it again.
+    fn send_back(&mut self) -> Result<(), Stop> {
+        let mut fds = [PollFd::new(self.listener.as_fd(), PollFlags::POLLIN)];
+        if !matches!(ppoll(&mut fds, Some(TimeSpec::new(0, 200_000)), None), Ok(n) if n > 0) {
+            return Ok(());
+        }
+        match self.listener.receive() {
+            Ok(notification) => self.respond(&Arrival::from(notification), RESTART),
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINTR)) => Ok(()),
+            Err(error) => Err(Stop::roll_back(format!("receiving a call: {error}"))),
+        }
+    }
+
+    fn drain_and_move(&mut self, start: Instant) -> Result<Side, Stop> {
+        while !self.drained() {
+            if start.elapsed() > DRAIN_LIMIT.max(self.options.hang_limit) {
+                return Err(Stop::roll_back("the follower does not consume what is left of the leader"));
+            }
+            self.pump()?;
+        }
+        let through = self.waiting_arrival()?;
+        let (timers, leader_thread) = match self.leader.take_stopped(Why::Asked).pop_main(self.leader.pid) {
+            (Some(thread), rest) => {
+                for other in rest {
+                    self.leader.add_stopped(other, Why::Asked);
+                }
+                match self.read_timers(thread) {
+                    Ok((thread, timers)) => (timers, Some(thread)),
+                    Err(stop) => return Err(stop),
+                }
+            }
+            (None, _) => (Vec::new(), None),
+        };
+        if let Some(thread) = leader_thread {
+            self.leader.add_stopped(thread, Why::Asked);
+        }
+        let given = self.give_descriptors(&through)?;
+        self.halt_follower()?;
+        let mut side = std::mem::replace(&mut self.follower, Side::new(0));
+        let pid = side.pid;
+        self.follower.pid = pid;
+        let mut threads = side.take_stopped(Why::Asked);
+        for thread in &threads {
+            thread.set_options(KEPT_OPTIONS)?;
+        }
+        if let Some(first) = threads.iter_mut().next() {
+            self.settle_in(first, &timers, &given)?;
+        }
+        self.swap_thread_ids(pid, true);
+        let _ = self.recorder.remove_process(self.leader.pid as u32);
+        for thread in threads {
+            side.add_stopped(thread, Why::Asked);
+        }
+        Ok(side)
+    }
+
+    /// Nothing is left of the leader but deaths of threads.
+    fn drained(&mut self) -> bool {
+        if self.drain_ring().is_err() {
+            return false;
+        }
+        (0..self.lanes.len()).all(|index| {
+            matches!(self.order.next(index), None | Some((Item::Exit, _)))
+        })
+    }
+
+    /// A thread of the follower that waits in a call: descriptors are installed through it.
+    fn waiting_arrival(&mut self) -> Result<Arrival, Stop> {
+        let start = Instant::now();
+        loop {
+            if let Some(arrival) = self.lanes.iter().find_map(|lane| lane.waiting) {
+                return Ok(arrival);
+            }
+            if start.elapsed() > DRAIN_LIMIT {
+                return Err(Stop::roll_back("no thread of the follower makes a call"));
+            }
+            self.pump()?;
+        }
+    }
+
+    /// Stops all threads of the follower between two calls. One that waits for its verdict is told
+    /// to make the call again; before it gets there it stands in the interrupt's stop.
+    fn halt_follower(&mut self) -> Result<(), Stop> {
+        self.stopping = true;
+        self.follower.interrupt_all();
+        for index in 0..self.lanes.len() {
+            if let Some(arrival) = self.lanes[index].waiting.take() {
+                self.respond(&arrival, RESTART)?;
+            }
+        }
+        let start = Instant::now();
+        while self.follower.running().next().is_some() {
+            if start.elapsed() > DRAIN_LIMIT {
+                return Err(Stop::roll_back("the follower's threads do not stop"));
+            }
+            // A thread that was running may arrive in a call meanwhile: it is sent back too.
+            if let Ok(Some((tid, wait))) = ptrace::wait(-1, false) {
+                if self.follower.has(tid) || !self.leader.has(tid) {
+                    self.follower_report(tid, wait)?;
+                } else if !matches!(wait, Wait::Interrupted) {
+                    self.report(tid, wait)?;
+                }
+                continue;
+            }
+            self.send_back()?;
+        }
+        self.stopping = false;
+        Ok(())
+    }
+
+    /// In the words that hold their thread ids, the new leader's threads had the old one's.
+    fn swap_thread_ids(&self, pid: i32, own: bool) {
+        for lane in self.lanes.iter() {
+            let Some(tid) = lane.follower else { continue };
+            let Some(address) = self.tid_addresses.get(&lane.leader) else { continue };
+            let (from, to) = if own { (lane.leader, tid) } else { (tid, lane.leader) };
+            replace_thread_id(pid, *address, from, to);
+        }
+    }
+}
+
+/// Picks the main thread, or any, out of a set of stopped threads.
+trait PopMain {
+    fn pop_main(self, pid: i32) -> (Option<Stopped>, Vec<Stopped>);
+}
+
+impl PopMain for Vec<Stopped> {
+    fn pop_main(mut self, pid: i32) -> (Option<Stopped>, Vec<Stopped>) {
+        let at = self.iter().position(|thread| thread.tid() == pid).unwrap_or(0);
+        if self.is_empty() {
+            return (None, self);
+        }
+        let thread = self.swap_remove(at);
+        (Some(thread), self)
+    }
+}
+
+impl Exchanged {
+    /// t5 and t6 in one: the new leader serves, as plain as it can be, and the old process ends.
+    /// Returns how long nobody served.
+    ///
+    /// # Errors
+    /// When the new leader is gone.
+    pub(super) fn finalize(mut self) -> Result<(Kept, Following, Duration), Stop> {
+        let side = &mut self.kept.side;
+        side.rewind_stopped()?;
+        side.leave_vdso(&self.following.vdso)?;
+        self.following.vdso.restore(side.pid)?;
+        side.resume_all();
+        let pause = self.start.elapsed();
+        let side = &mut self.kept.side;
+        self.old.kill(&mut |tid, wait| pass(side, tid, wait));
+        Ok((self.kept, self.following, pause))
+    }
+}

@@ -1,0 +1,420 @@
+//! One step of the follower: the next item of a thread against the call in which it waits.
+
+use std::os::fd::AsFd;
+
+use mvedsua_common::event::{EventHeader, FLAG_OUT_OF_LINE};
+use mvedsua_common::spec::{Arg, Class, Dir};
+use mvedsua_common::table;
+
+use super::following::{Following, Stop};
+use super::lane::{InCall, Item};
+use super::roles::roles;
+use crate::follower::{Arrival, ProcessMemory};
+use crate::matcher::{self, Memory, Record, Registration, answer, compare};
+use crate::sys::memory;
+
+/// `-ERESTARTNOINTR`: the kernel makes the call again after the pending signal's handler.
+const RESTART_ALWAYS: i64 = -513;
+/// `-ERESTARTNOHAND` and `-ERESTART_RESTARTBLOCK` mean the same to a handler; without one the second
+/// would have the follower resume a sleep that it never began.
+const RESTART_WITHOUT_HANDLER: i64 = -514;
+const RESTART_BLOCK: i64 = -516;
+const INTERRUPTED: i64 = -(libc::EINTR as i64);
+
+/// Calls with a lasting effect that promotion repeats (`transfer`).
+const CARRIED_OVER: &[&str] = &["chdir", "fchdir", "umask", "setitimer", "alarm"];
+
+/// What an item asks for, looked at without taking it.
+enum Next {
+    Call { ret: i64 },
+    Signal(InCall),
+    Exit,
+}
+
+impl Following {
+    /// Tries to take the next item of a lane. Returns whether one was taken.
+    pub(super) fn step(&mut self, index: usize) -> Result<bool, Stop> {
+        let next = match self.order.next(index) {
+            None => return Ok(false),
+            Some((Item::Call(event), _)) => Next::Call { ret: event.header.ret },
+            Some((Item::Signal(_, in_call), _)) => Next::Signal(*in_call),
+            Some((Item::Exit, _)) => Next::Exit,
+        };
+        match next {
+            Next::Exit => {
+                // Nothing to compare: the follower's thread ends by itself, or will be found
+                // making a call that the leader did not make.
+                if self.lanes[index].waiting.is_some() {
+                    return self.call_after_the_end(index);
+                }
+                if self.lanes[index].follower.is_none() {
+                    self.order.take(index);
+                    return Ok(true);
+                }
+                Ok(false)
+            }
+            Next::Signal(in_call) => self.step_signal(index, in_call),
+            Next::Call { ret } if is_interrupted(ret) => self.step_interrupted(index, ret),
+            Next::Call { .. } => self.step_call(index),
+        }
+    }
+
+    fn call_after_the_end(&mut self, index: usize) -> Result<bool, Stop> {
+        let arrival = self.lanes[index].waiting.expect("checked by the caller");
+        if arrival.call.nr == roles().exit_group {
+            // Both sides end; the leader's end decides what becomes of the session.
+            return Ok(false);
+        }
+        let report = self.divergence_report(index, &arrival, None, None);
+        Err(Stop::RollBack(
+            format!("divergence: the follower calls {} where the leader's thread ended", arrival.call.name()),
+            Some(report),
+        ))
+    }
+
+    fn step_signal(&mut self, index: usize, in_call: InCall) -> Result<bool, Stop> {
+        let Some(arrival) = self.lanes[index].waiting.take() else {
+            if let InCall::Local(nr) = in_call
+                && self.sleeps_in(index, nr)
+                && let Some(Item::Signal(info, _)) = self.order.take(index)
+            {
+                self.queue_signal(index, info)?;
+                return Ok(true);
+            }
+            return Ok(false);
+        };
+        let Some(Item::Signal(info, _)) = self.order.take(index) else { return Ok(false) };
+        self.queue_signal(index, info)?;
+        // The handler runs first; then the thread makes the very call again.
+        self.respond(&arrival, RESTART_ALWAYS)?;
+        Ok(true)
+    }
+
+    fn sleeps_in(&self, index: usize, nr: u16) -> bool {
+        let Some(tid) = self.lanes[index].follower else { return false };
+        std::fs::read_to_string(format!("/proc/{}/task/{tid}/syscall", self.follower.pid))
+            .is_ok_and(|text| text.split(' ').next() == Some(nr.to_string().as_str()))
+    }
+
+    /// The leader's call was interrupted. What comes next of that thread says what it means.
+    fn step_interrupted(&mut self, index: usize, ret: i64) -> Result<bool, Stop> {
+        if self.order.second(index).is_none() || self.lanes[index].waiting.is_none() {
+            return Ok(false);
+        }
+        let by_signal = matches!(self.order.second(index), Some(Item::Signal(..)));
+        if !by_signal {
+            if ret == INTERRUPTED {
+                return self.step_call(index);
+            }
+            // The kernel restarted the call unseen: its true result is the next item.
+            self.release_front(index);
+            return Ok(true);
+        }
+        let arrival = self.lanes[index].waiting.expect("checked above");
+        self.compare_front(index, &arrival)?;
+        self.write_answer(index, &arrival)?;
+        let native = arrival.call.nr == roles().rt_sigsuspend;
+        self.lanes[index].waiting = None;
+        self.release_front(index);
+        if let Some(Item::Signal(info, _)) = self.order.take(index) {
+            self.queue_signal(index, info)?;
+        }
+        self.counts.matched += 1;
+        if native {
+            // The temporary mask must be in force when the handler is set up.
+            self.let_run(&arrival)?;
+        } else {
+            self.respond(&arrival, if ret == RESTART_BLOCK { RESTART_WITHOUT_HANDLER } else { ret })?;
+        }
+        Ok(true)
+    }
+
+    fn step_call(&mut self, index: usize) -> Result<bool, Stop> {
+        let Some(arrival) = self.lanes[index].waiting else { return Ok(false) };
+        if let Some((Item::Call(event), _)) = self.order.next(index)
+            && event.header.flags & FLAG_OUT_OF_LINE != 0
+            && !self.fetched.contains_key(&event.position)
+        {
+            // The leader's thread is about to report; its payload is fetched then.
+            return Ok(false);
+        }
+        self.compare_front(index, &arrival)?;
+        let ret = self.write_answer(index, &arrival)?;
+        self.note_file(index);
+        self.lanes[index].waiting = None;
+        self.release_front(index);
+        self.counts.matched += 1;
+        self.conclude(index, &arrival, ret)?;
+        Ok(true)
+    }
+
+    fn compare_front(&mut self, index: usize, arrival: &Arrival) -> Result<(), Stop> {
+        if matches!(self.options.kind, crate::session::UpdateKind::Fault { .. }) {
+            self.inject_fault(arrival);
+        }
+        let Some((Item::Call(event), _)) = self.order.next(index) else { return Ok(()) };
+        let record = record(&self.recorder, &self.fetched, event);
+        let mut memory = ProcessMemory { pid: self.follower.pid };
+        let Err(difference) = compare(&record, &arrival.call, &mut memory, &mut self.scratch) else {
+            return self.note_registration(index, arrival);
+        };
+        self.counts.diverged += 1;
+        let leader = table::syscall(event.header.nr).map_or("an unknown call", |call| call.name);
+        let line = format!(
+            "divergence in thread {}: the leader made {leader}, the follower {}{}",
+            self.lanes[index].leader,
+            arrival.call.name(),
+            super::report::in_words(&difference, &arrival.call)
+        );
+        let report = self.divergence_report(index, arrival, Some(index), Some(&difference));
+        Err(Stop::RollBack(line, Some(report)))
+    }
+
+    /// `--inject-fault`: flips one bit of the bytes that the follower is about to write.
+    fn inject_fault(&mut self, arrival: &Arrival) {
+        let Some(spec) = table::syscall(arrival.call.nr) else { return };
+        let written = (0..6).find(|at| {
+            matches!(spec.arg_of(*at, &arrival.call.args), Arg::Mem(Dir::In, _)) && arrival.call.args[*at] != 0
+        });
+        let Some(at) = written else { return };
+        if self.fault_strikes() {
+            let mut memory = ProcessMemory { pid: self.follower.pid };
+            let mut address = arrival.call.args[at];
+            if let Arg::Mem(_, mvedsua_common::spec::Len::Iov(_)) = spec.arg_of(at, &arrival.call.args) {
+                let mut vector = [0u8; 8];
+                let _ = memory.read(address, &mut vector);
+                address = u64::from_le_bytes(vector);
+            }
+            let mut byte = [0u8];
+            if memory.read(address, &mut byte).is_ok() {
+                byte[0] ^= 1;
+                let _ = memory::force_write(self.follower.pid, address, &byte);
+            }
+        }
+    }
+
+    /// Remembers which data words the two sides gave to an epoll instance.
+    fn note_registration(&mut self, index: usize, arrival: &Arrival) -> Result<(), Stop> {
+        if arrival.call.nr != roles().epoll_ctl {
+            return Ok(());
+        }
+        let Some((Item::Call(event), _)) = self.order.next(index) else { return Ok(()) };
+        let record = record(&self.recorder, &self.fetched, event);
+        if record.header.ret < 0 {
+            return Ok(());
+        }
+        let [epfd, operation, fd, pointer, ..] = arrival.call.args;
+        let (epfd, fd) = (epfd as i32, fd as i32);
+        if operation as i32 == libc::EPOLL_CTL_DEL {
+            self.epoll.removed(epfd, fd);
+            return Ok(());
+        }
+        let mut own = [0u8; 12];
+        let mut memory = ProcessMemory { pid: self.follower.pid };
+        if let Some(leader) = record.data(3).filter(|data| data.len() >= 12)
+            && memory.read(pointer, &mut own).is_ok()
+        {
+            let word = |bytes: &[u8]| u64::from_le_bytes(bytes[4..12].try_into().expect("8 bytes"));
+            let events = u32::from_le_bytes(own[..4].try_into().expect("4 bytes"));
+            let registration = Registration { events, leader: word(leader), follower: word(&own) };
+            self.epoll.registered(epfd, fd, registration);
+        }
+        Ok(())
+    }
+
+    /// Gives the follower what the leader's call brought; returns the result.
+    fn write_answer(&mut self, index: usize, arrival: &Arrival) -> Result<i64, Stop> {
+        let Some((Item::Call(event), _)) = self.order.next(index) else { return Ok(0) };
+        let record = record(&self.recorder, &self.fetched, event);
+        let mut memory = ProcessMemory { pid: self.follower.pid };
+        let answer = answer(&record, &arrival.call, &mut memory, &self.epoll).and_then(|answer| {
+            matcher::finish_messages(&record, &arrival.call, &mut memory)?;
+            Ok(answer)
+        });
+        match answer {
+            Ok(answer) => Ok(answer.result),
+            Err(fault) => Err(Stop::roll_back(format!(
+                "divergence in thread {}: the follower's {} cannot store its result at {:#x}",
+                self.lanes[index].leader,
+                arrival.call.name(),
+                fault.address
+            ))),
+        }
+    }
+
+    fn release_front(&mut self, index: usize) {
+        if let Some(Item::Call(event)) = self.order.take(index) {
+            self.remember(self.lanes[index].leader, &event.header.clone());
+            self.fetched.remove(&event.position);
+            self.recorder.ring.release(event);
+        }
+    }
+
+    /// The call was equal: answers it, or lets it run where the follower needs its effect.
+    fn conclude(&mut self, index: usize, arrival: &Arrival, ret: i64) -> Result<(), Stop> {
+        let roles = roles();
+        let nr = arrival.call.nr;
+        if nr == roles.clone || nr == roles.clone3 {
+            let makes_thread = self.clone_flags(arrival)? & libc::CLONE_THREAD as u64 != 0;
+            if makes_thread && ret > 0 {
+                self.lanes[index].cloning = Some(ret as i32);
+                return self.let_run(arrival);
+            }
+        }
+        // A child process is the leader's alone: the follower is told its id and makes none.
+        if nr == roles.execve || nr == roles.execveat {
+            if ret < 0 {
+                return self.respond(arrival, ret);
+            }
+            return Err(Stop::roll_back("the follower is to execute another program"));
+        }
+        if nr == roles.set_tid_address {
+            return Err(Stop::roll_back("set_tid_address after the start of a thread"));
+        }
+        if let Some(call) = table::syscall(nr)
+            && ret >= 0
+            && call.is_lasting(&arrival.call.args)
+            && !CARRIED_OVER.contains(&call.name)
+        {
+            self.lasting.insert(call.name);
+        }
+        match table::syscall(nr).map(|call| call.class_of(&arrival.call.args)) {
+            Some(Class::Refused) | None if ret >= 0 => Err(Stop::roll_back(format!(
+                "the leader made {}, which cannot be followed",
+                arrival.call.name()
+            ))),
+            _ => self.respond(arrival, ret),
+        }
+    }
+
+    /// A local call is notified only when it maps a file. The follower has no descriptors, so the
+    /// file that the leader opened under that number is opened again, for reading only, and put
+    /// there; the mapping is then the follower's own business, like all memory.
+    pub(super) fn map_file(&mut self, arrival: &Arrival) -> Result<(), Stop> {
+        let fd = arrival.call.args[4] as i32;
+        let Some(path) = self.opened.get(&fd) else {
+            return Err(Stop::roll_back(format!(
+                "the follower maps descriptor {fd} into memory, and what it is was not seen"
+            )));
+        };
+        let inside = format!("/proc/{}/root{path}", self.leader.pid);
+        let file = std::fs::File::open(&inside)
+            .map_err(|e| Stop::roll_back(format!("opening {path} for the follower to map: {e}")))?;
+        self.listener
+            .install_fd(arrival.id, file.as_fd(), fd, true)
+            .map_err(|e| Stop::roll_back(format!("giving {path} to the follower: {e}")))?;
+        self.let_run(arrival)
+    }
+
+    /// Remembers which files the leader opened for reading, for [`Self::map_file`].
+    fn note_file(&mut self, index: usize) {
+        let Some((Item::Call(event), _)) = self.order.next(index) else { return };
+        let Some(spec) = table::syscall(event.header.nr)
+            .filter(|spec| spec.returns_fd(&event.header.args))
+        else { return };
+        let fd = event.header.ret as i32;
+        if event.header.ret < 0 {
+            return;
+        }
+        self.opened.remove(&fd);
+        let Some(at) = spec.args.iter().position(|arg| *arg == Arg::Path) else { return };
+        let record = record(&self.recorder, &self.fetched, event);
+        let path = record.data(at as u8).and_then(|bytes| bytes.split(|byte| *byte == 0).next());
+        if let Some(path) = path.and_then(|path| std::str::from_utf8(path).ok())
+            && path.starts_with('/')
+        {
+            self.opened.insert(fd, path.to_owned());
+        }
+    }
+
+    fn clone_flags(&self, arrival: &Arrival) -> Result<u64, Stop> {
+        if arrival.call.nr == roles().clone {
+            return Ok(arrival.call.args[0]);
+        }
+        // struct clone_args begins with its flags.
+        let mut flags = [0u8; 8];
+        memory::read(self.follower.pid, arrival.call.args[0], &mut flags)
+            .map_err(|e| Stop::roll_back(format!("reading clone3's arguments: {e}")))?;
+        Ok(u64::from_le_bytes(flags))
+    }
+
+    /// Replaces the follower's new thread id by the leader's wherever the clone stored it: a
+    /// follower believes that it is the leader.
+    pub(super) fn write_thread_id(&mut self, creator: usize, born: i32, leader: i32) {
+        let Some(tid) = self.lanes[creator].follower else { return };
+        let pid = self.follower.pid;
+        // The addresses are still in the creator's registers and memory.
+        let Ok(text) = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/syscall")) else { return };
+        let args: Vec<u64> = text
+            .split_whitespace()
+            .skip(1)
+            .filter_map(|word| u64::from_str_radix(word.trim_start_matches("0x"), 16).ok())
+            .collect();
+        let nr: Option<u16> = text.split(' ').next().and_then(|nr| nr.parse().ok());
+        // (child's word, parent's word)
+        let mut addresses: Vec<u64> = if nr == Some(roles().clone3) {
+            let mut words = [0u8; 16];
+            let from = args.first().copied().unwrap_or(0) + 16;
+            if memory::read(pid, from, &mut words).is_err() {
+                return;
+            }
+            words.chunks(8).map(|w| u64::from_le_bytes(w.try_into().expect("8 bytes"))).collect()
+        } else {
+            args.get(2..4).map(|words| vec![words[1], words[0]]).unwrap_or_default()
+        };
+        if let Some(child) = addresses.first() {
+            self.tid_addresses.insert(leader, *child);
+        }
+        addresses.dedup();
+        for address in addresses {
+            replace_thread_id(pid, address, born, leader);
+        }
+    }
+
+    pub(super) fn respond(&self, arrival: &Arrival, result: i64) -> Result<(), Stop> {
+        answered(self.listener.respond(arrival.id, result))
+    }
+
+    pub(super) fn let_run(&self, arrival: &Arrival) -> Result<(), Stop> {
+        answered(self.listener.let_run(arrival.id))
+    }
+}
+
+/// If the word at `address` is the thread id `from`, makes it `to`.
+pub(super) fn replace_thread_id(pid: i32, address: u64, from: i32, to: i32) {
+    let mut word = [0u8; 4];
+    if address != 0 && memory::read(pid, address, &mut word).is_ok() && i32::from_le_bytes(word) == from {
+        // A word that cannot be written is not where a thread keeps its id.
+        let _ = memory::write(pid, address, &to.to_le_bytes());
+    }
+}
+
+/// A thread that died while it waited is reported by ptrace; here it is no error.
+fn answered(result: std::io::Result<()>) -> Result<(), Stop> {
+    match result {
+        Err(error) if error.raw_os_error() != Some(libc::ENOENT) => {
+            Err(Stop::roll_back(format!("answering a call of the follower: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn is_interrupted(ret: i64) -> bool {
+    ret == INTERRUPTED || (-516..=-512).contains(&ret)
+}
+
+/// The record that an event stands for, with the payload fetched out of line if there is one.
+pub(super) fn record<'a>(
+    recorder: &'a crate::recorder::Recorder,
+    fetched: &'a std::collections::HashMap<u64, Vec<u8>>,
+    event: &'a crate::recorder::EventRef,
+) -> Record<'a> {
+    if event.header.flags & FLAG_OUT_OF_LINE != 0
+        && let Some(payload) = fetched.get(&event.position)
+    {
+        // As many parts as the payload has.
+        let header = EventHeader { parts: u32::MAX, ..event.header };
+        return Record { header, payload };
+    }
+    recorder.ring.event(event)
+}

@@ -1,0 +1,38 @@
+//! The few calls that the engine has to carry out by other means than answering them, by number.
+
+use std::sync::OnceLock;
+
+use mvedsua_common::table;
+
+/// Numbers of the calls with a handling of their own, looked up in the table once.
+#[derive(Debug)]
+pub(super) struct Roles {
+    pub(super) clone: u16,
+    pub(super) clone3: u16,
+    pub(super) wait4: u16,
+    pub(super) exit_group: u16,
+    pub(super) rt_sigsuspend: u16,
+    pub(super) epoll_ctl: u16,
+    pub(super) execve: u16,
+    pub(super) execveat: u16,
+    pub(super) set_tid_address: u16,
+}
+
+/// The numbers.
+pub(super) fn roles() -> &'static Roles {
+    static ROLES: OnceLock<Roles> = OnceLock::new();
+    ROLES.get_or_init(|| {
+        let nr = |name| table::by_name(name).expect("the table has every call").nr;
+        Roles {
+            clone: nr("clone"),
+            clone3: nr("clone3"),
+            wait4: nr("wait4"),
+            exit_group: nr("exit_group"),
+            rt_sigsuspend: nr("rt_sigsuspend"),
+            epoll_ctl: nr("epoll_ctl"),
+            execve: nr("execve"),
+            execveat: nr("execveat"),
+            set_tid_address: nr("set_tid_address"),
+        }
+    })
+}

@@ -1,0 +1,109 @@
+//! Back to a single leader: the follower is thrown away and the leader is bare again.
+
+use std::time::Instant;
+
+use super::following::Following;
+use super::side::{Side, Why};
+use super::worker::Home;
+use crate::sys::ptrace::{self, Wait};
+use crate::tracee::stub::Vdso;
+use crate::tracee::thread::Running;
+
+impl Following {
+    /// Kills the follower, detaches the recorder and frees the leader. Never fails: what does not
+    /// work concerns threads that are gone.
+    pub(super) fn abandon(mut self, home: &mut Home) {
+        let mut late = Vec::new();
+        self.follower.kill(&mut |tid, wait| late.push((tid, wait)));
+        let _ = self.recorder.remove_process(self.leader.pid as u32);
+        for (tid, wait) in late {
+            pass(&mut self.leader, tid, wait);
+        }
+        drop(self.recorder);
+        free_leader(self.leader, &self.vdso, home);
+    }
+}
+
+/// Handles a report of a leader that is not followed any more: everything passes.
+pub(super) fn pass(side: &mut Side, tid: i32, wait: Wait) {
+    if matches!(wait, Wait::Exited(_) | Wait::Killed(_)) {
+        side.ended(tid);
+        return;
+    }
+    let Some(thread) = side.reported(tid) else {
+        return;
+    };
+    let signal = match wait {
+        Wait::Signal(libc::SIGSTOP) if is_ours(tid) => 0,
+        Wait::Signal(signal) => signal,
+        Wait::GroupStop(_) => {
+            if let Ok(running) = thread.listen() {
+                side.add_running(running);
+            }
+            return;
+        }
+        Wait::Event(libc::PTRACE_EVENT_CLONE | libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK) => {
+            if let Ok(born) = thread.event_message() {
+                side.add_running(Running::born(born as i32));
+            }
+            0
+        }
+        _ => 0,
+    };
+    if let Ok(running) = thread.resume(signal) {
+        side.add_running(running);
+    }
+}
+
+/// A `SIGSTOP` that the recorder sent, not a user.
+fn is_ours(tid: i32) -> bool {
+    ptrace::signal_info(tid).is_ok_and(|info| info.si_code == libc::SI_KERNEL)
+}
+
+/// Stops all threads of a side for a moment; signals that arrive are delivered.
+pub(super) fn stop_side(side: &mut Side) {
+    let start = Instant::now();
+    side.interrupt_all();
+    while side.running().next().is_some() && start.elapsed().as_secs() < 10 {
+        let Ok(Some((tid, wait))) = ptrace::wait(-1, true) else { break };
+        if !side.has(tid) {
+            // A thread born a moment ago, before its creator's event: it stays in its birth stop.
+            if wait == Wait::Interrupted {
+                side.add_stopped(Running::born(tid).reported(), Why::Asked);
+            }
+            continue;
+        }
+        if wait == Wait::Interrupted {
+            if let Some(thread) = side.reported(tid) {
+                side.add_stopped(thread, Why::Asked);
+            }
+        } else {
+            pass(side, tid, wait);
+            // The event may have brought a thread of which nobody knew.
+            side.interrupt_all();
+        }
+    }
+}
+
+/// Makes the leader as it was before the update: its vDSO restored, its threads untraced (or, for a
+/// promoted process, traced and its filter suspended as before).
+pub(super) fn free_leader(mut leader: Side, vdso: &Vdso, home: &mut Home) {
+    stop_side(&mut leader);
+    // Threads that were held for other reasons go the same way.
+    let _ = leader.rewind_stopped();
+    let _ = leader.leave_vdso(vdso);
+    let _ = vdso.restore(leader.pid);
+    match home {
+        Home::Bare(_) => {
+            for tid in leader.tids() {
+                if let Some(thread) = leader.reported(tid) {
+                    let _ = thread.detach(0);
+                }
+            }
+        }
+        Home::Kept(kept) => {
+            leader.resume_all();
+            kept.side = leader;
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! t1 and t2: from a single leader to a follower that consumes events.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::attach::refused;
+use super::following::{Following, Parts};
+use super::promote::Exchanged;
+use super::side::Side;
+use super::worker::Home;
+use crate::follower;
+use crate::matcher::EpollData;
+use crate::recorder::Recorder;
+use crate::session::{Failure, UpdateOptions};
+use crate::sys::ptrace;
+use crate::sys::seccomp::Listener;
+use crate::sys::wakeup::Wakeup;
+use crate::tracee::snapshot::{self, LEADER_OPTIONS, populate, seize_all};
+use crate::tracee::stub::Vdso;
+use crate::tracee::thread::Stopped;
+use crate::tracee::{Result, TraceeError};
+
+/// An update that has begun.
+pub(super) struct Begun {
+    pub(super) following: Following,
+    /// How long the leader stood still.
+    pub(super) pause: Duration,
+}
+
+/// Options of a promoted process, while it leads alone and while it leads an update.
+pub(super) const KEPT_OPTIONS: u32 = LEADER_OPTIONS
+    | ptrace::O_TRACEFORK
+    | ptrace::O_TRACEVFORK
+    | ptrace::O_SUSPEND_SECCOMP;
+
+/// Takes a copy of the leader and makes it a follower. On failure the leader is as it was.
+///
+/// # Errors
+/// [`Failure::Refused`] with what stood in the way.
+pub(super) fn begin(
+    home: &mut Home,
+    options: UpdateOptions,
+    wakeup: &Wakeup,
+) -> std::result::Result<Begun, Failure> {
+    let pid = home.pid();
+    let told = |e: TraceeError| {
+        refused("E220", format!("the snapshot failed and nothing was changed: {e}"))
+    };
+    let vdso = Vdso::of(pid).map_err(told)?;
+    // Everything that takes its time happens before the pause.
+    let mut recorder = Recorder::load(options.ring_bytes).map_err(|e| refused("E221", e.to_string()))?;
+    recorder.attach().map_err(|e| refused("E221", e.to_string()))?;
+
+    let start = Instant::now();
+    let threads = match home {
+        Home::Bare(_) => seize_all(pid, LEADER_OPTIONS),
+        Home::Kept(kept) => kept.stop_all(),
+    }
+    .map_err(told)?;
+    let listener = home.listener();
+    let mut leader = Side::new(pid);
+    let copied = copy(pid, threads, &vdso, &mut recorder, &mut leader);
+    let pause = start.elapsed();
+    let made = copied.and_then(|(copied, contexts)| {
+        leader.add_running(copied.cloner);
+        let (cloner, middle) = (contexts.1, copied.middle);
+        let made = furnish(pid, copied.follower, &contexts.0, &vdso, listener)?;
+        let addresses = contexts.0.iter().map(|context| (context.tid, context.tid_address)).collect();
+        Ok((made, cloner, middle, addresses))
+    });
+    match made {
+        Ok((made, cloner, middle, tid_addresses)) => {
+            let mut following = Following::new(Parts {
+                leader,
+                follower: made.side,
+                pairs: made.pairs,
+                recorder,
+                listener: made.listener,
+                vdso,
+                epoll: EpollData::default(),
+                options,
+                wakeup: wakeup.clone(),
+                middle,
+                cloner,
+                no_new_privs: made.no_new_privs,
+                tid_addresses,
+            });
+            if following.set_margin().is_err() {
+                let capacity = following.recorder.ring.capacity();
+                following.abandon(home);
+                return Err(refused(
+                    "E222",
+                    format!("a ring of {capacity} bytes is too small for this many threads; use a larger --ring"),
+                ));
+            }
+            Ok(Begun { following, pause })
+        }
+        Err(error) => {
+            super::rollback::free_leader(leader, &vdso, home);
+            Err(told(error))
+        }
+    }
+}
+
+type Contexts = (Vec<crate::tracee::context::Context>, i32);
+
+/// The leader's pause. Whatever happens, `leader` holds all its threads afterwards.
+fn copy(
+    pid: i32,
+    threads: Vec<Stopped>,
+    vdso: &Vdso,
+    recorder: &mut Recorder,
+    leader: &mut Side,
+) -> Result<(snapshot::Copied, Contexts)> {
+    let tids: Vec<i32> = threads.iter().map(Stopped::tid).collect();
+    let result = (|| {
+        let mut captured = snapshot::capture(pid, threads, vdso)?;
+        let contexts = captured.iter().map(|c| c.context.clone()).collect();
+        vdso.patch(pid)?;
+        recorder
+            .add_process(pid as u32)
+            .map_err(|e| TraceeError::Unsuitable(e.to_string()))?;
+        let cloner = captured.iter().find(|c| c.context.tid == pid).unwrap_or(&captured[0]).context.tid;
+        let mut resumed = Vec::new();
+        let copied = snapshot::take(pid, &mut captured, vdso, &mut |others| {
+            for other in others {
+                if let Ok(running) = other.thread.resume(0) {
+                    resumed.push(running);
+                }
+            }
+        });
+        for running in resumed {
+            leader.add_running(running);
+        }
+        Ok((copied?, (contexts, cloner)))
+    })();
+    if result.is_err() {
+        // The handles are gone with the error; the threads are still ours, and where they were.
+        for tid in tids.into_iter().filter(|tid| !leader.has(*tid)).collect::<Vec<_>>() {
+            leader.add_running(crate::tracee::thread::Running::born(tid));
+        }
+    }
+    result
+}
+
+/// A follower that is set up.
+struct Made {
+    side: Side,
+    pairs: Vec<(i32, i32)>,
+    listener: Arc<Listener>,
+    no_new_privs: bool,
+}
+
+/// Makes the copy's threads, closes its descriptors, installs the filter, and lets it go.
+fn furnish(
+    leader: i32,
+    copy: Stopped,
+    contexts: &[crate::tracee::context::Context],
+    vdso: &Vdso,
+    listener: Option<Arc<Listener>>,
+) -> Result<Made> {
+    let pid = copy.tid();
+    let result = (|| {
+        let mut threads = populate(leader, copy, contexts, vdso)?;
+        let installed = follower::install(&mut threads[0].1, pid, vdso, listener)?;
+        let mut side = Side::new(pid);
+        let mut pairs = Vec::with_capacity(threads.len());
+        for (leader_tid, thread) in threads {
+            pairs.push((leader_tid, thread.tid()));
+            thread.set_options(snapshot::FOLLOWER_OPTIONS)?;
+            side.add_running(thread.resume(0)?);
+        }
+        Ok(Made { side, pairs, listener: installed.listener, no_new_privs: installed.no_new_privs })
+    })();
+    if result.is_err() {
+        let mut side = Side::new(pid);
+        for tid in crate::tracee::inspect::threads(pid).unwrap_or_default() {
+            side.add_running(crate::tracee::thread::Running::born(tid));
+        }
+        side.kill(&mut |_, _| {});
+    }
+    result
+}
+
+/// t5: the exchanged processes go on with their roles turned round: the new leader serves and is
+/// recorded, the old one follows it.
+///
+/// # Errors
+/// When the old version cannot be made a follower: it is gone then, and the new one serves alone.
+pub(super) fn reverse(
+    exchanged: Exchanged,
+    wakeup: &Wakeup,
+) -> std::result::Result<(Following, Home, Duration), (Home, String)> {
+    let Exchanged { mut kept, old, following, start } = exchanged;
+    let Following { recorder, vdso, epoll, options, lanes, tid_addresses, .. } = following;
+    let mut recorder = recorder;
+    let old_pid = old.pid;
+    let recorded = recorder.add_process(kept.side.pid as u32);
+    // Their interrupted calls are made again by the kernel itself.
+    kept.side.resume_all();
+    let pause = start.elapsed();
+
+    let pairs: Vec<(i32, i32)> =
+        lanes.iter().filter_map(|lane| Some((lane.follower?, lane.leader))).collect();
+    let made = recorded
+        .map_err(|e| TraceeError::Unsuitable(e.to_string()))
+        .and_then(|()| turn_follower(old, &vdso, kept.previous.take()));
+    match made {
+        Ok((side, installed)) => {
+            let addresses = pairs
+                .iter()
+                .filter_map(|(leader, follower)| Some((*leader, *tid_addresses.get(follower)?)))
+                .collect::<HashMap<i32, u64>>();
+            for (leader, follower) in &pairs {
+                if let Some(address) = addresses.get(leader) {
+                    super::replay::replace_thread_id(old_pid, *address, *follower, *leader);
+                }
+            }
+            let leader = std::mem::replace(&mut kept.side, Side::new(0));
+            let pairs = pairs.into_iter().filter(|(_, follower)| side.has(*follower)).collect();
+            let following = Following::new(Parts {
+                leader,
+                follower: side,
+                pairs,
+                recorder,
+                listener: installed.listener,
+                vdso,
+                epoll: epoll.reversed(),
+                options,
+                wakeup: wakeup.clone(),
+                middle: 0,
+                cloner: 0,
+                no_new_privs: installed.no_new_privs,
+                tid_addresses: addresses,
+            });
+            kept.side.pid = following.leader.pid;
+            Ok((following, Home::Kept(kept), pause))
+        }
+        Err(error) => {
+            drop(recorder);
+            let side = std::mem::replace(&mut kept.side, Side::new(0));
+            let mut home = Home::Kept(kept);
+            super::rollback::free_leader(side, &vdso, &mut home);
+            Err((home, error.to_string()))
+        }
+    }
+}
+
+/// Makes the stopped old leader a follower and lets it go. It is killed if that fails.
+fn turn_follower(
+    mut old: Side,
+    vdso: &Vdso,
+    listener: Option<Arc<Listener>>,
+) -> Result<(Side, follower::Installed)> {
+    let pid = old.pid;
+    let mut threads = old.take_stopped(super::side::Why::Asked);
+    let result = (|| {
+        for thread in &threads {
+            thread.set_options(snapshot::FOLLOWER_OPTIONS | ptrace::O_SUSPEND_SECCOMP)?;
+        }
+        let first = threads
+            .first_mut()
+            .ok_or_else(|| TraceeError::Unsuitable("the old version has no thread left".into()))?;
+        follower::install(first, pid, vdso, listener)
+    })();
+    match result {
+        Ok(installed) => {
+            for thread in threads {
+                thread.set_options(snapshot::FOLLOWER_OPTIONS)?;
+                old.add_running(thread.resume(0)?);
+            }
+            Ok((old, installed))
+        }
+        Err(error) => {
+            for thread in threads {
+                old.add_stopped(thread, super::side::Why::Asked);
+            }
+            old.kill(&mut |_, _| {});
+            Err(error)
+        }
+    }
+}

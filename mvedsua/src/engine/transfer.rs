@@ -1,0 +1,162 @@
+//! Makes what the kernel keeps for a process equal on both sides at the moment of promotion:
+//! descriptors, epoll registrations, timers, working directory, file mode mask, limits.
+//!
+//! The leader stands still; the follower's calls so far changed none of this, since they were only
+//! answered.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use super::following::{Following, Stop};
+use crate::follower::{Arrival, parking_number};
+use crate::sys::pidfd;
+use crate::tracee::context::Context;
+use crate::tracee::inject::{Guarded, Plain};
+use crate::tracee::inspect;
+use crate::tracee::thread::Stopped;
+
+/// `ITIMER_REAL`, `ITIMER_VIRTUAL`, `ITIMER_PROF`.
+const INTERVAL_TIMERS: u64 = 3;
+
+/// The interval timers of the leader: `struct itimerval` each.
+pub(super) type Timers = Vec<[u8; 32]>;
+
+fn number(name: &str) -> u16 {
+    mvedsua_common::table::by_name(name).expect("the table has every call").nr
+}
+
+fn failed(what: &str) -> impl Fn(std::io::Error) -> Stop + '_ {
+    move |error| Stop::roll_back(format!("{what} at promotion: {error}"))
+}
+
+impl Following {
+    /// Gives the follower every descriptor of the leader under the same number, through a thread of
+    /// the follower that waits in a call. Numbers that the leader does not use are closed later.
+    ///
+    /// # Errors
+    /// When a descriptor cannot be taken or given.
+    pub(super) fn give_descriptors(&self, through: &Arrival) -> Result<Vec<i32>, Stop> {
+        let process = pidfd::open(self.leader.pid).map_err(failed("opening the leader"))?;
+        let mut given = Vec::new();
+        for (fd, cloexec) in inspect::descriptors(self.leader.pid)? {
+            let ours = pidfd::duplicate(process.as_fd(), fd)
+                .map_err(|e| Stop::roll_back(format!("taking descriptor {fd} at promotion: {e}")))?;
+            self.give(through, ours.as_fd(), fd, cloexec)?;
+            given.push(fd);
+        }
+        // With its own listener in its hands, its calls wait for a successor if the agent dies.
+        let parked = parking_number(self.follower.pid);
+        if !given.contains(&parked) {
+            self.give(through, self.listener.as_fd(), parked, true)?;
+            given.push(parked);
+        }
+        Ok(given)
+    }
+
+    fn give(&self, through: &Arrival, fd: BorrowedFd<'_>, number: i32, cloexec: bool) -> Result<(), Stop> {
+        self.listener
+            .install_fd(through.id, fd, number, cloexec)
+            .map_err(|e| Stop::roll_back(format!("giving descriptor {number} at promotion: {e}")))
+    }
+
+    /// What only the stopped follower itself can do: registers differing epoll data anew, sets the
+    /// interval timers, goes to the leader's directory and takes its mode mask.
+    ///
+    /// # Errors
+    /// When the follower refuses one of the calls.
+    pub(super) fn settle_in(&self, thread: &mut Stopped, timers: &Timers, given: &[i32]) -> Result<(), Stop> {
+        let plain = Plain { vdso: &self.vdso };
+        let pid = self.follower.pid;
+        let scratch = (thread.registers()?.rsp - 4096) & !63;
+        let write = |bytes: &[u8]| {
+            crate::sys::memory::write(pid, scratch, bytes).map_err(failed("writing the new leader's stack"))
+        };
+        for ((epfd, fd), registration) in self.epoll.differing() {
+            let mut event = [0u8; 12];
+            event[..4].copy_from_slice(&registration.events.to_le_bytes());
+            event[4..].copy_from_slice(&registration.follower.to_le_bytes());
+            write(&event)?;
+            let args = [epfd as u64, libc::EPOLL_CTL_MOD as u64, fd as u64, scratch, 0, 0];
+            // A registration that went with its descriptor is none to be changed.
+            plain.call_with(thread, "epoll_ctl", number("epoll_ctl"), &args, &mut |_| Ok(()))?;
+        }
+        for (which, timer) in timers.iter().enumerate() {
+            if timer.iter().any(|byte| *byte != 0) {
+                write(timer)?;
+                let args = [which as u64, scratch, 0, 0, 0, 0];
+                plain.call_ok(thread, "setitimer", number("setitimer"), &args)?;
+            }
+        }
+        // Files that the follower had open to map them, and that the leader has not.
+        for (fd, _) in inspect::descriptors(pid)? {
+            if !given.contains(&fd) {
+                plain.call_ok(thread, "close", number("close"), &[fd as u64, 0, 0, 0, 0, 0])?;
+            }
+        }
+        let leader = self.leader.pid;
+        let place = |pid: i32| std::fs::read_link(format!("/proc/{pid}/cwd")).ok();
+        if let Some(path) = place(leader).filter(|path| Some(path) != place(pid).as_ref()) {
+            use std::os::unix::ffi::OsStrExt;
+            let mut bytes = path.as_os_str().as_bytes().to_vec();
+            bytes.push(0);
+            write(&bytes)?;
+            plain.call_ok(thread, "chdir", number("chdir"), &[scratch, 0, 0, 0, 0, 0])?;
+        }
+        let mask = |pid: i32| inspect::status_field(pid, pid, "Umask");
+        if let Some(umask) = mask(leader).filter(|m| Some(m) != mask(pid).as_ref()) {
+            let umask = u64::from_str_radix(&umask, 8).unwrap_or(0o022);
+            plain.call_ok(thread, "umask", number("umask"), &[umask, 0, 0, 0, 0, 0])?;
+        }
+        Ok(())
+    }
+
+    /// Reads the leader's interval timers, with calls made inside its stopped thread.
+    ///
+    /// # Errors
+    /// When the thread has no room for the call.
+    pub(super) fn read_timers(&self, thread: Stopped) -> Result<(Stopped, Timers), Stop> {
+        let pid = self.leader.pid;
+        let context = Context::read(&thread, pid)?;
+        let mut guarded = Guarded::begin(thread, &context, &self.vdso)?;
+        let out = guarded.scratch();
+        let mut timers = Timers::new();
+        for which in 0..INTERVAL_TIMERS {
+            guarded.call("getitimer", number("getitimer"), &[which, out, 0, 0, 0, 0])?;
+            let mut timer = [0u8; 32];
+            crate::sys::memory::read(pid, out, &mut timer).map_err(failed("reading a timer"))?;
+            timers.push(timer);
+        }
+        Ok((guarded.end()?, timers))
+    }
+
+    /// What cannot be carried over: a promotion is refused while the leader has any of it.
+    pub(super) fn obstacle(&self) -> Option<String> {
+        let pid = self.leader.pid;
+        let children = inspect::children(pid);
+        if let Some(child) = children.first() {
+            let comm = std::fs::read_to_string(format!("/proc/{child}/comm")).unwrap_or_default();
+            return Some(format!(
+                "the leader has a child process ({child}, {}) that only it can wait for; try again when \
+                 it has ended",
+                comm.trim_end()
+            ));
+        }
+        let timers = std::fs::read_to_string(format!("/proc/{pid}/timers")).unwrap_or_default();
+        if !timers.trim().is_empty() {
+            return Some("the leader has POSIX timers (timer_create), which cannot be carried over yet".into());
+        }
+        if !self.lasting.is_empty() {
+            let names: Vec<&str> = self.lasting.iter().copied().collect();
+            return Some(format!(
+                "since the snapshot the leader made {}, whose effect cannot be carried over yet",
+                names.join(", ")
+            ));
+        }
+        for field in ["Uid", "Gid", "Groups", "CapEff", "CapPrm"] {
+            let of = |pid: i32| inspect::status_field(pid, pid, field);
+            if of(pid) != of(self.follower.pid) {
+                return Some(format!("the leader changed its {field} since the snapshot"));
+            }
+        }
+        None
+    }
+}

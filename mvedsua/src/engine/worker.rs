@@ -1,0 +1,642 @@
+//! The engine thread: requests in, status and timeline out, an update in between.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use std::os::fd::AsFd;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tokio::sync::{oneshot, watch};
+
+use super::attach::{check, refused};
+use super::following::{Following, Stop};
+use super::handle::{Request, Shared};
+use super::promote::{Exchanged, Promoted};
+use super::rollback::{pass, stop_side};
+use super::side::{Side, Why};
+use super::snapshot::{self, begin};
+use crate::session::{
+    Command, Done, Failure, FollowerStatus, LastUpdate, Mark, Outcome, OutdatedLeader, SingleLeader,
+    Stage, Status, TimelineEntry, UpdateOptions, UpdatedLeader, Updating, WaitFor,
+};
+use crate::sys::ptrace::{self, Wait};
+use crate::sys::seccomp::Listener;
+use crate::sys::wakeup::Wakeup;
+use crate::tracee::inspect;
+use crate::tracee::thread::Stopped;
+
+/// How often the status is refreshed while an update runs.
+const REFRESH: Duration = Duration::from_millis(100);
+
+/// How the service is held between updates.
+pub(super) enum Home {
+    /// Not at all: nothing is installed.
+    Bare(i32),
+    /// It was promoted once: its filter cannot be removed and is suspended by tracing it.
+    Kept(Kept),
+}
+
+/// A promoted process.
+pub(super) struct Kept {
+    pub(super) side: Side,
+    listener: Arc<Listener>,
+    /// The listener of the version before, if that was a promoted process too: it will follow
+    /// through it again.
+    pub(super) previous: Option<Arc<Listener>>,
+}
+
+impl Home {
+    pub(super) fn pid(&self) -> i32 {
+        match self {
+            Self::Bare(pid) => *pid,
+            Self::Kept(kept) => kept.side.pid,
+        }
+    }
+
+    pub(super) fn listener(&self) -> Option<Arc<Listener>> {
+        match self {
+            Self::Bare(_) => None,
+            Self::Kept(kept) => Some(kept.listener.clone()),
+        }
+    }
+}
+
+impl Kept {
+    pub(super) fn new(side: Side, listener: Arc<Listener>) -> Self {
+        Self { side, listener, previous: None }
+    }
+
+    /// Stops all its threads for a snapshot and hands them over.
+    pub(super) fn stop_all(&mut self) -> crate::tracee::Result<Vec<Stopped>> {
+        stop_side(&mut self.side);
+        for thread in self.side.take_stopped(Why::RingFull) {
+            self.side.add_stopped(thread, Why::Asked);
+        }
+        Ok(self.side.take_stopped(Why::Asked))
+    }
+
+    /// Between updates every signal and birth passes.
+    fn reports(&mut self) {
+        while let Ok(Some((tid, wait))) = ptrace::wait(-1, false) {
+            if self.side.has(tid) || !matches!(wait, Wait::Interrupted) {
+                pass(&mut self.side, tid, wait);
+            } else {
+                let born = crate::tracee::thread::Running::born(tid).reported();
+                if let Ok(running) = born.resume(0) {
+                    self.side.add_running(running);
+                }
+            }
+        }
+    }
+}
+
+/// Where the service is in its life. The stage tokens make sure that only the transitions of the
+/// paper happen.
+enum Life {
+    Single(SingleLeader, Home),
+    Updating(Updating, Box<Following>, Home),
+    Outdated(OutdatedLeader, Box<Following>, Home),
+    Updated(UpdatedLeader, Box<Following>, Home),
+    Ended,
+}
+
+/// The engine thread's state.
+pub(super) struct Worker {
+    pub(super) name: String,
+    pub(super) shared: Arc<Shared>,
+    pub(super) changed: watch::Sender<u64>,
+    pub(super) requests: Receiver<Request>,
+    pub(super) wakeup: Wakeup,
+    /// Who waits for the end of `update`.
+    waiting: Option<oneshot::Sender<Result<Done, Failure>>>,
+    refreshed: Instant,
+    started: Instant,
+}
+
+impl Worker {
+    pub(super) fn new(
+        name: String,
+        shared: Arc<Shared>,
+        changed: watch::Sender<u64>,
+        requests: Receiver<Request>,
+        wakeup: Wakeup,
+    ) -> Self {
+        let now = Instant::now();
+        Self { name, shared, changed, requests, wakeup, waiting: None, refreshed: now, started: now }
+    }
+
+    /// Runs until the service ends or is detached.
+    pub(super) fn run(mut self, pid: i32) {
+        tracing::info!(name = self.name, pid, "supervising");
+        self.mark(None, Stage::SingleLeader, format!("attached to process {pid}"));
+        let mut life = Life::Single(SingleLeader::new(), Home::Bare(pid));
+        loop {
+            life = match life {
+                Life::Single(token, home) => match self.single(token, home) {
+                    Some(life) => life,
+                    None => return,
+                },
+                Life::Ended => return,
+                running => self.running(running),
+            };
+        }
+    }
+
+    fn single(&mut self, token: SingleLeader, mut home: Home) -> Option<Life> {
+        self.sleep();
+        self.wakeup.clear();
+        if let Home::Kept(kept) = &mut home {
+            kept.reports();
+            if kept.side.is_gone() {
+                self.ended("it has ended");
+                return Some(Life::Ended);
+            }
+        } else if !std::path::Path::new(&format!("/proc/{}", home.pid())).exists() {
+            self.ended("it has ended");
+            return Some(Life::Ended);
+        }
+        self.refresh_single(&home);
+        match self.requests.try_recv() {
+            Err(TryRecvError::Empty) => Some(Life::Single(token, home)),
+            Err(TryRecvError::Disconnected) => match home {
+                Home::Bare(_) => None,
+                // The agent goes down: nothing may be left that a successor cannot adopt.
+                Home::Kept(_) => None,
+            },
+            Ok((Command::Update(options), reply)) => Some(self.update(token, home, options, reply)),
+            Ok((Command::Detach, reply)) => match home {
+                Home::Bare(pid) => {
+                    self.mark(None, Stage::SingleLeader, "detached".into());
+                    let message = format!("process {pid} is no longer supervised and runs on");
+                    let _ = reply.send(Ok(Done { message }));
+                    None
+                }
+                Home::Kept(kept) => {
+                    let pid = kept.side.pid;
+                    let _ = reply.send(Err(refused(
+                        "E231",
+                        format!(
+                            "process {pid} was promoted once: its filter must stay suspended by the agent. \
+                             It can only be detached by a restart of the service"
+                        ),
+                    )));
+                    Some(Life::Single(token, Home::Kept(kept)))
+                }
+            },
+            Ok((other, reply)) => {
+                let message = format!(
+                    "'{}' is in stage single-leader: there is no update to {}; start one with `mvedsua update {}`",
+                    self.name,
+                    verb(&other),
+                    self.name
+                );
+                let _ = reply.send(Err(refused("E230", message)));
+                Some(Life::Single(token, home))
+            }
+        }
+    }
+
+    /// Sleeps until a request, a ptrace report, or a while has passed.
+    fn sleep(&self) {
+        let mut fds = [PollFd::new(self.wakeup.as_fd(), PollFlags::POLLIN)];
+        // An interrupted sleep is as good as a short one.
+        let _ = poll(&mut fds, PollTimeout::from(500u16));
+    }
+
+    fn update(
+        &mut self,
+        token: SingleLeader,
+        mut home: Home,
+        options: UpdateOptions,
+        reply: oneshot::Sender<Result<Done, Failure>>,
+    ) -> Life {
+        let pid = home.pid();
+        let begun = check(pid, matches!(home, Home::Kept(_)))
+            .and_then(|()| begin(&mut home, options.clone(), &self.wakeup));
+        match begun {
+            Err(failure) => {
+                tracing::warn!(name = self.name, %failure, "update refused");
+                let _ = reply.send(Err(failure));
+                Life::Single(token, home)
+            }
+            Ok(begun) => {
+                let pause = begun.pause.as_secs_f64() * 1e3;
+                self.started = Instant::now();
+                let following = begun.following;
+                self.change(|status| {
+                    status.pauses_ms = crate::session::Pauses { snapshot: Some(pause), promotion: None };
+                    status.last_update = None;
+                });
+                let follower = following.follower.pid;
+                self.mark(
+                    Some(Mark::T1),
+                    Stage::Updating,
+                    format!("snapshot of process {pid} as {follower}, the leader paused {pause:.2} ms"),
+                );
+                if following.no_new_privs {
+                    self.mark(
+                        None,
+                        Stage::Updating,
+                        format!("process {follower} now has no_new_privs: its set-uid programs lose their effect"),
+                    );
+                }
+                self.mark(Some(Mark::T2), Stage::Updating, "the follower consumes events".into());
+                if options.wait == WaitFor::None {
+                    let message =
+                        format!("process {follower} follows process {pid}; the leader paused {pause:.2} ms");
+                    let _ = reply.send(Ok(Done { message }));
+                } else {
+                    self.waiting = Some(reply);
+                }
+                Life::Updating(token.snapshot(), Box::new(following), home)
+            }
+        }
+    }
+
+    /// One round of a running update.
+    fn running(&mut self, life: Life) -> Life {
+        let (mut following, stage) = match life {
+            Life::Updating(token, following, home) => (following, Live::Updating(token, home)),
+            Life::Outdated(token, following, home) => (following, Live::Outdated(token, home)),
+            Life::Updated(token, following, home) => (following, Live::Updated(token, home)),
+            other => return other,
+        };
+        let rang = match following.pump() {
+            Ok(rang) => rang,
+            Err(stop) => return self.stopped(following, stage, stop),
+        };
+        if self.refreshed.elapsed() > REFRESH {
+            self.refresh(&following, stage.stage());
+            if let Err(stop) = following.check_loss() {
+                return self.stopped(following, stage, stop);
+            }
+        }
+        let stage = match stage {
+            Live::Updating(token, home) if following.has_caught_up() => {
+                let took = self.started.elapsed().as_secs_f64() * 1e3;
+                let message = format!("the follower has caught up after {took:.0} ms");
+                self.mark(Some(Mark::T3), Stage::OutdatedLeader, message.clone());
+                if let Some(reply) = self.waiting.take() {
+                    let _ = reply.send(Ok(Done { message }));
+                }
+                Live::Outdated(token.caught_up(), home)
+            }
+            stage => stage,
+        };
+        if !rang {
+            return stage.into_life(following);
+        }
+        match self.requests.try_recv() {
+            Ok((command, reply)) => self.command(following, stage, command, reply),
+            Err(TryRecvError::Empty) => stage.into_life(following),
+            Err(TryRecvError::Disconnected) => {
+                self.stopped(following, stage, Stop::roll_back("the agent goes down"))
+            }
+        }
+    }
+
+    fn command(
+        &mut self,
+        following: Box<Following>,
+        stage: Live,
+        command: Command,
+        reply: oneshot::Sender<Result<Done, Failure>>,
+    ) -> Life {
+        match (command, stage) {
+            (Command::Promote { finalize }, Live::Outdated(token, home)) => {
+                self.promote(following, token, home, finalize, reply)
+            }
+            (Command::Rollback { reason }, stage) => {
+                let message = match &stage {
+                    Live::Updated(..) => "the old version leads again".to_owned(),
+                    _ => format!("rolled back; process {} serves on, bare", following.leader.pid),
+                };
+                let life = self.stopped(following, stage, Stop::RollBack(reason, None));
+                let _ = reply.send(Ok(Done { message }));
+                life
+            }
+            (Command::Finalize, Live::Updated(token, home)) => {
+                let old = following.follower.pid;
+                let life = self.drop_follower(*following, home, token.finalize());
+                self.finish(Outcome::Finalized, "finalized on request".into(), None);
+                let message = format!("process {old} is gone; the new version serves alone");
+                self.mark(Some(Mark::T6), Stage::SingleLeader, message.clone());
+                let _ = reply.send(Ok(Done { message }));
+                life
+            }
+            (command, stage) => {
+                let message = format!(
+                    "'{}' is in stage {}: it cannot {} now{}",
+                    self.name,
+                    stage.stage(),
+                    verb(&command),
+                    match (&command, &stage) {
+                        (Command::Promote { .. }, Live::Updating(..)) =>
+                            "; wait until the follower has caught up (`mvedsua watch`)",
+                        (Command::Finalize, _) => "; promote first",
+                        (Command::Update(_) | Command::Detach, _) => "; finalize or roll back first",
+                        _ => "",
+                    }
+                );
+                let _ = reply.send(Err(refused("E230", message)));
+                stage.into_life(following)
+            }
+        }
+    }
+
+    fn promote(
+        &mut self,
+        following: Box<Following>,
+        token: OutdatedLeader,
+        mut home: Home,
+        finalize: bool,
+        reply: oneshot::Sender<Result<Done, Failure>>,
+    ) -> Life {
+        self.mark(Some(Mark::T4), Stage::Promoting, "promotion was asked for".into());
+        let promoting = token.promote();
+        match following.promote() {
+            Promoted::NotNow(following, why) => {
+                self.mark(None, Stage::OutdatedLeader, format!("not promoted: {why}"));
+                let _ = reply.send(Err(refused("E232", why)));
+                Life::Outdated(promoting.abandon(), following, home)
+            }
+            Promoted::Failed(following, stop) => {
+                let (reason, report) = describe(stop);
+                let _ = reply.send(Err(Failure::RolledBack {
+                    reason: reason.clone(),
+                    report: report.clone(),
+                }));
+                following.abandon(&mut home);
+                self.finish(Outcome::RolledBack, reason, report);
+                Life::Single(promoting.roll_back(), home)
+            }
+            Promoted::Done(exchanged) if finalize => {
+                let (life, message) = self.finalized(*exchanged, promoting.exchanged_for_good(), Outcome::Finalized, "promoted and finalized");
+                let _ = reply.send(match message {
+                    Ok(message) => Ok(Done { message }),
+                    Err(reason) => Err(Failure::Ended { reason }),
+                });
+                life
+            }
+            Promoted::Done(mut exchanged) => {
+                exchanged.kept.previous = home.listener();
+                match snapshot::reverse(*exchanged, &self.wakeup) {
+                Ok((following, home, pause)) => {
+                    let pause = pause.as_secs_f64() * 1e3;
+                    self.change(|status| status.pauses_ms.promotion = Some(pause));
+                    let message = format!(
+                        "process {} leads, the old version follows as {}; paused {pause:.2} ms",
+                        following.leader.pid, following.follower.pid
+                    );
+                    self.mark(Some(Mark::T5), Stage::UpdatedLeader, message.clone());
+                    let _ = reply.send(Ok(Done { message }));
+                    Life::Updated(promoting.exchanged(), Box::new(following), home)
+                }
+                Err((home, why)) => {
+                    let message = format!("promoted; the old version could not follow and was dropped: {why}");
+                    self.finish(Outcome::Finalized, message.clone(), None);
+                    self.mark(Some(Mark::T6), Stage::SingleLeader, message.clone());
+                    let _ = reply.send(Ok(Done { message }));
+                    Life::Single(promoting.exchanged().finalize(), home)
+                }
+                }
+            }
+        }
+    }
+
+    /// The new leader serves alone from here on.
+    fn finalized(
+        &mut self,
+        exchanged: Exchanged,
+        token: SingleLeader,
+        outcome: Outcome,
+        reason: &str,
+    ) -> (Life, Result<String, String>) {
+        let old = exchanged.old.pid;
+        match exchanged.finalize() {
+            Ok((kept, following, pause)) => {
+                let pause = pause.as_secs_f64() * 1e3;
+                self.change(|status| status.pauses_ms.promotion = Some(pause));
+                let pid = kept.side.pid;
+                self.refresh(&following, Stage::SingleLeader);
+                drop(following);
+                self.finish(outcome, reason.to_owned(), None);
+                let message = format!("process {pid} serves, process {old} is gone; paused {pause:.2} ms");
+                self.mark(Some(Mark::T5), Stage::SingleLeader, message.clone());
+                self.mark(Some(Mark::T6), Stage::SingleLeader, "the old version is gone".into());
+                (Life::Single(token, Home::Kept(kept)), Ok(message))
+            }
+            Err(stop) => {
+                let (reason, _) = describe(stop);
+                self.ended(&reason);
+                (Life::Ended, Err(reason))
+            }
+        }
+    }
+
+    /// The update cannot go on: rolls back, or lets the other version take over.
+    fn stopped(&mut self, following: Box<Following>, stage: Live, stop: Stop) -> Life {
+        match (stop, stage) {
+            (Stop::RollBack(reason, report), Live::Updated(token, home)) => {
+                // The old version diverged, crashed or is not wanted any more: the new one stays.
+                let life = self.drop_follower(*following, home, token.finalize());
+                self.finish(Outcome::Finalized, format!("the old version was dropped: {reason}"), report);
+                self.mark(Some(Mark::T6), Stage::SingleLeader, format!("the old version was dropped: {reason}"));
+                life
+            }
+            (Stop::RollBack(reason, report), stage) => {
+                let (token, mut home) = stage.roll_back();
+                self.refresh(&following, Stage::SingleLeader);
+                following.abandon(&mut home);
+                if let Some(reply) = self.waiting.take() {
+                    let _ = reply.send(Err(Failure::RolledBack {
+                        reason: reason.clone(),
+                        report: report.clone(),
+                    }));
+                }
+                self.finish(Outcome::RolledBack, reason, report);
+                Life::Single(token, home)
+            }
+            (Stop::LeaderCrashed { how, held: true }, stage) => self.take_over(following, stage, &how),
+            (Stop::LeaderCrashed { how, held: false } | Stop::LeaderEnded(how), _) => {
+                let mut following = following;
+                let mut leader = std::mem::replace(&mut following.leader, Side::new(0));
+                following.follower.kill(&mut |tid, wait| pass(&mut leader, tid, wait));
+                if let Some(reply) = self.waiting.take() {
+                    let _ = reply.send(Err(Failure::Ended { reason: how.clone() }));
+                }
+                self.ended(&how);
+                Life::Ended
+            }
+        }
+    }
+
+    fn take_over(&mut self, following: Box<Following>, stage: Live, how: &str) -> Life {
+        let reason = format!("the leader crashed: {how}");
+        tracing::warn!(name = self.name, reason, "taking over");
+        match following.take_over() {
+            Promoted::Done(exchanged) => {
+                let (token, _gone) = stage.take_over();
+                let pid = exchanged.kept.side.pid;
+                if let Some(reply) = self.waiting.take() {
+                    let _ = reply.send(Err(Failure::TookOver {
+                        reason: format!("{reason}; process {pid} serves now"),
+                    }));
+                }
+                self.finalized(*exchanged, token, Outcome::TookOver, &reason).0
+            }
+            Promoted::NotNow(mut following, why) | Promoted::Failed(mut following, Stop::RollBack(why, _)) => {
+                let why = format!("{reason}, and the follower could not take over: {why}");
+                following.follower.kill(&mut |_, _| {});
+                let dying = std::mem::replace(&mut following.leader, Side::new(0));
+                release_dying(dying);
+                if let Some(reply) = self.waiting.take() {
+                    let _ = reply.send(Err(Failure::Ended { reason: why.clone() }));
+                }
+                self.ended(&why);
+                Life::Ended
+            }
+            Promoted::Failed(..) => {
+                self.ended(&reason);
+                Life::Ended
+            }
+        }
+    }
+
+    /// t6 from `updated-leader`: the old version is killed, the new one made plain.
+    fn drop_follower(&mut self, following: Following, mut home: Home, token: SingleLeader) -> Life {
+        self.refresh(&following, Stage::SingleLeader);
+        following.abandon(&mut home);
+        Life::Single(token, home)
+    }
+
+    fn ended(&mut self, how: &str) {
+        tracing::info!(name = self.name, how, "the service has ended");
+        self.mark(None, Stage::SingleLeader, format!("the service has ended: {how}"));
+    }
+
+    fn finish(&mut self, outcome: Outcome, reason: String, report: Option<String>) {
+        tracing::info!(name = self.name, ?outcome, reason, "update ended");
+        if outcome == Outcome::RolledBack {
+            self.mark(None, Stage::SingleLeader, format!("rolled back: {reason}"));
+        }
+        self.change(|status| {
+            status.stage = Stage::SingleLeader;
+            status.follower = None;
+            status.last_update = Some(LastUpdate { outcome, reason, report });
+        });
+    }
+
+    fn mark(&mut self, mark: Option<Mark>, stage: Stage, what: String) {
+        let unix_ms =
+            SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        tracing::info!(name = self.name, ?mark, %stage, what);
+        self.shared
+            .timeline
+            .lock()
+            .expect("nobody panics holding this")
+            .push(TimelineEntry { unix_ms, mark, stage, what });
+        self.change(|status| status.stage = stage);
+    }
+
+    fn change(&self, edit: impl FnOnce(&mut Status)) {
+        edit(&mut self.shared.status.lock().expect("nobody panics holding this"));
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    fn refresh_single(&self, home: &Home) {
+        let pid = home.pid();
+        let threads = inspect::threads(pid).map_or(0, |threads| threads.len() as u32);
+        let mut status = self.shared.status.lock().expect("nobody panics holding this");
+        status.leader = crate::session::LeaderStatus { pid, threads };
+    }
+
+    fn refresh(&mut self, following: &Following, stage: Stage) {
+        self.refreshed = Instant::now();
+        let ring = &following.recorder.ring;
+        self.change(|status| {
+            status.stage = stage;
+            status.leader = crate::session::LeaderStatus {
+                pid: following.leader.pid,
+                threads: following.leader.count() as u32,
+            };
+            status.follower = Some(FollowerStatus {
+                pid: following.follower.pid,
+                lag_events: following.lag_events(),
+                lag_bytes: ring.used_bytes(),
+            });
+            status.ring = crate::session::RingStatus {
+                capacity_bytes: ring.capacity(),
+                used_bytes: ring.used_bytes(),
+                high_water_bytes: following.high_water,
+                blocked_ms: following.blocked().as_secs_f64() * 1e3,
+            };
+            status.events = following.counts;
+        });
+    }
+}
+
+/// A stage in which an update runs, with the token of its type.
+enum Live {
+    Updating(Updating, Home),
+    Outdated(OutdatedLeader, Home),
+    Updated(UpdatedLeader, Home),
+}
+
+impl Live {
+    fn stage(&self) -> Stage {
+        match self {
+            Self::Updating(..) => Stage::Updating,
+            Self::Outdated(..) => Stage::OutdatedLeader,
+            Self::Updated(..) => Stage::UpdatedLeader,
+        }
+    }
+
+    fn into_life(self, following: Box<Following>) -> Life {
+        match self {
+            Self::Updating(token, home) => Life::Updating(token, following, home),
+            Self::Outdated(token, home) => Life::Outdated(token, following, home),
+            Self::Updated(token, home) => Life::Updated(token, following, home),
+        }
+    }
+
+    fn roll_back(self) -> (SingleLeader, Home) {
+        match self {
+            Self::Updating(token, home) => (token.roll_back(), home),
+            Self::Outdated(token, home) => (token.roll_back(), home),
+            Self::Updated(token, home) => (token.finalize(), home),
+        }
+    }
+
+    fn take_over(self) -> (SingleLeader, Home) {
+        match self {
+            Self::Updating(token, home) => (token.take_over(), home),
+            Self::Outdated(token, home) => (token.take_over(), home),
+            Self::Updated(token, home) => (token.take_over(), home),
+        }
+    }
+}
+
+fn describe(stop: Stop) -> (String, Option<String>) {
+    match stop {
+        Stop::RollBack(reason, report) => (reason, report),
+        Stop::LeaderCrashed { how, .. } => (format!("the leader crashed: {how}"), None),
+        Stop::LeaderEnded(how) => (format!("the leader ended: {how}"), None),
+    }
+}
+
+fn verb(command: &Command) -> &'static str {
+    match command {
+        Command::Update(_) => "update",
+        Command::Promote { .. } => "promote",
+        Command::Finalize => "finalize",
+        Command::Rollback { .. } => "roll back",
+        Command::Detach => "detach",
+    }
+}
+
+/// A crashing leader that nobody can take over dies as it would have.
+fn release_dying(mut side: Side) {
+    side.resume_all();
+}

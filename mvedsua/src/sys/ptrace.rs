@@ -1,0 +1,293 @@
+//! `ptrace(2)`: the requests that the engine makes, on threads seized with `PTRACE_SEIZE`.
+//!
+//! Linux 5.19 or newer. All functions take the thread id of a tracee of the *calling* thread;
+//! anything else fails with `ESRCH`.
+
+use std::mem::{MaybeUninit, size_of};
+use std::os::raw::c_void;
+
+use super::{Result, check};
+
+pub use libc::user_regs_struct as Registers;
+
+/// Report new threads and processes, exec and exit as ptrace events.
+pub const O_TRACECLONE: u32 = libc::PTRACE_O_TRACECLONE as u32;
+/// Report `fork` as an event and seize the child.
+pub const O_TRACEFORK: u32 = libc::PTRACE_O_TRACEFORK as u32;
+/// Report `vfork` as an event and seize the child.
+pub const O_TRACEVFORK: u32 = libc::PTRACE_O_TRACEVFORK as u32;
+/// Report `execve` as an event.
+pub const O_TRACEEXEC: u32 = libc::PTRACE_O_TRACEEXEC as u32;
+/// Stop at exit, while memory and files are still there.
+pub const O_TRACEEXIT: u32 = libc::PTRACE_O_TRACEEXIT as u32;
+/// Mark system call stops with bit 7 of the signal.
+pub const O_TRACESYSGOOD: u32 = libc::PTRACE_O_TRACESYSGOOD as u32;
+/// Kill the tracee when its tracer goes away: for followers only, never for a leader.
+pub const O_EXITKILL: u32 = libc::PTRACE_O_EXITKILL as u32;
+/// Suspend the tracee's seccomp filters while it is traced (needs `CAP_SYS_ADMIN`,
+/// `CONFIG_CHECKPOINT_RESTORE`, and a tracer without a filter of its own; Linux 4.3).
+pub const O_SUSPEND_SECCOMP: u32 = 1 << 21;
+
+const NT_PRSTATUS: usize = 1;
+const NT_X86_XSTATE: usize = 0x202;
+const PTRACE_GETSIGMASK: u32 = 0x420a;
+const PTRACE_SETSIGMASK: u32 = 0x420b;
+const PTRACE_GET_RSEQ_CONFIGURATION: u32 = 0x420f;
+
+/// `struct ptrace_rseq_configuration` (Linux 5.13).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RseqConfiguration {
+    /// Address of the thread's `struct rseq`; 0 when none is registered.
+    pub abi_pointer: u64,
+    /// Its size in bytes.
+    pub abi_size: u32,
+    /// The signature that was registered with it.
+    pub signature: u32,
+    /// Registration flags.
+    pub flags: u32,
+    /// Padding.
+    pub pad: u32,
+}
+
+/// What `waitpid` said about a tracee.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// The thread is gone: exit status.
+    Exited(i32),
+    /// The thread is gone: fatal signal.
+    Killed(i32),
+    /// Signal-delivery stop: this signal is about to be delivered.
+    Signal(i32),
+    /// A system call entry or exit (`PTRACE_SYSCALL`).
+    Syscall,
+    /// A `PTRACE_EVENT_*` stop other than `PTRACE_EVENT_STOP`.
+    Event(i32),
+    /// `PTRACE_EVENT_STOP`: an interrupt was served, or a new tracee stopped at its birth.
+    Interrupted,
+    /// `PTRACE_EVENT_STOP` with a stopping signal: the process is in a group stop.
+    GroupStop(i32),
+}
+
+fn request(request: u32, tid: i32, addr: usize, data: *mut c_void) -> Result<i64> {
+    // SAFETY: every caller in this file passes an `addr`/`data` pair that the request's contract in
+    // ptrace(2) asks for, with buffers that live across the call; a wrong tid only yields ESRCH.
+    check(unsafe { libc::syscall(libc::SYS_ptrace, u64::from(request), i64::from(tid), addr, data) })
+}
+
+fn plain(what: libc::c_uint, tid: i32, data: usize) -> Result<()> {
+    request(what, tid, 0, data as *mut c_void).map(drop)
+}
+
+/// `PTRACE_SEIZE` with `O_*` options: the thread goes on running.
+///
+/// # Errors
+/// `EPERM` when it has a tracer already or must not be traced, `ESRCH` when it is gone.
+pub fn seize(tid: i32, options: u32) -> Result<()> {
+    plain(libc::PTRACE_SEIZE, tid, options as usize)
+}
+
+/// `PTRACE_INTERRUPT`: the thread will stop with [`Wait::Interrupted`].
+///
+/// # Errors
+/// `ESRCH` when it is gone.
+pub fn interrupt(tid: i32) -> Result<()> {
+    plain(libc::PTRACE_INTERRUPT, tid, 0)
+}
+
+/// `PTRACE_CONT`, delivering `signal` (0: none).
+///
+/// # Errors
+/// `ESRCH` when it is gone or not stopped.
+pub fn resume(tid: i32, signal: i32) -> Result<()> {
+    plain(libc::PTRACE_CONT, tid, signal as usize)
+}
+
+/// `PTRACE_SYSCALL`: runs to the next system call entry or exit.
+///
+/// # Errors
+/// `ESRCH` when it is gone or not stopped.
+pub fn resume_to_syscall(tid: i32) -> Result<()> {
+    plain(libc::PTRACE_SYSCALL, tid, 0)
+}
+
+/// `PTRACE_SINGLESTEP`.
+///
+/// # Errors
+/// `ESRCH` when it is gone or not stopped.
+pub fn single_step(tid: i32) -> Result<()> {
+    plain(libc::PTRACE_SINGLESTEP, tid, 0)
+}
+
+/// `PTRACE_LISTEN`: leaves the thread in its group stop, still reporting events.
+///
+/// # Errors
+/// `ESRCH` when it is gone, `EIO` when it is not in a group stop.
+pub fn listen(tid: i32) -> Result<()> {
+    plain(libc::PTRACE_LISTEN, tid, 0)
+}
+
+/// `PTRACE_DETACH`, delivering `signal` (0: none): the thread runs on, untraced.
+///
+/// # Errors
+/// `ESRCH` when it is gone or not stopped.
+pub fn detach(tid: i32, signal: i32) -> Result<()> {
+    plain(libc::PTRACE_DETACH, tid, signal as usize)
+}
+
+/// `PTRACE_SETOPTIONS`.
+///
+/// # Errors
+/// `ESRCH` when it is gone or not stopped, `EPERM` for `O_SUSPEND_SECCOMP` without the privilege.
+pub fn set_options(tid: i32, options: u32) -> Result<()> {
+    plain(libc::PTRACE_SETOPTIONS, tid, options as usize)
+}
+
+/// `PTRACE_GETEVENTMSG`: the new thread's id, or the exit status, of the event just reported.
+///
+/// # Errors
+/// `ESRCH` when it is gone or not stopped.
+pub fn event_message(tid: i32) -> Result<u64> {
+    let mut message: u64 = 0;
+    request(libc::PTRACE_GETEVENTMSG, tid, 0, (&raw mut message).cast())?;
+    Ok(message)
+}
+
+/// General registers (`PTRACE_GETREGSET`, `NT_PRSTATUS`).
+///
+/// # Errors
+/// `ESRCH` when it is gone or not stopped.
+pub fn registers(tid: i32) -> Result<Registers> {
+    let mut regs = MaybeUninit::<Registers>::zeroed();
+    let mut iov = libc::iovec { iov_base: regs.as_mut_ptr().cast(), iov_len: size_of::<Registers>() };
+    request(libc::PTRACE_GETREGSET, tid, NT_PRSTATUS, (&raw mut iov).cast())?;
+    // SAFETY: plain integers, zeroed at first and then filled by the kernel.
+    Ok(unsafe { regs.assume_init() })
+}
+
+/// Sets the general registers (`PTRACE_SETREGSET`, `NT_PRSTATUS`).
+///
+/// # Errors
+/// `ESRCH` when it is gone or not stopped.
+pub fn set_registers(tid: i32, regs: &Registers) -> Result<()> {
+    let mut copy = *regs;
+    let mut iov = libc::iovec { iov_base: (&raw mut copy).cast(), iov_len: size_of::<Registers>() };
+    request(libc::PTRACE_SETREGSET, tid, NT_PRSTATUS, (&raw mut iov).cast()).map(drop)
+}
+
+/// The extended state (x87, SSE, AVX ...) in the standard XSAVE format (`NT_X86_XSTATE`).
+///
+/// # Errors
+/// `ESRCH` when it is gone or not stopped.
+pub fn extended_state(tid: i32) -> Result<Vec<u8>> {
+    let mut buffer = vec![0u8; 16 * 1024];
+    let mut iov = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    request(libc::PTRACE_GETREGSET, tid, NT_X86_XSTATE, (&raw mut iov).cast())?;
+    buffer.truncate(iov.iov_len);
+    Ok(buffer)
+}
+
+/// Sets the extended state that [`extended_state`] returned.
+///
+/// # Errors
+/// `ESRCH` when it is gone or not stopped, `EINVAL` for a malformed state.
+pub fn set_extended_state(tid: i32, state: &[u8]) -> Result<()> {
+    let mut iov = libc::iovec { iov_base: state.as_ptr().cast_mut().cast(), iov_len: state.len() };
+    request(libc::PTRACE_SETREGSET, tid, NT_X86_XSTATE, (&raw mut iov).cast()).map(drop)
+}
+
+/// The blocked signals, bit n-1 for signal n (`PTRACE_GETSIGMASK`).
+///
+/// # Errors
+/// `ESRCH` when it is gone or not stopped.
+pub fn signal_mask(tid: i32) -> Result<u64> {
+    let mut mask: u64 = 0;
+    request(PTRACE_GETSIGMASK, tid, size_of::<u64>(), (&raw mut mask).cast())?;
+    Ok(mask)
+}
+
+/// Sets the blocked signals (`PTRACE_SETSIGMASK`).
+///
+/// # Errors
+/// `ESRCH` when it is gone or not stopped.
+pub fn set_signal_mask(tid: i32, mask: u64) -> Result<()> {
+    let mut mask = mask;
+    request(PTRACE_SETSIGMASK, tid, size_of::<u64>(), (&raw mut mask).cast()).map(drop)
+}
+
+/// The thread's restartable-sequences registration (Linux 5.13).
+///
+/// # Errors
+/// `ESRCH` when it is gone or not stopped.
+pub fn rseq_configuration(tid: i32) -> Result<RseqConfiguration> {
+    let mut rseq = RseqConfiguration::default();
+    request(
+        PTRACE_GET_RSEQ_CONFIGURATION,
+        tid,
+        size_of::<RseqConfiguration>(),
+        (&raw mut rseq).cast(),
+    )?;
+    Ok(rseq)
+}
+
+/// The `siginfo_t` of the signal about to be delivered.
+///
+/// # Errors
+/// `EINVAL` when this is not a signal-delivery stop.
+pub fn signal_info(tid: i32) -> Result<libc::siginfo_t> {
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    request(libc::PTRACE_GETSIGINFO, tid, 0, info.as_mut_ptr().cast())?;
+    // SAFETY: a plain C union of integers, zeroed at first and then filled by the kernel.
+    Ok(unsafe { info.assume_init() })
+}
+
+/// Replaces the `siginfo_t` of the signal about to be delivered.
+///
+/// # Errors
+/// `EINVAL` when this is not a signal-delivery stop.
+pub fn set_signal_info(tid: i32, info: &libc::siginfo_t) -> Result<()> {
+    request(libc::PTRACE_SETSIGINFO, tid, 0, std::ptr::from_ref(info).cast_mut().cast()).map(drop)
+}
+
+/// Next report of a tracee of the calling thread: of `tid`, or of any (-1). Returns `None` when
+/// `block` is false and there is none, or when there is no tracee at all.
+///
+/// # Errors
+/// `EINVAL` only for a wrong call.
+pub fn wait(tid: i32, block: bool) -> Result<Option<(i32, Wait)>> {
+    let mut status = 0;
+    let flags = libc::__WALL | libc::__WNOTHREAD | if block { 0 } else { libc::WNOHANG };
+    loop {
+        // SAFETY: `status` outlives the call.
+        let got = unsafe { libc::waitpid(tid, &raw mut status, flags) };
+        if got == 0 {
+            return Ok(None);
+        }
+        if got < 0 {
+            let error = std::io::Error::last_os_error();
+            match error.raw_os_error() {
+                Some(libc::EINTR) => continue,
+                Some(libc::ECHILD) => return Ok(None),
+                _ => return Err(error),
+            }
+        }
+        return Ok(Some((got, decode(status))));
+    }
+}
+
+fn decode(status: i32) -> Wait {
+    if libc::WIFEXITED(status) {
+        return Wait::Exited(libc::WEXITSTATUS(status));
+    }
+    if libc::WIFSIGNALED(status) {
+        return Wait::Killed(libc::WTERMSIG(status));
+    }
+    let signal = libc::WSTOPSIG(status);
+    match status >> 16 {
+        0 if signal == libc::SIGTRAP | 0x80 => Wait::Syscall,
+        0 => Wait::Signal(signal),
+        libc::PTRACE_EVENT_STOP if signal == libc::SIGTRAP => Wait::Interrupted,
+        libc::PTRACE_EVENT_STOP => Wait::GroupStop(signal),
+        event => Wait::Event(event),
+    }
+}

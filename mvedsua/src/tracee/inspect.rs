@@ -1,0 +1,127 @@
+//! What `/proc` says about a process: memory map, threads, whether it can be followed at all.
+
+use super::{Naming, Result};
+
+/// One line of `/proc/PID/maps`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mapping {
+    /// First address.
+    pub start: u64,
+    /// Address after the last.
+    pub end: u64,
+    /// Writable.
+    pub write: bool,
+    /// Executable.
+    pub execute: bool,
+    /// `MAP_SHARED`.
+    pub shared: bool,
+    /// Offset in the file.
+    pub offset: u64,
+    /// File or `[name]`; empty for anonymous memory.
+    pub name: String,
+}
+
+/// The memory map of a process.
+///
+/// # Errors
+/// When the process is gone.
+pub fn maps(pid: i32) -> Result<Vec<Mapping>> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/maps")).named("read the memory map", pid)?;
+    Ok(text.lines().filter_map(parse_mapping).collect())
+}
+
+fn parse_mapping(line: &str) -> Option<Mapping> {
+    let mut fields = line.splitn(6, ' ');
+    let (start, end) = fields.next()?.split_once('-')?;
+    let permissions = fields.next()?.as_bytes();
+    let offset = u64::from_str_radix(fields.next()?, 16).ok()?;
+    let (_device, _inode) = (fields.next()?, fields.next()?);
+    Some(Mapping {
+        start: u64::from_str_radix(start, 16).ok()?,
+        end: u64::from_str_radix(end, 16).ok()?,
+        write: permissions.get(1) == Some(&b'w'),
+        execute: permissions.get(2) == Some(&b'x'),
+        shared: permissions.get(3) == Some(&b's'),
+        offset,
+        name: fields.next().unwrap_or("").trim_start().to_owned(),
+    })
+}
+
+/// The thread ids of a process.
+///
+/// # Errors
+/// When the process is gone.
+pub fn threads(pid: i32) -> Result<Vec<i32>> {
+    let entries = std::fs::read_dir(format!("/proc/{pid}/task")).named("list the threads", pid)?;
+    Ok(entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
+}
+
+/// The descriptors of a process, with their close-on-exec flag.
+///
+/// # Errors
+/// When the process is gone.
+pub fn descriptors(pid: i32) -> Result<Vec<(i32, bool)>> {
+    let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).named("list the descriptors", pid)?;
+    let mut all: Vec<(i32, bool)> = entries
+        .flatten()
+        .filter_map(|entry| {
+            let fd: i32 = entry.file_name().to_str()?.parse().ok()?;
+            let info = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")).ok()?;
+            let flags = info.lines().find_map(|line| line.strip_prefix("flags:"))?;
+            let flags = i32::from_str_radix(flags.trim(), 8).ok()?;
+            Some((fd, flags & libc::O_CLOEXEC != 0))
+        })
+        .collect();
+    all.sort_unstable();
+    Ok(all)
+}
+
+/// One field of `/proc/PID/status` (or of a thread's), trimmed.
+#[must_use]
+pub fn status_field(pid: i32, tid: i32, field: &str) -> Option<String> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/status")).ok()?;
+    text.lines()
+        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
+        .map(|value| value.trim().to_owned())
+}
+
+/// Bit n-1 set: signal n waits for this thread and is not blocked.
+#[must_use]
+pub fn deliverable_signals(pid: i32, tid: i32) -> u64 {
+    let mask = |field| {
+        status_field(pid, tid, field).and_then(|hex| u64::from_str_radix(&hex, 16).ok()).unwrap_or(0)
+    };
+    (mask("SigPnd") | mask("ShdPnd")) & !mask("SigBlk")
+}
+
+/// Live child processes of a process, whichever thread made them.
+#[must_use]
+pub fn children(pid: i32) -> Vec<i32> {
+    let Ok(tids) = threads(pid) else { return Vec::new() };
+    tids.iter()
+        .filter_map(|tid| std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/children")).ok())
+        .flat_map(|text| text.split_whitespace().filter_map(|p| p.parse().ok()).collect::<Vec<i32>>())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_maps_line_with_spaces_in_the_name() {
+        let map = parse_mapping("7f00-7f10 rw-s 00001000 00:01 42    /tmp/a file (deleted)").expect("parses");
+        assert_eq!(
+            map,
+            Mapping {
+                start: 0x7f00,
+                end: 0x7f10,
+                write: true,
+                execute: false,
+                shared: true,
+                offset: 0x1000,
+                name: "/tmp/a file (deleted)".into()
+            }
+        );
+    }
+}

@@ -1,0 +1,174 @@
+//! A traced thread, stopped or running, as two types that cannot be cloned.
+
+use super::{Naming, Result, TraceeError};
+use crate::sys::ptrace::{self, Wait};
+
+/// A traced thread that is in a ptrace stop.
+#[derive(Debug)]
+pub struct Stopped {
+    tid: i32,
+}
+
+/// A traced thread that runs (or sleeps in the kernel).
+#[derive(Debug)]
+pub struct Running {
+    tid: i32,
+}
+
+impl Running {
+    /// Seizes a thread with `PTRACE_O_*` options; it goes on running.
+    ///
+    /// # Errors
+    /// When it is gone, traced by somebody else, or protected.
+    pub fn seize(tid: i32, options: u32) -> Result<Self> {
+        ptrace::seize(tid, options).named("seize", tid)?;
+        Ok(Self { tid })
+    }
+
+    /// The thread that the kernel seized by itself, because its creator is traced with
+    /// `PTRACE_O_TRACECLONE` and the like. `tid` must come from such an event.
+    #[must_use]
+    pub const fn born(tid: i32) -> Self {
+        Self { tid }
+    }
+
+    /// Its thread id.
+    #[must_use]
+    pub const fn tid(&self) -> i32 {
+        self.tid
+    }
+
+    /// Asks it to stop; the stop is reported later as [`Wait::Interrupted`].
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn interrupt(&self) -> Result<()> {
+        ptrace::interrupt(self.tid).named("interrupt", self.tid)
+    }
+
+    /// The thread was reported as stopped.
+    #[must_use]
+    pub const fn reported(self) -> Stopped {
+        Stopped { tid: self.tid }
+    }
+
+    /// Waits for its next report. `None`: it is gone.
+    ///
+    /// # Errors
+    /// When the kernel refuses to wait.
+    pub fn wait(self) -> Result<Option<(Stopped, Wait)>> {
+        match ptrace::wait(self.tid, true).named("wait", self.tid)? {
+            None | Some((_, Wait::Exited(_) | Wait::Killed(_))) => Ok(None),
+            Some((_, wait)) => Ok(Some((Stopped { tid: self.tid }, wait))),
+        }
+    }
+
+    /// Waits for its next report, which must be of the kind that `accept` says.
+    ///
+    /// # Errors
+    /// When it is gone or reports something else.
+    pub fn expect(self, expected: &'static str, accept: impl Fn(Wait) -> bool) -> Result<(Stopped, Wait)> {
+        let tid = self.tid;
+        match self.wait()? {
+            Some((stopped, wait)) if accept(wait) => Ok((stopped, wait)),
+            Some((_, wait)) => Err(TraceeError::Unexpected { tid, expected, got: format!("{wait:?}") }),
+            None => Err(TraceeError::Unexpected { tid, expected, got: "its end".into() }),
+        }
+    }
+}
+
+impl Stopped {
+    /// Its thread id.
+    #[must_use]
+    pub const fn tid(&self) -> i32 {
+        self.tid
+    }
+
+    /// Lets it run, delivering `signal` (0: none).
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn resume(self, signal: i32) -> Result<Running> {
+        ptrace::resume(self.tid, signal).named("resume", self.tid)?;
+        Ok(Running { tid: self.tid })
+    }
+
+    /// Lets it run to the next system call entry or exit.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn resume_to_syscall(self) -> Result<Running> {
+        ptrace::resume_to_syscall(self.tid).named("resume to syscall", self.tid)?;
+        Ok(Running { tid: self.tid })
+    }
+
+    /// Runs one instruction and returns when it has stopped again.
+    ///
+    /// # Errors
+    /// When it is gone or a signal came between.
+    pub fn single_step(self) -> Result<Self> {
+        ptrace::single_step(self.tid).named("single step", self.tid)?;
+        let (stopped, _) = Running { tid: self.tid }
+            .expect("single step", |wait| wait == Wait::Signal(libc::SIGTRAP))?;
+        Ok(stopped)
+    }
+
+    /// Lets it run on without the signal that it is stopped for, straight into the stop of an
+    /// interrupt: a place where it would simply run on if its tracer died.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn resume_into_interrupt(self) -> Result<Running> {
+        ptrace::interrupt(self.tid).named("interrupt", self.tid)?;
+        self.resume(0)
+    }
+
+    /// Leaves it in its group stop; it still reports events.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn listen(self) -> Result<Running> {
+        ptrace::listen(self.tid).named("listen", self.tid)?;
+        Ok(Running { tid: self.tid })
+    }
+
+    /// Ends the tracing; the thread runs on, `signal` delivered (0: none).
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn detach(self, signal: i32) -> Result<()> {
+        ptrace::detach(self.tid, signal).named("detach", self.tid)
+    }
+
+    /// Sets the `PTRACE_O_*` options.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn set_options(&self, options: u32) -> Result<()> {
+        ptrace::set_options(self.tid, options).named("set options", self.tid)
+    }
+
+    /// Its general registers.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn registers(&self) -> Result<ptrace::Registers> {
+        ptrace::registers(self.tid).named("read registers", self.tid)
+    }
+
+    /// Changes its general registers.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn set_registers(&self, regs: &ptrace::Registers) -> Result<()> {
+        ptrace::set_registers(self.tid, regs).named("set registers", self.tid)
+    }
+
+    /// The message of the event just reported.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn event_message(&self) -> Result<u64> {
+        ptrace::event_message(self.tid).named("read event message", self.tid)
+    }
+}

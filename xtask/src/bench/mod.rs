@@ -1,0 +1,111 @@
+//! `cargo xtask bench`: what Mvedsua costs a whole server.
+//!
+//! Native and supervised runs alternate within one invocation, on servers that were started the same
+//! way, so that a machine that changes its pace changes it for both.
+
+mod pauses;
+mod report;
+mod throughput;
+
+use std::fs;
+use std::process::Command;
+
+use anyhow::{Result, ensure};
+
+use crate::{build_ebpf, command, mvedsua_binary, paths, setup};
+
+#[derive(clap::Args)]
+pub struct Options {
+    /// One round of short runs: shows that everything works, measures little
+    #[arg(long)]
+    quick: bool,
+    /// Requests per second; 0 for as many as the server answers
+    #[arg(long, default_value_t = 0)]
+    rate: u32,
+}
+
+/// What was measured in one invocation.
+#[derive(serde::Serialize)]
+struct Results {
+    /// `uname -srm` and the number of CPUs.
+    machine: String,
+    /// `redis-server --version`.
+    server: String,
+    quick: bool,
+    runs: Vec<throughput::Run>,
+    pauses: Vec<pauses::Pauses>,
+}
+
+/// Measures, and writes `target/bench/report.md` and `report.json`.
+///
+/// # Errors
+/// When a step fails or a client saw an error: numbers of a faulty run are worth nothing.
+pub fn run(options: &Options) -> Result<()> {
+    ensure!(
+        nix::unistd::geteuid().is_root(),
+        "the benchmark follows a process: run it as root"
+    );
+    build_ebpf::build(&setup::tools()?, false)?;
+    mvedsua_binary::build()?;
+
+    let rounds = if options.quick { 1 } else { 5 };
+    let seconds = if options.quick { 2 } else { 10 };
+    let rate = (options.rate > 0).then_some(options.rate);
+    let mut results = Results {
+        machine: machine()?,
+        server: command::output(Command::new("redis-server").arg("--version"))?
+            .trim()
+            .to_owned(),
+        quick: options.quick,
+        runs: Vec::new(),
+        pauses: Vec::new(),
+    };
+    for round in 1..=rounds {
+        println!("bench: throughput, round {round} of {rounds}");
+        results
+            .runs
+            .extend(throughput::round(round, seconds, rate)?);
+    }
+    for keys in [1_000, 1_000_000] {
+        println!("bench: pauses with {keys} keys");
+        results
+            .pauses
+            .push(pauses::measure(keys, if options.quick { 2 } else { 7 })?);
+    }
+
+    let folder = paths::root().join("target/bench");
+    fs::create_dir_all(&folder)?;
+    fs::write(
+        folder.join("report.json"),
+        serde_json::to_string_pretty(&results)?,
+    )?;
+    let text = report::markdown(&results);
+    fs::write(folder.join("report.md"), &text)?;
+    println!("\n{text}\nbench: written to {}", folder.display());
+    Ok(())
+}
+
+fn machine() -> Result<String> {
+    let kernel = command::output(Command::new("uname").arg("-srm"))?;
+    let cpus = std::thread::available_parallelism()?;
+    Ok(format!("{}, {cpus} CPUs", kernel.trim()))
+}
+
+/// The value in the middle; of two, the lower one. `None` of nothing.
+fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
+    let mut values: Vec<f64> = values.into_iter().collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len().saturating_sub(1) / 2).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::median;
+
+    #[test]
+    fn the_median_is_a_value_that_was_measured() {
+        assert_eq!(median([3.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median([4.0, 1.0]), Some(1.0));
+        assert_eq!(median([]), None);
+    }
+}

@@ -1,0 +1,381 @@
+//! `cargo xtask demo`: an update of a Redis under load that works, and one that is rolled back.
+//!
+//! Not one client error and not one lost key: both are counted, and anything but zero fails.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, ensure};
+use mvedsua_tests::load::{Dataset, Load, LoadOptions, LoadReport};
+use mvedsua_tests::mvedsua::{Status, TimelineEntry};
+use mvedsua_tests::{Mvedsua, Server, process};
+
+use crate::chart::{Band, Chart, Moment};
+use crate::{build_ebpf, mvedsua_binary, paths, setup};
+
+const NAME: &str = "redis";
+
+/// How long the fault may take to be found, after the follower has caught up.
+const FAULT_LIMIT: Duration = Duration::from_secs(60);
+
+/// Exit code of `update` that was rolled back.
+const ROLLED_BACK: i32 = 3;
+
+#[derive(clap::Args)]
+pub struct Options {
+    /// Keys in the server
+    #[arg(long, default_value_t = 1_000_000)]
+    keys: u32,
+    /// Requests per second over 50 connections; 0 for as many as the server answers. The follower
+    /// answers every call of its own through the agent, so a leader at full speed has to wait for it
+    #[arg(long, default_value_t = 5_000)]
+    rate: u32,
+    /// Seconds in each stage
+    #[arg(long, default_value_t = 5)]
+    seconds: u64,
+}
+
+/// Does all set-up, builds, and shows it.
+///
+/// # Errors
+/// When a step fails, a client saw an error, a key is lost or changed, or the injected fault was not
+/// found.
+pub fn run(options: &Options) -> Result<()> {
+    ensure!(
+        nix::unistd::geteuid().is_root(),
+        "the demo follows a process: run it as root (sudo -E cargo xtask demo)"
+    );
+    build_ebpf::build(&setup::tools()?, false)?;
+    mvedsua_binary::build()?;
+
+    step("start redis-server of Debian, and write the keys");
+    let mut server = Server::redis(&[])?;
+    let mut data = Dataset::new(options.keys);
+    data.write_all(server.addr()).context("writing the keys")?;
+    println!(
+        "    {} keys in process {} on {}",
+        options.keys,
+        server.pid(),
+        server.addr()
+    );
+    let mvedsua = Mvedsua::start()?;
+    let rate = (options.rate > 0).then_some(options.rate);
+    let load = Load::start(
+        server.addr(),
+        LoadOptions {
+            rate,
+            ..LoadOptions::default()
+        },
+        data,
+    )?;
+    let origin = SystemTime::now();
+
+    let shown = show(options, &mvedsua, &server, &load);
+    if let Err(error) = &shown {
+        eprintln!(
+            "demo: {error:#}\n--- log of the agent ---\n{}",
+            mvedsua.log()
+        );
+    }
+
+    step("stop the load, and read every key back");
+    let events = mvedsua.events(NAME).unwrap_or_default();
+    let report = load.stop();
+    server.reap();
+    let verified = report
+        .data
+        .verify(server.addr())
+        .context("reading the keys back")?;
+    println!(
+        "    {} keys right, {} missing, {} wrong; DBSIZE {}",
+        verified.right, verified.missing, verified.wrong, verified.dbsize
+    );
+    let errors = report.errors;
+    println!(
+        "    client errors: {} of connections, {} replies, {} values",
+        errors.connection, errors.reply, errors.value
+    );
+
+    print_timeline(&events, origin);
+    let file = paths::root().join("target/demo/demo.svg");
+    draw(&file, options, &report, &events, origin)?;
+    println!("\nchart: {}", file.display());
+
+    shown?;
+    ensure!(errors.total() == 0, "clients saw {} errors", errors.total());
+    ensure!(
+        verified.is_complete(options.keys),
+        "the keys are not what they must be: {verified:?}"
+    );
+    println!(
+        "demo: an update went live, a faulty one was rolled back; no client error, no lost key"
+    );
+    Ok(())
+}
+
+/// The story itself; returns at the first step that fails.
+fn show(options: &Options, mvedsua: &Mvedsua, server: &Server, load: &Load) -> Result<()> {
+    step("native: nothing of ours is there");
+    watch(options, load, "native");
+
+    step(&format!(
+        "mvedsua attach --pid {} --name {NAME}",
+        server.pid()
+    ));
+    say(&mvedsua.attach(server.pid(), NAME)?);
+    watch(options, load, "single-leader");
+
+    step(&format!(
+        "mvedsua update {NAME} --identity --wait caught-up"
+    ));
+    say(&mvedsua.update_identity(NAME, &[])?);
+    watch(options, load, "outdated-leader");
+    show_status(&mvedsua.status(NAME)?);
+
+    step(&format!("mvedsua promote {NAME}"));
+    say(&mvedsua.promote(NAME)?);
+    watch(options, load, "updated-leader");
+    show_status(&mvedsua.status(NAME)?);
+
+    step(&format!("mvedsua finalize {NAME}"));
+    say(&mvedsua.finalize(NAME)?);
+    watch(options, load, "single-leader");
+    let status = mvedsua.status(NAME)?;
+    ensure!(
+        status.leader.pid != server.pid(),
+        "the promoted process is not the one that serves"
+    );
+
+    step(&format!(
+        "mvedsua update {NAME} --inject-fault 1000: one byte of the follower's 1000th write is flipped"
+    ));
+    let outcome = mvedsua.run(&[
+        "update",
+        NAME,
+        "--inject-fault",
+        "1000",
+        "--wait",
+        "caught-up",
+    ])?;
+    ensure!(
+        outcome.code == 0 || outcome.code == ROLLED_BACK,
+        "`update --inject-fault` ended with code {}:\n{}{}",
+        outcome.code,
+        outcome.stdout,
+        outcome.stderr
+    );
+    say(&outcome.stdout);
+    say(&outcome.stderr);
+    // With an update that has caught up before the write was made, the divergence is still to come.
+    let status = mvedsua.wait_for(NAME, FAULT_LIMIT, |status| {
+        status
+            .last_update
+            .as_ref()
+            .is_some_and(|last| last.outcome == "rolled-back")
+    })?;
+    let last = status.last_update.as_ref().context("just seen")?;
+    println!("    rolled back: {}", last.reason);
+    if outcome.code == 0 {
+        say(last.report.as_deref().unwrap_or("(no report)"));
+    }
+    ensure!(
+        status.follower.is_none(),
+        "the follower is still there after the rollback"
+    );
+    ensure!(
+        process::is_alive(status.leader.pid),
+        "the leader did not survive the rollback"
+    );
+    watch(options, load, "single-leader");
+    Ok(())
+}
+
+fn step(what: &str) {
+    println!("\n=> {what}");
+}
+
+fn say(text: &str) {
+    for line in text.lines() {
+        println!("    {line}");
+    }
+}
+
+/// Lets the load run for the seconds of a stage and prints what each second was like.
+fn watch(options: &Options, load: &Load, stage: &str) {
+    let _ = load.phase();
+    for _ in 0..options.seconds {
+        std::thread::sleep(Duration::from_secs(1));
+        let phase = load.phase();
+        println!(
+            "    {stage:<16} {:>7.0} requests/s   p50 {:>6} us   longest {:>8.2} ms   errors {}",
+            phase.throughput(),
+            phase.latency_us(0.5),
+            phase.latency_us(1.0) as f64 / 1000.0,
+            phase.errors.total()
+        );
+    }
+}
+
+fn show_status(status: &Status) {
+    let pause = |ms: Option<f64>| ms.map_or("-".to_owned(), |ms| format!("{ms:.2} ms"));
+    println!(
+        "    {}: leader {}, {} events recorded, {} matched, snapshot pause {}, promotion pause {}, leader blocked {:.1} ms",
+        status.stage,
+        status.leader.pid,
+        status.events.recorded,
+        status.events.matched,
+        pause(status.pauses_ms.snapshot),
+        pause(status.pauses_ms.promotion),
+        status.ring.blocked_ms
+    );
+}
+
+fn print_timeline(events: &[TimelineEntry], origin: SystemTime) {
+    println!("\ntimeline (seconds since the start of the load)");
+    for event in events {
+        let mark = event.mark.as_deref().unwrap_or("");
+        println!(
+            "    {:>8.3}  {mark:<3} {:<16} {}",
+            seconds(event, origin),
+            event.stage,
+            event.what
+        );
+    }
+}
+
+/// Seconds from the start of the load to an event.
+fn seconds(event: &TimelineEntry, origin: SystemTime) -> f64 {
+    let origin = origin.duration_since(UNIX_EPOCH).unwrap_or_default();
+    event.unix_ms as f64 / 1000.0 - origin.as_secs_f64()
+}
+
+fn draw(
+    file: &Path,
+    options: &Options,
+    report: &LoadReport,
+    events: &[TimelineEntry],
+    origin: SystemTime,
+) -> Result<()> {
+    fs::create_dir_all(file.parent().expect("in target/demo"))?;
+    // The last second is not a whole one.
+    let whole = report.intervals.len().saturating_sub(1).max(1);
+    let intervals = &report.intervals[..whole.min(report.intervals.len())];
+    let marked: Vec<(f64, &TimelineEntry)> = events
+        .iter()
+        .map(|event| (seconds(event, origin), event))
+        .collect();
+    let load = if options.rate > 0 {
+        format!("{} requests/s offered", options.rate)
+    } else {
+        "full load".into()
+    };
+    Chart {
+        title: format!(
+            "Redis with {} keys, 50 clients, {load}: update, promotion, rollback",
+            grouped(options.keys)
+        ),
+        intervals,
+        bands: &bands(&marked, intervals.len() as f64),
+        moments: &moments(&marked),
+    }
+    .write(file)
+}
+
+/// A number with its thousands apart: 1,000,000.
+fn grouped(number: u32) -> String {
+    let digits = number.to_string();
+    let groups: Vec<&str> = digits
+        .as_bytes()
+        .rchunks(3)
+        .rev()
+        .map(|group| std::str::from_utf8(group).unwrap_or(""))
+        .collect();
+    groups.join(",")
+}
+
+/// From the timeline to stretches of one stage each; before the attach it is `native`.
+fn bands(events: &[(f64, &TimelineEntry)], end: f64) -> Vec<Band> {
+    let mut bands = vec![Band {
+        from: 0.0,
+        to: end,
+        stage: "native".into(),
+    }];
+    for (at, event) in events {
+        let last = bands.last_mut().expect("never empty");
+        if last.stage != event.stage {
+            last.to = *at;
+            bands.push(Band {
+                from: *at,
+                to: end,
+                stage: event.stage.clone(),
+            });
+        }
+    }
+    bands
+}
+
+/// The moments that the paper names, and the end of an update by rollback: back to `single-leader` with
+/// no `t6`.
+fn moments(events: &[(f64, &TimelineEntry)]) -> Vec<Moment> {
+    let mut stage = "single-leader";
+    let mut moments = Vec::new();
+    for (at, event) in events {
+        let name = match &event.mark {
+            Some(mark) => Some(mark.clone()),
+            None if event.stage == "single-leader" && stage != "single-leader" => {
+                Some("rolled back".to_owned())
+            }
+            None => None,
+        };
+        moments.extend(name.map(|name| Moment { at: *at, name }));
+        stage = &event.stage;
+    }
+    moments
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(mark: Option<&str>, stage: &str) -> TimelineEntry {
+        TimelineEntry {
+            unix_ms: 0,
+            mark: mark.map(str::to_owned),
+            stage: stage.into(),
+            what: String::new(),
+        }
+    }
+
+    #[test]
+    fn thousands_stand_apart() {
+        assert_eq!(grouped(1_000_000), "1,000,000");
+        assert_eq!(grouped(12_345), "12,345");
+        assert_eq!(grouped(7), "7");
+    }
+
+    #[test]
+    fn stages_become_bands_without_gaps_and_a_rollback_gets_a_name() {
+        let entries = [
+            (1.0, entry(None, "single-leader")),
+            (2.0, entry(Some("t1"), "updating")),
+            (2.5, entry(Some("t2"), "updating")),
+            (4.0, entry(None, "single-leader")),
+        ];
+        let events: Vec<_> = entries.iter().map(|(at, event)| (*at, event)).collect();
+        let bands = bands(&events, 9.0);
+        let edges: Vec<_> = bands
+            .iter()
+            .map(|band| (band.from, band.to, band.stage.as_str()))
+            .collect();
+        let expected = [
+            (0.0, 1.0, "native"),
+            (1.0, 2.0, "single-leader"),
+            (2.0, 4.0, "updating"),
+            (4.0, 9.0, "single-leader"),
+        ];
+        assert_eq!(edges, expected);
+        let moments: Vec<_> = moments(&events).into_iter().map(|m| m.name).collect();
+        assert_eq!(moments, ["t1", "t2", "rolled back"]);
+    }
+}
