@@ -61,9 +61,13 @@ impl RulesCommand {
     #[must_use]
     pub fn run(self) -> ExitCode {
         let code = match self {
-            Self::Check { files } => each(&files, |file| Ok(tools::check(&tools::load_file(file)?))),
+            Self::Check { files } => {
+                each(&files, |file| Ok(tools::check(&tools::load_file(file)?)))
+            }
             Self::Test { files } => each(&files, |file| Ok(tools::test(tools::load_file(file)?))),
-            Self::Explain { file } => each(&[file], |file| Ok(tools::explain(&tools::load_file(file)?))),
+            Self::Explain { file } => {
+                each(&[file], |file| Ok(tools::explain(&tools::load_file(file)?)))
+            }
             Self::Fmt { files, check } => each(&files, |file| format_file(file, check)),
             Self::Suggest { report } => each(&[report], suggest),
         };
@@ -84,7 +88,10 @@ fn each(files: &[PathBuf], work: impl Fn(&Path) -> std::io::Result<Report>) -> u
                 if report.ok { 0 } else { REFUSED }
             }
             Err(error) => {
-                eprintln!("{}: {error}; check the path and its permissions", file.display());
+                eprintln!(
+                    "{}: {error}; check the path and its permissions",
+                    file.display()
+                );
                 UNREADABLE
             }
         };
@@ -97,25 +104,45 @@ fn format_file(file: &Path, check: bool) -> std::io::Result<Report> {
     let text = std::fs::read_to_string(file)?;
     let report = tools::fmt(&file.display().to_string(), &text);
     if !report.ok || report.text == text {
-        let text = if report.ok { String::new() } else { report.text };
-        return Ok(Report { text, ok: report.ok });
+        let text = if report.ok {
+            String::new()
+        } else {
+            report.text
+        };
+        return Ok(Report {
+            text,
+            ok: report.ok,
+        });
     }
     if check {
-        return Ok(Report { text: format!("{}: would be changed\n", file.display()), ok: false });
+        return Ok(Report {
+            text: format!("{}: would be changed\n", file.display()),
+            ok: false,
+        });
     }
     std::fs::write(file, report.text)?;
-    Ok(Report { text: format!("{}: changed\n", file.display()), ok: true })
+    Ok(Report {
+        text: format!("{}: changed\n", file.display()),
+        ok: true,
+    })
 }
 
 fn suggest(file: &Path) -> std::io::Result<Report> {
     let text = std::fs::read_to_string(file)?;
     let invalid = |why: String| std::io::Error::new(std::io::ErrorKind::InvalidData, why);
-    let value: Value = serde_json::from_str(&text).map_err(|e| invalid(format!("this is no JSON: {e}")))?;
+    let value: Value =
+        serde_json::from_str(&text).map_err(|e| invalid(format!("this is no JSON: {e}")))?;
     let record = value.get("divergence").cloned().unwrap_or(value);
-    let divergence: Divergence = serde_json::from_value(record)
-        .map_err(|e| invalid(format!("the report has no divergence that can be read: {e}")))?;
+    let divergence: Divergence = serde_json::from_value(record).map_err(|e| {
+        invalid(format!(
+            "the report has no divergence that can be read: {e}"
+        ))
+    })?;
     Ok(match tools::suggest(&divergence) {
         Ok(text) => Report { text, ok: true },
-        Err(error) => Report { text: format!("{error}\n"), ok: false },
+        Err(error) => Report {
+            text: format!("{error}\n"),
+            ok: false,
+        },
     })
 }

@@ -51,6 +51,9 @@ impl Call for OwnedCall {
         self.seq
     }
     fn payload(&self, arg: u8) -> Option<&[u8]> {
-        self.parts.iter().find(|(at, _)| *at == arg).map(|(_, bytes)| bytes.as_slice())
+        self.parts
+            .iter()
+            .find(|(at, _)| *at == arg)
+            .map(|(_, bytes)| bytes.as_slice())
     }
 }

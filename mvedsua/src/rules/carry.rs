@@ -42,7 +42,12 @@ impl Carry {
     ///
     /// # Errors
     /// When more would be carried than is allowed. The update is to be rolled back.
-    pub fn read(&mut self, fd: i32, text: Option<&[u8]>, capacity: usize) -> Result<Delivery, RuleError> {
+    pub fn read(
+        &mut self,
+        fd: i32,
+        text: Option<&[u8]>,
+        capacity: usize,
+    ) -> Result<Delivery, RuleError> {
         let mut bytes = self.take(fd);
         let Some(text) = text else {
             // What waits comes before the error or the end that the leader met.
@@ -54,7 +59,10 @@ impl Carry {
         bytes.extend_from_slice(text);
         let rest = bytes.split_off(capacity.min(bytes.len()));
         self.put(fd, rest)?;
-        Ok(Delivery { bytes, consumed: true })
+        Ok(Delivery {
+            bytes,
+            consumed: true,
+        })
     }
 
     /// The follower makes a read that is not expected of it: what waits for it, if something does.
@@ -84,7 +92,10 @@ impl Carry {
             return Ok(());
         }
         if self.total + bytes.len() > MAX_CARRIED {
-            let fault = Fault::new(Code::CAPACITY, format!("more than {MAX_CARRIED} bytes wait to be read by the follower"));
+            let fault = Fault::new(
+                Code::CAPACITY,
+                format!("more than {MAX_CARRIED} bytes wait to be read by the follower"),
+            );
             return Err(fault.in_rule(format!("carry-over on fd {fd}")));
         }
         self.total += bytes.len();
@@ -100,11 +111,22 @@ mod tests {
     #[test]
     fn what_does_not_fit_comes_with_the_next_read() {
         let mut carry = Carry::new();
-        let first = carry.read(5, Some(b"PUT-string k v\r\n"), 10).expect("it fits");
-        assert_eq!(first, Delivery { bytes: b"PUT-string".to_vec(), consumed: true });
+        let first = carry
+            .read(5, Some(b"PUT-string k v\r\n"), 10)
+            .expect("it fits");
+        assert_eq!(
+            first,
+            Delivery {
+                bytes: b"PUT-string".to_vec(),
+                consumed: true
+            }
+        );
         let second = carry.read(5, Some(b"GET k\r\n"), 10).expect("it fits");
         assert_eq!(second.bytes, b" k v\r\nGET ");
-        assert_eq!(carry.again(5, 100).expect("it fits"), Some(b"k\r\n".to_vec()));
+        assert_eq!(
+            carry.again(5, 100).expect("it fits"),
+            Some(b"k\r\n".to_vec())
+        );
         assert_eq!(carry.again(5, 100).expect("it fits"), None);
         assert!(carry.is_empty());
     }
@@ -114,9 +136,21 @@ mod tests {
         let mut carry = Carry::new();
         carry.read(5, Some(b"abc"), 2).expect("it fits");
         let next = carry.read(5, None, 2).expect("it fits");
-        assert_eq!(next, Delivery { bytes: b"c".to_vec(), consumed: false });
+        assert_eq!(
+            next,
+            Delivery {
+                bytes: b"c".to_vec(),
+                consumed: false
+            }
+        );
         let end = carry.read(5, None, 2).expect("it fits");
-        assert_eq!(end, Delivery { bytes: Vec::new(), consumed: true });
+        assert_eq!(
+            end,
+            Delivery {
+                bytes: Vec::new(),
+                consumed: true
+            }
+        );
     }
 
     #[test]

@@ -117,13 +117,22 @@ impl Diagnostic {
     /// An error.
     #[must_use]
     pub fn error(code: Code, span: Span, message: impl Into<String>) -> Self {
-        Self { severity: Severity::Error, code, span, message: message.into(), help: None }
+        Self {
+            severity: Severity::Error,
+            code,
+            span,
+            message: message.into(),
+            help: None,
+        }
     }
 
     /// A lint.
     #[must_use]
     pub fn lint(code: Code, span: Span, message: impl Into<String>) -> Self {
-        Self { severity: Severity::Lint, ..Self::error(code, span, message) }
+        Self {
+            severity: Severity::Lint,
+            ..Self::error(code, span, message)
+        }
     }
 
     /// Adds what to do about it.
@@ -148,12 +157,19 @@ impl Diagnostic {
         let to = text[start..].find('\n').map_or(text.len(), |at| start + at);
         let line = text[from..to].replace('\t', " ");
         let until = (self.span.end as usize).clamp(start, to);
-        let width = text.get(start..until).map_or(1, |s| s.chars().count()).max(1);
+        let width = text
+            .get(start..until)
+            .map_or(1, |s| s.chars().count())
+            .max(1);
         let number = position.line.to_string();
         let gap = " ".repeat(number.len());
         let mut out = String::new();
         let _ = writeln!(out, "{kind}[{}]: {}", self.code, self.message);
-        let _ = writeln!(out, "{gap}--> {}:{}:{}", file.name, position.line, position.column);
+        let _ = writeln!(
+            out,
+            "{gap}--> {}:{}:{}",
+            file.name, position.line, position.column
+        );
         let _ = writeln!(out, "{gap} |");
         let _ = writeln!(out, "{number} | {line}");
         let pad = " ".repeat(position.column as usize - 1);
@@ -192,7 +208,11 @@ mod tests {
     fn a_caret_stands_under_the_place() {
         let mut sources = SourceMap::new();
         let file = sources.add("x.rules", "one\n  raed(fd)\n");
-        let span = Span { file: FileId(file.0), start: 6, end: 10 };
+        let span = Span {
+            file: FileId(file.0),
+            start: 6,
+            end: 10,
+        };
         let text = Diagnostic::error(Code::UNKNOWN_CALL, span, "no system call `raed`")
             .help("did you mean `read`?")
             .render(&sources);

@@ -79,7 +79,11 @@ enum Decision {
     /// A rule waits for what follows, at most until then.
     Hold(Duration),
     /// A rule takes these calls.
-    Apply { rule: usize, taken: Vec<Vec<usize>>, plan: Plan },
+    Apply {
+        rule: usize,
+        taken: Vec<Vec<usize>>,
+        plan: Plan,
+    },
 }
 
 /// What a rule makes of its calls, before they are moved.
@@ -101,8 +105,16 @@ pub(super) struct Effects {
 impl Effects {
     pub(super) fn of(frame: Frame<'_>) -> Self {
         let connection = frame.connection();
-        let writes = frame.writes.into_iter().map(|(at, v)| (at, v.into_owned())).collect();
-        Self { writes, logs: frame.logs, connection }
+        let writes = frame
+            .writes
+            .into_iter()
+            .map(|(at, v)| (at, v.into_owned()))
+            .collect();
+        Self {
+            writes,
+            logs: frame.logs,
+            connection,
+        }
     }
 }
 
@@ -151,7 +163,12 @@ impl<C: Call + Clone> Engine<C> {
     /// When a rule fails or exceeds a limit. The update is to be rolled back; the engine is of no
     /// further use.
     #[inline]
-    pub fn feed(&mut self, call: C, now: Duration, out: &mut VecDeque<Expected<C>>) -> Result<(), RuleError> {
+    pub fn feed(
+        &mut self,
+        call: C,
+        now: Duration,
+        out: &mut VecDeque<Expected<C>>,
+    ) -> Result<(), RuleError> {
         if self.held == 0 && !self.messages.is_holding() && !self.index.concerns(&call) {
             out.push_back(Expected::Same(call));
             return Ok(());
@@ -159,13 +176,24 @@ impl<C: Call + Clone> Engine<C> {
         self.feed_slow(call, now, out)
     }
 
-    fn feed_slow(&mut self, call: C, now: Duration, out: &mut VecDeque<Expected<C>>) -> Result<(), RuleError> {
+    fn feed_slow(
+        &mut self,
+        call: C,
+        now: Duration,
+        out: &mut VecDeque<Expected<C>>,
+    ) -> Result<(), RuleError> {
         let tid = call.tid();
         if self.held >= MAX_HELD_TOTAL {
-            let fault = Fault::new(super::diagnostic::Code::CAPACITY, format!("more than {MAX_HELD_TOTAL} calls would be held"));
+            let fault = Fault::new(
+                super::diagnostic::Code::CAPACITY,
+                format!("more than {MAX_HELD_TOTAL} calls would be held"),
+            );
             return Err(fault.in_rule("look-ahead"));
         }
-        self.queues.entry(tid).or_default().push_back(Held::Call(call, now));
+        self.queues
+            .entry(tid)
+            .or_default()
+            .push_back(Held::Call(call, now));
         self.held += 1;
         self.drain(tid, now, false, out)
     }
@@ -174,7 +202,11 @@ impl<C: Call + Clone> Engine<C> {
     ///
     /// # Errors
     /// As [`Engine::feed`].
-    pub fn tick(&mut self, now: Duration, out: &mut VecDeque<Expected<C>>) -> Result<(), RuleError> {
+    pub fn tick(
+        &mut self,
+        now: Duration,
+        out: &mut VecDeque<Expected<C>>,
+    ) -> Result<(), RuleError> {
         for tid in self.queues.keys().copied().collect::<Vec<_>>() {
             self.drain(tid, now, false, out)?;
         }
@@ -185,7 +217,11 @@ impl<C: Call + Clone> Engine<C> {
     ///
     /// # Errors
     /// As [`Engine::feed`].
-    pub fn flush(&mut self, now: Duration, out: &mut VecDeque<Expected<C>>) -> Result<(), RuleError> {
+    pub fn flush(
+        &mut self,
+        now: Duration,
+        out: &mut VecDeque<Expected<C>>,
+    ) -> Result<(), RuleError> {
         for tid in self.queues.keys().copied().collect::<Vec<_>>() {
             self.drain(tid, now, true, out)?;
         }
@@ -195,7 +231,11 @@ impl<C: Call + Clone> Engine<C> {
     /// When the oldest held call is to be released at the latest; `None` while nothing is held.
     #[must_use]
     pub fn deadline(&self) -> Option<Duration> {
-        self.deadlines.values().copied().chain(self.messages.deadline()).min()
+        self.deadlines
+            .values()
+            .copied()
+            .chain(self.messages.deadline())
+            .min()
     }
 
     /// Number of calls that are held.
@@ -206,7 +246,11 @@ impl<C: Call + Clone> Engine<C> {
 
     /// Counts of each rule that is in force, with its name and place.
     pub fn counts(&self) -> impl Iterator<Item = (&Rule, RuleCount)> {
-        self.set.rules.iter().zip(self.counts.iter().copied()).filter(|(r, _)| r.direction == self.direction)
+        self.set
+            .rules
+            .iter()
+            .zip(self.counts.iter().copied())
+            .filter(|(r, _)| r.direction == self.direction)
     }
 
     /// The rules.
@@ -229,8 +273,16 @@ impl<C: Call + Clone> Engine<C> {
         fault.in_rule(self.place(&rule.name, rule.span))
     }
 
-    fn drain(&mut self, tid: u32, now: Duration, all: bool, out: &mut VecDeque<Expected<C>>) -> Result<(), RuleError> {
-        let Some(mut queue) = self.queues.remove(&tid) else { return Ok(()) };
+    fn drain(
+        &mut self,
+        tid: u32,
+        now: Duration,
+        all: bool,
+        out: &mut VecDeque<Expected<C>>,
+    ) -> Result<(), RuleError> {
+        let Some(mut queue) = self.queues.remove(&tid) else {
+            return Ok(());
+        };
         self.deadlines.remove(&tid);
         let result = self.drain_queue(&mut queue, now, all, out);
         if !queue.is_empty() {
@@ -239,7 +291,13 @@ impl<C: Call + Clone> Engine<C> {
         result
     }
 
-    fn drain_queue(&mut self, queue: &mut VecDeque<Held<C>>, now: Duration, all: bool, out: &mut VecDeque<Expected<C>>) -> Result<(), RuleError> {
+    fn drain_queue(
+        &mut self,
+        queue: &mut VecDeque<Held<C>>,
+        now: Duration,
+        all: bool,
+        out: &mut VecDeque<Expected<C>>,
+    ) -> Result<(), RuleError> {
         loop {
             match queue.front() {
                 None => return Ok(()),
@@ -278,12 +336,20 @@ impl<C: Call + Clone> Engine<C> {
         }
     }
 
-    fn commit(&mut self, rule: usize, seq: u64, tid: u32, effects: Option<Effects>) -> Result<(), RuleError> {
+    fn commit(
+        &mut self,
+        rule: usize,
+        seq: u64,
+        tid: u32,
+        effects: Option<Effects>,
+    ) -> Result<(), RuleError> {
         let mut logs = Vec::new();
         if let Some(effects) = effects {
             for (at, value) in effects.writes {
                 let set = Arc::clone(&self.set);
-                self.states.set(&set, at, effects.connection, value).map_err(|f| self.fail(rule, f))?;
+                self.states
+                    .set(&set, at, effects.connection, value)
+                    .map_err(|f| self.fail(rule, f))?;
             }
             logs = effects.logs;
         }
@@ -292,12 +358,25 @@ impl<C: Call + Clone> Engine<C> {
             self.firings.pop_front();
         }
         let rule = self.set.rules[rule].id;
-        self.firings.push_back(Firing { rule, seq, tid, logs });
+        self.firings.push_back(Firing {
+            rule,
+            seq,
+            tid,
+            logs,
+        });
         Ok(())
     }
 
-    fn decide(&mut self, queue: &VecDeque<Held<C>>, now: Duration, all: bool, effects: &mut Option<Effects>) -> Result<Decision, RuleError> {
-        let Some(Held::Call(head, since)) = queue.front() else { return Ok(Decision::Release) };
+    fn decide(
+        &mut self,
+        queue: &VecDeque<Held<C>>,
+        now: Duration,
+        all: bool,
+        effects: &mut Option<Effects>,
+    ) -> Result<Decision, RuleError> {
+        let Some(Held::Call(head, since)) = queue.front() else {
+            return Ok(Decision::Release);
+        };
         let mut candidates = std::mem::take(&mut self.scratch);
         self.index.candidates(head, &mut candidates);
         let connection = Fact::Call(head).fd().unwrap_or(-1);
@@ -317,7 +396,8 @@ impl<C: Call + Clone> Engine<C> {
                 Ok(Found::Yes(taken)) => Ok(Some(taken)),
                 Ok(Found::Partial(whole)) => {
                     let calls = queue.iter().filter(|h| matches!(h, Held::Call(..))).count();
-                    if !all && calls < rule.max_calls && now.saturating_sub(*since) < rule.max_time {
+                    if !all && calls < rule.max_calls && now.saturating_sub(*since) < rule.max_time
+                    {
                         if calls == 1 {
                             self.counts[at].held += 1;
                         }
@@ -339,7 +419,11 @@ impl<C: Call + Clone> Engine<C> {
                 Ok(None) => {}
                 Ok(Some((taken, plan))) => {
                     *effects = Some(Effects::of(frame));
-                    decision = Ok(Decision::Apply { rule: at, taken, plan });
+                    decision = Ok(Decision::Apply {
+                        rule: at,
+                        taken,
+                        plan,
+                    });
                     break;
                 }
                 Err(fault) => {
@@ -354,7 +438,13 @@ impl<C: Call + Clone> Engine<C> {
 
     /// Carries a plan out: the queue afterwards holds what was made, and between it the calls that
     /// the rule did not take.
-    fn apply(&mut self, queue: &mut VecDeque<Held<C>>, rule: usize, taken: &[Vec<usize>], plan: Plan) {
+    fn apply(
+        &mut self,
+        queue: &mut VecDeque<Held<C>>,
+        rule: usize,
+        taken: &[Vec<usize>],
+        plan: Plan,
+    ) {
         let rule_set = Arc::clone(&self.set);
         let rule = &rule_set.rules[rule];
         let mut entries: Vec<Option<Held<C>>> = queue.drain(..).map(Some).collect();
@@ -390,13 +480,24 @@ impl<C: Call + Clone> Engine<C> {
             }
             Plan::Stop(retry, why) => {
                 let (tid, seq) = calls.values().next().map_or((0, 0), |c| (c.tid(), c.seq()));
-                queue.push_back(Held::Done(Expected::Stop(Stop { rule: rule.id, retry, why, tid, seq })));
+                queue.push_back(Held::Done(Expected::Stop(Stop {
+                    rule: rule.id,
+                    retry,
+                    why,
+                    tid,
+                    seq,
+                })));
             }
             Plan::Calls(drafts) => {
-                let Outcome::Calls(templates) = &rule.outcome else { return };
+                let Outcome::Calls(templates) = &rule.outcome else {
+                    return;
+                };
                 let (tid, mut seq) = calls.values().next().map_or((0, 0), |c| (c.tid(), c.seq()));
                 for (template, draft) in templates.iter().zip(drafts) {
-                    let positions = template.from.and_then(|from| taken.get(from)).map_or(&[][..], Vec::as_slice);
+                    let positions = template
+                        .from
+                        .and_then(|from| taken.get(from))
+                        .map_or(&[][..], Vec::as_slice);
                     let Some(draft) = draft else {
                         for i in positions {
                             if let Some(call) = calls.get(i) {
@@ -412,9 +513,25 @@ impl<C: Call + Clone> Engine<C> {
                         flush_to(queue, *i);
                         seq = call.seq();
                     }
-                    let Draft { nr, args, result, outputs, repeat, pieces } = draft;
+                    let Draft {
+                        nr,
+                        args,
+                        result,
+                        outputs,
+                        repeat,
+                        pieces,
+                    } = draft;
                     queue.push_back(Held::Done(Expected::Call(Box::new(ExpectedCall {
-                        rule: Some(rule.id), nr, tid, seq, origin, args, result, outputs, repeat, pieces,
+                        rule: Some(rule.id),
+                        nr,
+                        tid,
+                        seq,
+                        origin,
+                        args,
+                        result,
+                        outputs,
+                        repeat,
+                        pieces,
                     }))));
                 }
             }
@@ -438,33 +555,46 @@ impl<C: Call + Clone> Engine<C> {
             }
             let wants = wants.get_or_insert_with(Default::default);
             for (slot, regex) in &noise.fields {
-                super::noise::ignore(wants, &mut any_result, *slot, regex.as_ref(), &noise.pattern.subject);
+                super::noise::ignore(
+                    wants,
+                    &mut any_result,
+                    *slot,
+                    regex.as_ref(),
+                    &noise.pattern.subject,
+                );
             }
         }
-        let Some(wants) = wants else { return Ok(Expected::Same(call)) };
+        let Some(wants) = wants else {
+            return Ok(Expected::Same(call));
+        };
         let mut expected = ExpectedCall::like(call, None);
         expected.args = wants;
-        if any_result {
-            if let Some(signature) = super::names::call_by_number(expected.nr).map(Signature::of) {
-                let origin = expected.origin.as_ref().map(|o| o as &dyn Call);
-                expected.result = rewrite::asked(origin, &signature);
-            }
+        if any_result && let Some(entry) = super::names::call_by_number(expected.nr) {
+            let origin = expected.origin.as_ref().map(|o| o as &dyn Call);
+            expected.result = rewrite::asked(origin, &Signature::of(entry));
         }
         Ok(Expected::Call(Box::new(expected)))
     }
 
     /// Hands a decided call on: to the messages, or out.
-    fn pass(&mut self, expected: Expected<C>, now: Duration, out: &mut VecDeque<Expected<C>>) -> Result<(), RuleError> {
+    fn pass(
+        &mut self,
+        expected: Expected<C>,
+        now: Duration,
+        out: &mut VecDeque<Expected<C>>,
+    ) -> Result<(), RuleError> {
         if let Expected::Same(call) = &expected {
             self.lifetime(call);
             if self.index.is_stream(call.nr()) || self.messages.is_holding() {
                 let tid = call.tid();
-                self.messages.push(expected, &self.index, &self.connections, now, out);
+                self.messages
+                    .push(expected, &self.index, &self.connections, now, out);
                 return self.messages_drain(tid, now, false, out);
             }
         } else if self.messages.is_holding() {
             let tid = expected.tid();
-            self.messages.push(expected, &self.index, &self.connections, now, out);
+            self.messages
+                .push(expected, &self.index, &self.connections, now, out);
             return self.messages_drain(tid, now, false, out);
         }
         out.push_back(expected);
@@ -489,24 +619,45 @@ impl<C: Call + Clone> Engine<C> {
         }
     }
 
-    fn messages_tick(&mut self, now: Duration, all: bool, out: &mut VecDeque<Expected<C>>) -> Result<(), RuleError> {
+    fn messages_tick(
+        &mut self,
+        now: Duration,
+        all: bool,
+        out: &mut VecDeque<Expected<C>>,
+    ) -> Result<(), RuleError> {
         for tid in self.messages.threads() {
             self.messages_drain(tid, now, all, out)?;
         }
         Ok(())
     }
 
-    fn messages_drain(&mut self, tid: u32, now: Duration, all: bool, out: &mut VecDeque<Expected<C>>) -> Result<(), RuleError> {
+    fn messages_drain(
+        &mut self,
+        tid: u32,
+        now: Duration,
+        all: bool,
+        out: &mut VecDeque<Expected<C>>,
+    ) -> Result<(), RuleError> {
         loop {
             let set = Arc::clone(&self.set);
-            let step = self.messages.step(tid, &set, &self.states, &self.index, now, all, &mut self.counts);
+            let step = self.messages.step(
+                tid,
+                &set,
+                &self.states,
+                &self.index,
+                now,
+                all,
+                &mut self.counts,
+            );
             match step {
                 Ok(None) => break,
                 Ok(Some((rule, seq, effects))) => self.commit(rule, seq, tid, Some(effects))?,
                 Err((rule, fault)) => return Err(self.fail(rule, fault)),
             }
         }
-        self.messages.release(tid, out).map_err(|(rule, fault)| self.fail(rule, fault))
+        self.messages
+            .release(tid, out)
+            .map_err(|(rule, fault)| self.fail(rule, fault))
     }
 }
 
@@ -517,7 +668,11 @@ fn signature_of(rule: &Rule, nr: u16) -> Option<&Signature> {
     })
 }
 
-fn attempt<'a, C: Call>(frame: &mut Frame<'a>, rule: &'a Rule, queue: &'a VecDeque<Held<C>>) -> Result<Found, Fault> {
+fn attempt<'a, C: Call>(
+    frame: &mut Frame<'a>,
+    rule: &'a Rule,
+    queue: &'a VecDeque<Held<C>>,
+) -> Result<Found, Fault> {
     sequence(frame, rule, queue.len(), |i| match &queue[i] {
         Held::Call(call, _) => Some(Fact::Call(call)),
         Held::Done(_) => None,
@@ -525,7 +680,12 @@ fn attempt<'a, C: Call>(frame: &mut Frame<'a>, rule: &'a Rule, queue: &'a VecDeq
 }
 
 /// The guard over the whole rule, and what the right side makes of it.
-fn plan<'a, C: Call>(frame: &mut Frame<'a>, rule: &'a Rule, taken: &[Vec<usize>], queue: &'a VecDeque<Held<C>>) -> Result<Option<Plan>, Fault> {
+fn plan<'a, C: Call>(
+    frame: &mut Frame<'a>,
+    rule: &'a Rule,
+    taken: &[Vec<usize>],
+    queue: &'a VecDeque<Held<C>>,
+) -> Result<Option<Plan>, Fault> {
     if let Some(when) = &rule.when
         && !frame.truth(when)?
     {
@@ -544,16 +704,30 @@ fn plan<'a, C: Call>(frame: &mut Frame<'a>, rule: &'a Rule, taken: &[Vec<usize>]
             frame.run(body)?;
             Plan::Tolerate
         }
-        Outcome::Retry(why) => Plan::Stop(true, String::from_utf8_lossy(&frame.text(why)?).into_owned()),
-        Outcome::Terminate(why) => Plan::Stop(false, String::from_utf8_lossy(&frame.text(why)?).into_owned()),
+        Outcome::Retry(why) => Plan::Stop(
+            true,
+            String::from_utf8_lossy(&frame.text(why)?).into_owned(),
+        ),
+        Outcome::Terminate(why) => Plan::Stop(
+            false,
+            String::from_utf8_lossy(&frame.text(why)?).into_owned(),
+        ),
         Outcome::Calls(templates) => {
             let mut drafts = Vec::with_capacity(templates.len());
             for template in templates {
-                let origin = template.from.and_then(|f| taken[f].first()).and_then(|i| match &queue[*i] {
-                    Held::Call(call, _) => rewrite::call_of(Fact::Call(call)),
-                    Held::Done(_) => None,
+                let origin =
+                    template
+                        .from
+                        .and_then(|f| taken[f].first())
+                        .and_then(|i| match &queue[*i] {
+                            Held::Call(call, _) => rewrite::call_of(Fact::Call(call)),
+                            Held::Done(_) => None,
+                        });
+                drafts.push(if template.bare {
+                    None
+                } else {
+                    Some(rewrite::draft(frame, template, origin)?)
                 });
-                drafts.push(if template.bare { None } else { Some(rewrite::draft(frame, template, origin)?) });
             }
             Plan::Calls(drafts)
         }

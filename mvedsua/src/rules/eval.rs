@@ -35,16 +35,31 @@ pub(super) struct Frame<'a> {
 
 impl<'a> Frame<'a> {
     pub(super) fn new(set: &'a RuleSet, states: &'a States, fuel: u32, connection: i64) -> Self {
-        Self { set, states, vars: Vec::new(), trail: Vec::new(), writes: Vec::new(), logs: Vec::new(), fuel, connection }
+        Self {
+            set,
+            states,
+            vars: Vec::new(),
+            trail: Vec::new(),
+            writes: Vec::new(),
+            logs: Vec::new(),
+            fuel,
+            connection,
+        }
     }
 
     pub(super) fn burn(&mut self, steps: usize) -> Run<()> {
-        match u32::try_from(steps).ok().and_then(|s| self.fuel.checked_sub(s)) {
+        match u32::try_from(steps)
+            .ok()
+            .and_then(|s| self.fuel.checked_sub(s))
+        {
             Some(left) => {
                 self.fuel = left;
                 Ok(())
             }
-            None => Err(Fault::new(Code::FUEL, format!("it needs more than {FUEL} steps"))),
+            None => Err(Fault::new(
+                Code::FUEL,
+                format!("it needs more than {FUEL} steps"),
+            )),
         }
     }
 
@@ -100,7 +115,8 @@ impl<'a> Frame<'a> {
                 }
                 Do::Log(value) => {
                     let text = self.text(value)?;
-                    self.logs.push(String::from_utf8_lossy(&part(&text, 0, 400)).into_owned());
+                    self.logs
+                        .push(String::from_utf8_lossy(&part(&text, 0, 400)).into_owned());
                 }
                 Do::Take(taker, value, targets) => {
                     let results = match self.eval(value)? {
@@ -152,7 +168,9 @@ impl<'a> Frame<'a> {
                 for code in parts {
                     match self.eval(code)? {
                         Value::Text(bytes) => self.append(&mut text, &bytes)?,
-                        Value::Int(value) => self.append(&mut text, value.to_string().as_bytes())?,
+                        Value::Int(value) => {
+                            self.append(&mut text, value.to_string().as_bytes())?
+                        }
                         other => return Err(mismatch("a text or a number", &other)),
                     }
                 }
@@ -170,9 +188,11 @@ impl<'a> Frame<'a> {
             },
             Ex::Call(function, args) => self.call(*function, args)?,
             Ex::Parse(taker, text) => match self.eval(text)? {
-                Value::Text(text) => {
-                    self.take(*taker, &text)?.into_iter().next().unwrap_or(Value::Null)
-                }
+                Value::Text(text) => self
+                    .take(*taker, &text)?
+                    .into_iter()
+                    .next()
+                    .unwrap_or(Value::Null),
                 _ => Value::Null,
             },
             Ex::Slice(inner, from, to) => {
@@ -190,7 +210,10 @@ impl<'a> Frame<'a> {
     fn append(&mut self, text: &mut Vec<u8>, bytes: &[u8]) -> Run<()> {
         self.burn(bytes.len() / 64)?;
         if text.len() + bytes.len() > MAX_TEXT {
-            return Err(Fault::new(Code::TEXT_LIMIT, format!("a text would have more than {MAX_TEXT} bytes")));
+            return Err(Fault::new(
+                Code::TEXT_LIMIT,
+                format!("a text would have more than {MAX_TEXT} bytes"),
+            ));
         }
         text.extend_from_slice(bytes);
         Ok(())
@@ -221,7 +244,12 @@ impl<'a> Frame<'a> {
                 Op::Mul => Value::Int(a.checked_mul(b).ok_or_else(overflow)?),
                 _ => Value::Int(a.checked_add(b).ok_or_else(overflow)?),
             },
-            (_, a, b) => return Err(mismatch("two values of one type", if matches!(a, Value::Int(_)) { &b } else { &a })),
+            (_, a, b) => {
+                return Err(mismatch(
+                    "two values of one type",
+                    if matches!(a, Value::Int(_)) { &b } else { &a },
+                ));
+            }
         })
     }
 
@@ -240,7 +268,11 @@ impl<'a> Frame<'a> {
             texts.push(text);
         }
         let find = |a: &[u8], b: &[u8]| {
-            if b.is_empty() { Some(0) } else { a.windows(b.len()).position(|w| w == b) }
+            if b.is_empty() {
+                Some(0)
+            } else {
+                a.windows(b.len()).position(|w| w == b)
+            }
         };
         let number = |n: usize| Value::Int(i64::try_from(n).unwrap_or(i64::MAX));
         let whole = |texts: &[Cow<'a, [u8]>]| texts.first().cloned().unwrap_or(Cow::Borrowed(b""));
@@ -305,7 +337,10 @@ impl<'a> Frame<'a> {
             }
             Taker::Resp => {
                 let elements = framing::resp_elements(text);
-                return Ok(elements.into_iter().map(|(a, b)| Value::Text(part(text, a, b))).collect());
+                return Ok(elements
+                    .into_iter()
+                    .map(|(a, b)| Value::Text(part(text, a, b)))
+                    .collect());
             }
             Taker::Parser(at) => &self.set.parsers[at],
         };
@@ -313,7 +348,11 @@ impl<'a> Frame<'a> {
             ParserCode::Regex(regex, groups) => match regex.captures(text) {
                 Some(captures) => groups
                     .iter()
-                    .map(|group| captures.get(*group).map_or(Value::Null, |m| Value::Text(part(text, m.start(), m.end()))))
+                    .map(|group| {
+                        captures
+                            .get(*group)
+                            .map_or(Value::Null, |m| Value::Text(part(text, m.start(), m.end())))
+                    })
                     .collect(),
                 None => Vec::new(),
             },
@@ -322,7 +361,9 @@ impl<'a> Frame<'a> {
                 let mut from = 0;
                 for i in 0..parser.results.len() {
                     let last = i + 1 == parser.results.len();
-                    let end = text[from..].windows(delimiter.len()).position(|w| w == delimiter.as_slice());
+                    let end = text[from..]
+                        .windows(delimiter.len())
+                        .position(|w| w == delimiter.as_slice());
                     match end {
                         Some(end) if !last => {
                             out.push(Value::Text(part(text, from, from + end)));
@@ -345,11 +386,17 @@ impl<'a> Frame<'a> {
                         FieldKind::Number(n, _) => usize::from(*n),
                         FieldKind::Rest => text.len() - from,
                     };
-                    let Some(bytes) = text.get(from..from.saturating_add(size)) else { return Ok(Vec::new()) };
+                    let Some(bytes) = text.get(from..from.saturating_add(size)) else {
+                        return Ok(Vec::new());
+                    };
                     out.push(match field {
                         FieldKind::Number(_, big) => {
                             let fold = |acc: u64, b: &u8| acc << 8 | u64::from(*b);
-                            let value = if *big { bytes.iter().fold(0, fold) } else { bytes.iter().rev().fold(0, fold) };
+                            let value = if *big {
+                                bytes.iter().fold(0, fold)
+                            } else {
+                                bytes.iter().rev().fold(0, fold)
+                            };
                             Value::Int(i64::from_ne_bytes(value.to_ne_bytes()))
                         }
                         _ => Value::Text(part(text, from, from + size)),
@@ -372,7 +419,10 @@ fn borrow<'a>(value: &'a Value<'static>) -> Value<'a> {
 }
 
 fn mismatch(wanted: &str, found: &Value<'_>) -> Fault {
-    Fault::new(Code::VALUE, format!("expected {wanted}, found {}", found.kind()))
+    Fault::new(
+        Code::VALUE,
+        format!("expected {wanted}, found {}", found.kind()),
+    )
 }
 
 fn overflow() -> Fault {

@@ -84,9 +84,10 @@ impl PartialEq for Want {
             (Self::Leader, Self::Leader) | (Self::Any, Self::Any) => true,
             (Self::Number(a), Self::Number(b)) => a == b,
             (Self::Text(a), Self::Text(b)) | (Self::Prefix(a), Self::Prefix(b)) => a == b,
-            (Self::Noise(a), Self::Noise(b)) => {
-                a.iter().map(|r| r.as_str()).eq(b.iter().map(|r| r.as_str()))
-            }
+            (Self::Noise(a), Self::Noise(b)) => a
+                .iter()
+                .map(|r| r.as_str())
+                .eq(b.iter().map(|r| r.as_str())),
             _ => false,
         }
     }
@@ -150,7 +151,11 @@ impl<C: Call> ExpectedCall<C> {
     /// The bytes that the follower's memory gets at argument `arg`.
     #[must_use]
     pub fn output(&self, arg: u8) -> Option<&[u8]> {
-        let own = self.outputs.iter().find(|(at, _)| *at == arg).map(|(_, bytes)| bytes.as_slice());
+        let own = self
+            .outputs
+            .iter()
+            .find(|(at, _)| *at == arg)
+            .map(|(_, bytes)| bytes.as_slice());
         own.or_else(|| self.origin.as_ref().and_then(|c| c.payload(arg)))
     }
 
@@ -248,9 +253,18 @@ mod tests {
     fn noise_is_what_the_captures_take_and_nothing_else() {
         let want = Want::Noise(noise("pid=([0-9]+) t=([0-9]+)"));
         let leader = b"x pid=12 t=3 y".as_slice();
-        assert_eq!(want.accepts_text(Some(leader), b"x pid=9999 t=44 y"), Some(true));
-        assert_eq!(want.accepts_text(Some(leader), b"x pid=9999 t=44 z"), Some(false));
-        assert_eq!(want.accepts_text(Some(leader), b"x pid= t=44 y"), Some(false));
+        assert_eq!(
+            want.accepts_text(Some(leader), b"x pid=9999 t=44 y"),
+            Some(true)
+        );
+        assert_eq!(
+            want.accepts_text(Some(leader), b"x pid=9999 t=44 z"),
+            Some(false)
+        );
+        assert_eq!(
+            want.accepts_text(Some(leader), b"x pid= t=44 y"),
+            Some(false)
+        );
         let whole = Want::Noise(noise("[0-9]+"));
         assert_eq!(whole.accepts_text(Some(b"a1b22"), b"a333b4"), Some(true));
         assert_eq!(whole.accepts_text(Some(b"a1b22"), b"a333b"), Some(false));

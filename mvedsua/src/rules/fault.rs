@@ -23,10 +23,17 @@ pub(super) struct Fault {
 
 impl Fault {
     pub(super) fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
+        Self {
+            code,
+            message: message.into(),
+        }
     }
 
     pub(super) fn in_rule(self, rule: impl Into<String>) -> RuleError {
-        RuleError { code: self.code, rule: rule.into(), message: self.message }
+        RuleError {
+            code: self.code,
+            rule: rule.into(),
+            message: self.message,
+        }
     }
 }

@@ -2,8 +2,8 @@
 
 use super::ast::{
     Arg, ArgKind, Block, Direction, Expr, ExprKind, FieldKind, File, Framing, Item, ItemKind,
-    Outcome, ParserBody, Pattern, Rule, Scope, StateScope, Statement, StatementKind,
-    Template, TestLine, TestLineKind, TextPart, Trivia,
+    Outcome, ParserBody, Pattern, Rule, Scope, StateScope, Statement, StatementKind, Template,
+    TestLine, TestLineKind, TextPart, Trivia,
 };
 use super::parser::BINARY;
 
@@ -13,7 +13,10 @@ const WIDTH: usize = 100;
 /// The whole file as text.
 #[must_use]
 pub fn format(file: &File) -> String {
-    let mut out = Writer { text: String::new(), indent: 0 };
+    let mut out = Writer {
+        text: String::new(),
+        indent: 0,
+    };
     out.items(&file.items);
     out.comments(&file.tail);
     out.text
@@ -22,7 +25,10 @@ pub fn format(file: &File) -> String {
 /// One rule as text, without its comments.
 #[must_use]
 pub fn format_rule(rule: &Rule) -> String {
-    let mut out = Writer { text: String::new(), indent: 0 };
+    let mut out = Writer {
+        text: String::new(),
+        indent: 0,
+    };
     out.rule(rule);
     out.text
 }
@@ -36,7 +42,10 @@ pub fn format_expr(expr: &Expr) -> String {
 /// One call of a pattern as text.
 #[must_use]
 pub fn format_pattern(pattern: &Pattern) -> String {
-    let mut out = Writer { text: String::new(), indent: 0 };
+    let mut out = Writer {
+        text: String::new(),
+        indent: 0,
+    };
     out.pattern(pattern);
     out.text
 }
@@ -121,7 +130,11 @@ impl Writer {
                     StateScope::Connection => "connection",
                     StateScope::Service => "service",
                 };
-                self.put(&format!("state {scope} {} = {};", name.text, format_expr(value)));
+                self.put(&format!(
+                    "state {scope} {} = {};",
+                    name.text,
+                    format_expr(value)
+                ));
             }
             ItemKind::Parser(name, body) => {
                 self.put(&format!("parser {} = {};", name.text, parser_text(body)));
@@ -149,7 +162,11 @@ impl Writer {
                 }
                 self.put(";");
             }
-            ItemKind::Stage { direction, items, tail } => {
+            ItemKind::Stage {
+                direction,
+                items,
+                tail,
+            } => {
                 self.put(direction.word());
                 self.put(" {\n");
                 self.indent += 1;
@@ -238,7 +255,10 @@ impl Writer {
     }
 
     fn rule_body(&mut self, rule: &Rule) {
-        let mut trial = Writer { text: " ".repeat(self.column()), indent: self.indent };
+        let mut trial = Writer {
+            text: " ".repeat(self.column()),
+            indent: self.indent,
+        };
         trial.sides(rule, false);
         let one_line = !trial.text.contains('\n') && trial.text.len() <= WIDTH;
         self.sides(rule, !one_line);
@@ -387,13 +407,28 @@ fn parser_text(body: &ParserBody) -> String {
 fn statement_text(statement: &Statement) -> String {
     match &statement.kind {
         StatementKind::Take(names, value) => {
-            let names: Vec<&str> =
-                names.iter().map(|n| n.as_ref().map_or("_", |n| n.text.as_str())).collect();
+            let names: Vec<&str> = names
+                .iter()
+                .map(|n| n.as_ref().map_or("_", |n| n.text.as_str()))
+                .collect();
             format!("({}) = {}", names.join(", "), format_expr(value))
         }
-        StatementKind::Assign { name, add, deref, value } => {
-            let target = if *deref { format!("$({})", name.text) } else { name.text.clone() };
-            format!("{target} {} {}", if *add { "+=" } else { "=" }, format_expr(value))
+        StatementKind::Assign {
+            name,
+            add,
+            deref,
+            value,
+        } => {
+            let target = if *deref {
+                format!("$({})", name.text)
+            } else {
+                name.text.clone()
+            };
+            format!(
+                "{target} {} {}",
+                if *add { "+=" } else { "=" },
+                format_expr(value)
+            )
         }
         StatementKind::Return(value) => format!("return {}", format_expr(value)),
         StatementKind::Log(value) => format!("log {}", format_expr(value)),
@@ -404,7 +439,10 @@ fn args_text(args: &[Arg]) -> String {
     let args: Vec<String> = args
         .iter()
         .map(|arg| {
-            let label = arg.label.as_ref().map_or(String::new(), |l| format!("{}: ", l.text));
+            let label = arg
+                .label
+                .as_ref()
+                .map_or(String::new(), |l| format!("{}: ", l.text));
             let value = match &arg.kind {
                 ArgKind::Any => "_".to_owned(),
                 ArgKind::SameFd => ".".to_owned(),
@@ -425,7 +463,12 @@ fn expr_text(expr: &Expr, least: u8) -> String {
         ExprKind::Deref(inner) => format!("$({})", format_expr(inner)),
         ExprKind::Call(name, dollar, args) => {
             let args: Vec<String> = args.iter().map(format_expr).collect();
-            format!("{}{}({})", name.text, if *dollar { "$" } else { "" }, args.join(", "))
+            format!(
+                "{}{}({})",
+                name.text,
+                if *dollar { "$" } else { "" },
+                args.join(", ")
+            )
         }
         ExprKind::Unary(op, inner) => {
             // `--1` would be read as a number again, and `-(1)` is one already.
@@ -437,22 +480,37 @@ fn expr_text(expr: &Expr, least: u8) -> String {
             }
         }
         ExprKind::Binary(op, left, right) => {
-            let level = BINARY.iter().find(|(o, _)| o == op).map_or(0, |(_, level)| *level);
+            let level = BINARY
+                .iter()
+                .find(|(o, _)| o == op)
+                .map_or(0, |(_, level)| *level);
             let text = format!(
                 "{} {op} {}",
                 expr_text(left, level - 1),
                 expr_text(right, level)
             );
-            if level <= least { format!("({text})") } else { text }
+            if level <= least {
+                format!("({text})")
+            } else {
+                text
+            }
         }
         ExprKind::Slice(inner, from, to) => {
             let side = |e: &Option<Box<Expr>>| e.as_ref().map_or(String::new(), |e| format_expr(e));
             let text = expr_text(inner, UNARY);
             let simple = matches!(
                 inner.kind,
-                ExprKind::Name(_) | ExprKind::Text(_) | ExprKind::Call(..) | ExprKind::Slice(..) | ExprKind::Deref(_)
+                ExprKind::Name(_)
+                    | ExprKind::Text(_)
+                    | ExprKind::Call(..)
+                    | ExprKind::Slice(..)
+                    | ExprKind::Deref(_)
             );
-            let text = if simple || text.starts_with('(') { text } else { format!("({text})") };
+            let text = if simple || text.starts_with('(') {
+                text
+            } else {
+                format!("({text})")
+            };
             format!("{text}[{}..{}]", side(from), side(to))
         }
     }
@@ -475,13 +533,21 @@ fn text_text(parts: &[TextPart]) -> String {
             TextPart::Hole(name) => {
                 let glued = matches!(parts.get(i + 1), Some(TextPart::Literal(next))
                     if next.first().is_some_and(|b| b.is_ascii_alphanumeric() || *b == b'_'));
-                out.push_str(&if glued { format!("${{{name}}}") } else { format!("${name}") });
+                out.push_str(&if glued {
+                    format!("${{{name}}}")
+                } else {
+                    format!("${name}")
+                });
             }
             TextPart::Literal(bytes) => {
                 for chunk in bytes.utf8_chunks() {
                     for (at, c) in chunk.valid().char_indices() {
                         let next = chunk.valid()[at + c.len_utf8()..].chars().next();
-                        escape(&mut out, c, next.is_some_and(|n| !n.is_ascii_alphabetic() && n != '_' && n != '{'));
+                        escape(
+                            &mut out,
+                            c,
+                            next.is_some_and(|n| !n.is_ascii_alphabetic() && n != '_' && n != '{'),
+                        );
                     }
                     for byte in chunk.invalid() {
                         out.push_str(&format!("\\x{byte:02x}"));

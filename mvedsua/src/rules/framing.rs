@@ -25,7 +25,11 @@ pub fn next(framing: &Framing, text: &[u8]) -> Frame {
         }
         Framing::Fixed(bytes) => {
             let bytes = *bytes as usize;
-            if text.len() >= bytes { Frame::Complete(bytes) } else { Frame::Partial }
+            if text.len() >= bytes {
+                Frame::Complete(bytes)
+            } else {
+                Frame::Partial
+            }
         }
         Framing::Resp => resp(text),
     };
@@ -50,7 +54,9 @@ fn resp(text: &[u8]) -> Frame {
     // Values still to be read; aggregates add to it, so that there is no recursion.
     let mut left: usize = 1;
     while left > 0 {
-        let Some(&kind) = text.get(at) else { return Frame::Partial };
+        let Some(&kind) = text.get(at) else {
+            return Frame::Partial;
+        };
         let Some(line) = find(&text[at..], b"\r\n") else {
             // An inline command may end in a bare newline.
             return match (at, find(text, b"\n")) {
@@ -59,7 +65,10 @@ fn resp(text: &[u8]) -> Frame {
             };
         };
         let number = || -> Option<i64> {
-            std::str::from_utf8(&text[at + 1..at + line]).ok()?.parse().ok()
+            std::str::from_utf8(&text[at + 1..at + line])
+                .ok()?
+                .parse()
+                .ok()
         };
         let body = at + line + 2;
         left -= 1;
@@ -81,7 +90,11 @@ fn resp(text: &[u8]) -> Frame {
                 Some(-1) => at = body,
                 Some(count) if (0..=MAX_MESSAGE as i64).contains(&count) => {
                     let count = usize::try_from(count).unwrap_or(0);
-                    left += if matches!(kind, b'%' | b'|') { 2 * count } else { count };
+                    left += if matches!(kind, b'%' | b'|') {
+                        2 * count
+                    } else {
+                        count
+                    };
                     // An attribute stands before the value that it belongs to.
                     left += usize::from(kind == b'|');
                     at = body;
@@ -115,18 +128,29 @@ pub fn resp_elements(text: &[u8]) -> Vec<(usize, usize)> {
         }
         return out;
     }
-    let Some(head) = find(text, b"\r\n") else { return out };
+    let Some(head) = find(text, b"\r\n") else {
+        return out;
+    };
     let mut at = head + 2;
     while at < text.len() && out.len() < MOST {
-        let Some(line) = find(&text[at..], b"\r\n") else { break };
+        let Some(line) = find(&text[at..], b"\r\n") else {
+            break;
+        };
         let body = at + line + 2;
         if text[at] != b'$' {
             out.push((at + 1, at + line));
             at = body;
             continue;
         }
-        let len = std::str::from_utf8(&text[at + 1..at + line]).ok().and_then(|s| s.parse::<usize>().ok());
-        let Some(end) = len.and_then(|l| body.checked_add(l)).filter(|e| *e <= text.len()) else { break };
+        let len = std::str::from_utf8(&text[at + 1..at + line])
+            .ok()
+            .and_then(|s| s.parse::<usize>().ok());
+        let Some(end) = len
+            .and_then(|l| body.checked_add(l))
+            .filter(|e| *e <= text.len())
+        else {
+            break;
+        };
         out.push((body, end));
         at = (end + 2).min(text.len());
     }
@@ -144,10 +168,22 @@ mod tests {
         for cut in 0..set.len() {
             assert_eq!(next(&Framing::Resp, &set[..cut]), Frame::Partial, "{cut}");
         }
-        assert_eq!(next(&Framing::Resp, b"PING\r\nPING\r\n"), Frame::Complete(6));
-        assert_eq!(next(&Framing::Resp, b"*1\r\n$9999999999999\r\n"), Frame::Broken);
-        assert_eq!(next(&Framing::Resp, b"%1\r\n+a\r\n:1\r\n+next\r\n"), Frame::Complete(12));
-        let words: Vec<&[u8]> = resp_elements(set).into_iter().map(|(a, b)| &set[a..b]).collect();
+        assert_eq!(
+            next(&Framing::Resp, b"PING\r\nPING\r\n"),
+            Frame::Complete(6)
+        );
+        assert_eq!(
+            next(&Framing::Resp, b"*1\r\n$9999999999999\r\n"),
+            Frame::Broken
+        );
+        assert_eq!(
+            next(&Framing::Resp, b"%1\r\n+a\r\n:1\r\n+next\r\n"),
+            Frame::Complete(12)
+        );
+        let words: Vec<&[u8]> = resp_elements(set)
+            .into_iter()
+            .map(|(a, b)| &set[a..b])
+            .collect();
         assert_eq!(words, [b"SET".as_slice(), b"k", b"\r\n"]);
     }
 

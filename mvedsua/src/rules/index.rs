@@ -50,7 +50,9 @@ struct Node {
 
 impl Default for Trie {
     fn default() -> Self {
-        Self { nodes: vec![Node::default()] }
+        Self {
+            nodes: vec![Node::default()],
+        }
     }
 }
 
@@ -64,7 +66,9 @@ impl Trie {
                 Err(i) => {
                     let new = self.nodes.len();
                     self.nodes.push(Node::default());
-                    self.nodes[at].next.insert(i, (*byte, u32::try_from(new).unwrap_or(u32::MAX)));
+                    self.nodes[at]
+                        .next
+                        .insert(i, (*byte, u32::try_from(new).unwrap_or(u32::MAX)));
                     new
                 }
             };
@@ -76,7 +80,9 @@ impl Trie {
     fn walk(&self, text: &[u8], mut found: impl FnMut(&[u32])) -> bool {
         let mut at = &self.nodes[0];
         for byte in text {
-            let Ok(i) = at.next.binary_search_by_key(byte, |(b, _)| *b) else { return false };
+            let Ok(i) = at.next.binary_search_by_key(byte, |(b, _)| *b) else {
+                return false;
+            };
             at = &self.nodes[at.next[i].1 as usize];
             if !at.ends.is_empty() {
                 found(&at.ends);
@@ -136,11 +142,17 @@ impl Index {
             }
         }
         for call in mvedsua_common::table::SYSCALLS {
-            let Some(flags) = index.flags.get_mut(usize::from(call.nr)) else { continue };
+            let Some(flags) = index.flags.get_mut(usize::from(call.nr)) else {
+                continue;
+            };
             let stream = names::Signature::of(call).stream().is_some();
             *flags |= if messages && stream { STREAM } else { 0 };
             let life = matches!(call.name, "close" | "accept" | "accept4");
-            *flags |= if life && (messages || !set.states.is_empty()) { LIFE } else { 0 };
+            *flags |= if life && (messages || !set.states.is_empty()) {
+                LIFE
+            } else {
+                0
+            };
         }
         index
     }
@@ -150,7 +162,9 @@ impl Index {
             Subject::Message(Flow::In) => &mut self.requests,
             Subject::Message(Flow::Out) => &mut self.replies,
             Subject::Call(signature) => {
-                let Some(at) = self.by_number.get_mut(usize::from(signature.call.nr)) else { return };
+                let Some(at) = self.by_number.get_mut(usize::from(signature.call.nr)) else {
+                    return;
+                };
                 if *at == NONE {
                     *at = u16::try_from(self.buckets.len()).unwrap_or(NONE);
                     // The text that patterns start with is nearly always the transferred one.
@@ -161,7 +175,10 @@ impl Index {
                             _ => None,
                         })
                     });
-                    self.buckets.push(Bucket { data: data.unwrap_or(0), ..Bucket::default() });
+                    self.buckets.push(Bucket {
+                        data: data.unwrap_or(0),
+                        ..Bucket::default()
+                    });
                 }
                 let bucket = &mut self.buckets[usize::from(*at)];
                 if pattern.prefix_slot != Slot::Data(bucket.data) {
@@ -183,8 +200,13 @@ impl Index {
     /// what a call that no rule concerns costs.
     #[inline]
     pub(super) fn concerns<C: Call>(&self, call: &C) -> bool {
-        let Some(flags) = self.flags.get(usize::from(call.nr())) else { return false };
-        *flags != 0 || self.bucket(call).is_some_and(|b| b.concerns(call.payload(b.data)))
+        let Some(flags) = self.flags.get(usize::from(call.nr())) else {
+            return false;
+        };
+        *flags != 0
+            || self
+                .bucket(call)
+                .is_some_and(|b| b.concerns(call.payload(b.data)))
     }
 
     /// The rules that may begin at the call, in order.
@@ -217,11 +239,15 @@ impl Index {
     }
 
     pub(super) fn is_stream(&self, nr: u16) -> bool {
-        self.flags.get(usize::from(nr)).is_some_and(|f| f & STREAM != 0)
+        self.flags
+            .get(usize::from(nr))
+            .is_some_and(|f| f & STREAM != 0)
     }
 
     pub(super) fn is_life(&self, nr: u16) -> bool {
-        self.flags.get(usize::from(nr)).is_some_and(|f| f & LIFE != 0)
+        self.flags
+            .get(usize::from(nr))
+            .is_some_and(|f| f & LIFE != 0)
     }
 }
 

@@ -66,14 +66,20 @@ pub struct Lexed {
 pub const MAX_FILE: usize = 4 << 20;
 
 const PUNCTUATION: [&str; 31] = [
-    "=>", "==", "!=", "<=", ">=", "&&", "||", "+=", "-=", "..", "(", ")", "{", "}", "[", "]", ",", ";", ":",
-    ".", "=", "<", ">", "!", "+", "-", "*", "?", "$", "~", "@",
+    "=>", "==", "!=", "<=", ">=", "&&", "||", "+=", "-=", "..", "(", ")", "{", "}", "[", "]", ",",
+    ";", ":", ".", "=", "<", ">", "!", "+", "-", "*", "?", "$", "~", "@",
 ];
 
 /// Reads one file.
 #[must_use]
 pub fn lex(file: FileId, text: &str) -> Lexed {
-    let mut lexer = Lexer { file, text, at: 0, out: Lexed::default(), first: true };
+    let mut lexer = Lexer {
+        file,
+        text,
+        at: 0,
+        out: Lexed::default(),
+        first: true,
+    };
     if text.len() > MAX_FILE {
         let message = format!("the file is larger than {} MiB", MAX_FILE >> 20);
         lexer.complain_code(Code::TOO_LARGE, 0, message);
@@ -101,12 +107,20 @@ fn in_name(byte: u8) -> bool {
 
 impl Lexer<'_> {
     fn peek(&self, ahead: usize) -> u8 {
-        self.text.as_bytes().get(self.at + ahead).copied().unwrap_or(0)
+        self.text
+            .as_bytes()
+            .get(self.at + ahead)
+            .copied()
+            .unwrap_or(0)
     }
 
     fn span(&self, start: usize) -> Span {
         let short = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
-        Span { file: self.file, start: short(start), end: short(self.at) }
+        Span {
+            file: self.file,
+            start: short(start),
+            end: short(self.at),
+        }
     }
 
     fn complain(&mut self, start: usize, message: impl Into<String>) {
@@ -115,12 +129,18 @@ impl Lexer<'_> {
 
     fn complain_code(&mut self, code: Code, start: usize, message: impl Into<String>) {
         let span = self.span(start);
-        self.out.diagnostics.push(Diagnostic::error(code, span, message));
+        self.out
+            .diagnostics
+            .push(Diagnostic::error(code, span, message));
     }
 
     fn push(&mut self, start: usize, kind: TokenKind) {
         let span = self.span(start);
-        self.out.tokens.push(Token { kind, span, first: self.first });
+        self.out.tokens.push(Token {
+            kind,
+            span,
+            first: self.first,
+        });
         self.first = false;
     }
 
@@ -157,11 +177,20 @@ impl Lexer<'_> {
 
     fn comment(&mut self) {
         let start = self.at;
-        let end = self.text[start..].find('\n').map_or(self.text.len(), |at| start + at);
+        let end = self.text[start..]
+            .find('\n')
+            .map_or(self.text.len(), |at| start + at);
         self.at = end;
-        let text = self.text[start..end].trim_start_matches('/').trim().to_owned();
+        let text = self.text[start..end]
+            .trim_start_matches('/')
+            .trim()
+            .to_owned();
         let span = self.span(start);
-        self.out.comments.push(Comment { text, span, own_line: self.first });
+        self.out.comments.push(Comment {
+            text,
+            span,
+            own_line: self.first,
+        });
     }
 
     fn name(&mut self) {
@@ -196,7 +225,10 @@ impl Lexer<'_> {
         }
         let text = self.text[digits..self.at].replace('_', "");
         let value = i64::from_str_radix(&text, radix).unwrap_or_else(|_| {
-            self.complain(start, "this number does not fit 64 bits, or has wrong digits");
+            self.complain(
+                start,
+                "this number does not fit 64 bits, or has wrong digits",
+            );
             0
         });
         self.push(start, TokenKind::Int(value));
@@ -209,7 +241,10 @@ impl Lexer<'_> {
         loop {
             match self.text[self.at..].chars().next() {
                 None | Some('\n') => {
-                    self.complain(start, "the regular expression has no closing `/` on its line");
+                    self.complain(
+                        start,
+                        "the regular expression has no closing `/` on its line",
+                    );
                     break;
                 }
                 Some('/') => {
@@ -307,15 +342,20 @@ impl Lexer<'_> {
             return;
         }
         if self.peek(1) == b'x'
-            && let Some(Ok(byte)) =
-                self.text.get(self.at + 2..self.at + 4).map(|hex| u8::from_str_radix(hex, 16))
+            && let Some(Ok(byte)) = self
+                .text
+                .get(self.at + 2..self.at + 4)
+                .map(|hex| u8::from_str_radix(hex, 16))
         {
             literal.push(byte);
             self.at += 4;
             return;
         }
         self.at += 1;
-        self.complain(start, "unknown escape; there are \\n \\r \\t \\0 \\\\ \\\" \\$ and \\xNN");
+        self.complain(
+            start,
+            "unknown escape; there are \\n \\r \\t \\0 \\\\ \\\" \\$ and \\xNN",
+        );
     }
 }
 
@@ -336,8 +376,19 @@ mod tests {
         assert_eq!(
             kinds("parse$(s) $(n) += 7 _key _"),
             [
-                ident("parse$"), p("("), ident("s"), p(")"), p("$"), p("("), ident("n"), p(")"),
-                p("+="), TokenKind::Int(7), ident("_key"), p("_"), TokenKind::End,
+                ident("parse$"),
+                p("("),
+                ident("s"),
+                p(")"),
+                p("$"),
+                p("("),
+                ident("n"),
+                p(")"),
+                p("+="),
+                TokenKind::Int(7),
+                ident("_key"),
+                p("_"),
+                TokenKind::End,
             ]
         );
     }
@@ -360,6 +411,11 @@ mod tests {
     fn broken_literals_are_reported_and_do_not_stop_it() {
         let lexed = lex(FileId(0), "\"abc\nread /x\n\u{20ac} 99999999999999999999");
         assert_eq!(lexed.diagnostics.len(), 4);
-        assert!(lexed.tokens.iter().any(|t| t.kind == TokenKind::Ident("read".into())));
+        assert!(
+            lexed
+                .tokens
+                .iter()
+                .any(|t| t.kind == TokenKind::Ident("read".into()))
+        );
     }
 }

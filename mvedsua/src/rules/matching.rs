@@ -24,7 +24,11 @@ impl<'a> Fact<'a> {
     pub(super) fn value(self, slot: Slot, signature: Option<&Signature>) -> Value<'a> {
         let (call, signature) = match (self, signature) {
             (Self::Message { fd, text, .. }, _) => {
-                return if slot == Slot::Text { Value::text(text) } else { Value::Int(fd) };
+                return if slot == Slot::Text {
+                    Value::text(text)
+                } else {
+                    Value::Int(fd)
+                };
             }
             (Self::Call(call), Some(signature)) => (call, signature),
             (Self::Call(_), None) => return Value::Null,
@@ -82,19 +86,34 @@ impl<'a> Fact<'a> {
 /// The bytes behind an argument; strings without their final NUL.
 pub(super) fn payload<'a>(call: &'a dyn Call, signature: &Signature, at: u8) -> Option<&'a [u8]> {
     let bytes = call.payload(at)?;
-    let string = matches!(signature.call.args[usize::from(at)], Arg::Path | Arg::Mem(_, Len::Str));
-    Some(if string { bytes.strip_suffix(b"\0").unwrap_or(bytes) } else { bytes })
+    let string = matches!(
+        signature.call.args[usize::from(at)],
+        Arg::Path | Arg::Mem(_, Len::Str)
+    );
+    Some(if string {
+        bytes.strip_suffix(b"\0").unwrap_or(bytes)
+    } else {
+        bytes
+    })
 }
 
 /// Holds one pattern against one fact. Variables are bound only when it matches.
-pub(super) fn matches<'a>(frame: &mut Frame<'a>, pattern: &'a Pattern, fact: Fact<'a>) -> Result<bool, Fault> {
+pub(super) fn matches<'a>(
+    frame: &mut Frame<'a>,
+    pattern: &'a Pattern,
+    fact: Fact<'a>,
+) -> Result<bool, Fault> {
     if !fact.is(&pattern.subject) {
         return Ok(false);
     }
     frame.burn(1)?;
     let mark = frame.mark();
     // A repeated pattern binds afresh each time; what it had is put together afterwards.
-    let before: Vec<_> = pattern.collects.iter().map(|var| (*var, frame.unset(*var))).collect();
+    let before: Vec<_> = pattern
+        .collects
+        .iter()
+        .map(|var| (*var, frame.unset(*var)))
+        .collect();
     let matched = matches_once(frame, pattern, fact)?;
     if !matched {
         frame.undo(mark);
@@ -123,7 +142,11 @@ pub(super) fn matches<'a>(frame: &mut Frame<'a>, pattern: &'a Pattern, fact: Fac
     Ok(matched)
 }
 
-fn matches_once<'a>(frame: &mut Frame<'a>, pattern: &'a Pattern, fact: Fact<'a>) -> Result<bool, Fault> {
+fn matches_once<'a>(
+    frame: &mut Frame<'a>,
+    pattern: &'a Pattern,
+    fact: Fact<'a>,
+) -> Result<bool, Fault> {
     let signature = match &pattern.subject {
         Subject::Call(signature) => Some(signature.as_ref()),
         Subject::Message(_) => None,
@@ -194,7 +217,9 @@ pub(super) fn sequence<'a>(
     let mut times = 0;
     let mut fd = None;
     let optional = |q: usize| matches!(patterns[q].repeat, Repeat::Optional | Repeat::Any);
-    let more = |q: usize, times: usize| times == 0 || matches!(patterns[q].repeat, Repeat::Any | Repeat::Some);
+    let more = |q: usize, times: usize| {
+        times == 0 || matches!(patterns[q].repeat, Repeat::Any | Repeat::Some)
+    };
     let complete = |at: usize, times: usize| {
         (times > 0 || optional(at)) && (at + 1..patterns.len()).all(optional)
     };
@@ -203,7 +228,9 @@ pub(super) fn sequence<'a>(
         if !taken.is_empty() {
             let aside = match rule.scope {
                 Scope::Fd => found.fd() != fd,
-                Scope::Thread => found.is_clock() && !patterns[at..].iter().any(|p| found.is(&p.subject)),
+                Scope::Thread => {
+                    found.is_clock() && !patterns[at..].iter().any(|p| found.is(&p.subject))
+                }
             };
             if aside {
                 frame.burn(1)?;
@@ -213,8 +240,8 @@ pub(super) fn sequence<'a>(
         // What comes later is tried first, so that `a*, a` works.
         let mut hit = None;
         if times > 0 || optional(at) {
-            for q in at + 1..patterns.len() {
-                if matches(frame, &patterns[q], found)? {
+            for (q, pattern) in patterns.iter().enumerate().skip(at + 1) {
+                if matches(frame, pattern, found)? {
                     hit = Some(q);
                     break;
                 }
@@ -227,7 +254,11 @@ pub(super) fn sequence<'a>(
             hit = Some(at);
         }
         let Some(q) = hit else {
-            return Ok(if complete(at, times) && !taken.is_empty() { Found::Yes(filled(taken, patterns.len())) } else { Found::No });
+            return Ok(if complete(at, times) && !taken.is_empty() {
+                Found::Yes(filled(taken, patterns.len()))
+            } else {
+                Found::No
+            });
         };
         if taken.is_empty() {
             fd = found.fd();

@@ -74,7 +74,13 @@ type Failed = (usize, Fault);
 
 impl<C: Call + Clone> Messages<C> {
     pub(super) fn new(framing: Option<Framing>) -> Self {
-        Self { framing, streams: BTreeMap::new(), threads: BTreeMap::new(), held: 0, next: 0 }
+        Self {
+            framing,
+            streams: BTreeMap::new(),
+            threads: BTreeMap::new(),
+            held: 0,
+            next: 0,
+        }
     }
 
     pub(super) fn is_holding(&self) -> bool {
@@ -91,7 +97,12 @@ impl<C: Call + Clone> Messages<C> {
 
     /// When the oldest undecided message is given up at the latest.
     pub(super) fn deadline(&self) -> Option<Duration> {
-        let oldest = |t: &Thread<C>| t.messages.iter().find(|m| !m.decided).map(|m| m.since + DEFAULT_HELD);
+        let oldest = |t: &Thread<C>| {
+            t.messages
+                .iter()
+                .find(|m| !m.decided)
+                .map(|m| m.since + DEFAULT_HELD)
+        };
         self.threads.values().filter_map(oldest).min()
     }
 
@@ -102,7 +113,14 @@ impl<C: Call + Clone> Messages<C> {
     }
 
     /// Takes a call apart and queues it, or lets it pass at once when it concerns no rule.
-    pub(super) fn push(&mut self, item: Expected<C>, index: &Index, connections: &BTreeSet<i64>, now: Duration, out: &mut VecDeque<Expected<C>>) {
+    pub(super) fn push(
+        &mut self,
+        item: Expected<C>,
+        index: &Index,
+        connections: &BTreeSet<i64>,
+        now: Duration,
+        out: &mut VecDeque<Expected<C>>,
+    ) {
         let tid = item.tid();
         let idle = self.threads.get(&tid).is_none_or(|t| t.calls.is_empty());
         let id = self.next;
@@ -112,27 +130,49 @@ impl<C: Call + Clone> Messages<C> {
             && let Some(signature) = call_by_number(call.nr()).map(Signature::of)
             && let Some(flow) = signature.stream()
             && let Some(fd) = Fact::Call(call).fd().filter(|fd| connections.contains(fd))
-            && let Some(text) = transferred(call, &signature).filter(|t| !t.is_empty() && call.ret() > 0)
+            && let Some(text) =
+                transferred(call, &signature).filter(|t| !t.is_empty() && call.ret() > 0)
         {
             let stream = self.streams.entry((fd, flow)).or_default();
             if !stream.broken {
                 let thread = self.threads.get_mut(&tid);
                 let open = thread.and_then(|t| {
-                    t.messages.iter_mut().find(|m| !m.complete && !m.decided && (m.fd, m.flow) == (fd, flow))
+                    t.messages
+                        .iter_mut()
+                        .find(|m| !m.complete && !m.decided && (m.fd, m.flow) == (fd, flow))
                 });
-                pieces = divide(framing, stream, open, text, (fd, flow), id, (call.seq(), now));
+                pieces = divide(
+                    framing,
+                    stream,
+                    open,
+                    text,
+                    (fd, flow),
+                    id,
+                    (call.seq(), now),
+                );
             }
         }
         // What no rule can begin with needs no queue: nothing is held and nothing is copied.
         let undecided = |m: &Message| {
-            if m.complete { index.may_begin(m.flow, &m.text) } else { !m.decided && index.may_begin(m.flow, &m.text) }
+            if m.complete {
+                index.may_begin(m.flow, &m.text)
+            } else {
+                !m.decided && index.may_begin(m.flow, &m.text)
+            }
         };
         if idle && !pieces.iter().any(undecided) {
             out.push_back(item);
             return;
         }
-        let thread = self.threads.entry(tid).or_insert_with(|| Thread { calls: VecDeque::new(), messages: VecDeque::new() });
-        thread.calls.push_back(Carrier { id, item, stop: None });
+        let thread = self.threads.entry(tid).or_insert_with(|| Thread {
+            calls: VecDeque::new(),
+            messages: VecDeque::new(),
+        });
+        thread.calls.push_back(Carrier {
+            id,
+            item,
+            stop: None,
+        });
         self.held += 1;
         for mut piece in pieces {
             if !piece.complete && !index.may_begin(piece.flow, &piece.text) {
@@ -144,7 +184,10 @@ impl<C: Call + Clone> Messages<C> {
 
     /// Decides messages of one thread until a rule applies (which is returned, to be counted),
     /// or nothing more can be decided.
-    #[expect(clippy::too_many_arguments, reason = "the engine lends what it is made of, one by one")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the engine lends what it is made of, one by one"
+    )]
     pub(super) fn step(
         &mut self,
         tid: u32,
@@ -155,7 +198,9 @@ impl<C: Call + Clone> Messages<C> {
         all: bool,
         counts: &mut [RuleCount],
     ) -> Result<Option<(usize, u64, Effects)>, Failed> {
-        let Some(thread) = self.threads.get_mut(&tid) else { return Ok(None) };
+        let Some(thread) = self.threads.get_mut(&tid) else {
+            return Ok(None);
+        };
         let calls = thread.calls.len();
         let mut candidates = Vec::new();
         while let Some(at) = thread.messages.iter().position(|m| !m.decided) {
@@ -170,7 +215,9 @@ impl<C: Call + Clone> Messages<C> {
             }
             index.message_candidates(head.flow, &head.text, &mut candidates);
             let rest = thread.messages.len() - at;
-            let known = (0..rest).find(|i| !thread.messages[at + i].complete).unwrap_or(rest);
+            let known = (0..rest)
+                .find(|i| !thread.messages[at + i].complete)
+                .unwrap_or(rest);
             let mut fuel = FUEL;
             let mut verdict = None;
             for number in &candidates {
@@ -181,7 +228,11 @@ impl<C: Call + Clone> Messages<C> {
                 let messages = &thread.messages;
                 let found = sequence(&mut frame, rule, known, |i| {
                     let m = &messages[at + i];
-                    (!m.decided).then_some(Fact::Message { flow: m.flow, fd: m.fd, text: &m.text })
+                    (!m.decided).then_some(Fact::Message {
+                        flow: m.flow,
+                        fd: m.fd,
+                        text: &m.text,
+                    })
                 })
                 .map_err(fail)?;
                 let taken = match found {
@@ -196,8 +247,10 @@ impl<C: Call + Clone> Messages<C> {
                     }
                 };
                 if let Some(taken) = taken {
-                    let texts = |p: usize| taken[p].first().map(|i| messages[at + i].text.as_slice());
-                    let plan = plan(&mut frame, set, number, texts, &taken, messages, at).map_err(fail)?;
+                    let texts =
+                        |p: usize| taken[p].first().map(|i| messages[at + i].text.as_slice());
+                    let plan =
+                        plan(&mut frame, set, number, texts, &taken, messages, at).map_err(fail)?;
                     if let Some(plan) = plan {
                         verdict = Some((number, taken, plan, Effects::of(frame)));
                         break;
@@ -215,7 +268,13 @@ impl<C: Call + Clone> Messages<C> {
                 && let Some(carrier) = thread.calls.iter_mut().find(|c| Some(c.id) == id)
             {
                 let rule = RuleId(u32::try_from(number).unwrap_or(u32::MAX));
-                carrier.stop = Some(Stop { rule, retry: *retry, why: why.clone(), tid, seq });
+                carrier.stop = Some(Stop {
+                    rule,
+                    retry: *retry,
+                    why: why.clone(),
+                    tid,
+                    seq,
+                });
             }
             let mut texts = match plan {
                 MessagePlan::Texts(texts) => texts,
@@ -232,15 +291,26 @@ impl<C: Call + Clone> Messages<C> {
     }
 
     /// Lets calls go whose messages are all decided.
-    pub(super) fn release(&mut self, tid: u32, out: &mut VecDeque<Expected<C>>) -> Result<(), Failed> {
-        let Some(thread) = self.threads.get_mut(&tid) else { return Ok(()) };
+    pub(super) fn release(
+        &mut self,
+        tid: u32,
+        out: &mut VecDeque<Expected<C>>,
+    ) -> Result<(), Failed> {
+        let Some(thread) = self.threads.get_mut(&tid) else {
+            return Ok(());
+        };
         while let Some(carrier) = thread.calls.front() {
             let id = carrier.id;
-            let waits = thread.messages.iter().any(|m| !m.decided && m.parts.iter().any(|(p, _)| *p == id));
+            let waits = thread
+                .messages
+                .iter()
+                .any(|m| !m.decided && m.parts.iter().any(|(p, _)| *p == id));
             if waits {
                 break;
             }
-            let Some(Carrier { item, stop, .. }) = thread.calls.pop_front() else { break };
+            let Some(Carrier { item, stop, .. }) = thread.calls.pop_front() else {
+                break;
+            };
             self.held -= 1;
             out.extend(stop.map(Expected::Stop));
             let mut text = Vec::new();
@@ -249,16 +319,27 @@ impl<C: Call + Clone> Messages<C> {
                 if message.parts.front().is_none_or(|(part, _)| *part != id) {
                     continue;
                 }
-                let Some((_, length)) = message.parts.pop_front() else { continue };
+                let Some((_, length)) = message.parts.pop_front() else {
+                    continue;
+                };
                 changed = changed.or(message.new.as_ref().map(|(_, rule)| *rule));
                 let last = message.parts.is_empty() && message.complete;
-                let whole = message.new.as_ref().map_or(message.text.as_slice(), |(new, _)| new);
+                let whole = message
+                    .new
+                    .as_ref()
+                    .map_or(message.text.as_slice(), |(new, _)| new);
                 let from = message.left.min(whole.len());
-                let to = if last { whole.len() } else { (from + length).min(whole.len()) };
+                let to = if last {
+                    whole.len()
+                } else {
+                    (from + length).min(whole.len())
+                };
                 text.extend_from_slice(&whole[from..to]);
                 message.left = to;
             }
-            thread.messages.retain(|m| !m.parts.is_empty() || !m.decided);
+            thread
+                .messages
+                .retain(|m| !m.parts.is_empty() || !m.decided);
             match (changed, item) {
                 (Some(rule), Expected::Same(call)) => out.extend(rewritten(call, text, rule)?),
                 (_, item) => out.push_back(item),
@@ -352,7 +433,13 @@ fn plan<'a>(
     {
         return Ok(None);
     }
-    let all = || taken.iter().flatten().map(|i| (base + i, Vec::new())).collect::<BTreeMap<_, _>>();
+    let all = || {
+        taken
+            .iter()
+            .flatten()
+            .map(|i| (base + i, Vec::new()))
+            .collect::<BTreeMap<_, _>>()
+    };
     Ok(Some(match &rule.outcome {
         Outcome::Same(body) | Outcome::Tolerate(body) => {
             frame.run(body)?;
@@ -362,14 +449,22 @@ fn plan<'a>(
             frame.run(body)?;
             MessagePlan::Texts(all())
         }
-        Outcome::Retry(why) => MessagePlan::Stop(true, String::from_utf8_lossy(&frame.text(why)?).into_owned()),
-        Outcome::Terminate(why) => MessagePlan::Stop(false, String::from_utf8_lossy(&frame.text(why)?).into_owned()),
+        Outcome::Retry(why) => MessagePlan::Stop(
+            true,
+            String::from_utf8_lossy(&frame.text(why)?).into_owned(),
+        ),
+        Outcome::Terminate(why) => MessagePlan::Stop(
+            false,
+            String::from_utf8_lossy(&frame.text(why)?).into_owned(),
+        ),
         Outcome::Calls(templates) => {
             let mut out = all();
             // An inserted message follows the one before it, or goes to the first of its kind.
             let mut last: [Option<usize>; 2] = [None, None];
             for template in templates {
-                let super::program::Subject::Message(flow) = template.subject else { continue };
+                let super::program::Subject::Message(flow) = template.subject else {
+                    continue;
+                };
                 let own = template.from.and_then(&texts);
                 let text = rewrite::message(frame, template, own)?;
                 let kind = usize::from(flow == Flow::Out);
@@ -379,7 +474,10 @@ fn plan<'a>(
                     .or(last[kind])
                     .or_else(|| out.keys().copied().find(|i| messages[*i].flow == flow));
                 let Some(target) = target else {
-                    return Err(Fault::new(Code::CANNOT_BUILD, "there is no message of its kind to put it to"));
+                    return Err(Fault::new(
+                        Code::CANNOT_BUILD,
+                        "there is no message of its kind to put it to",
+                    ));
                 };
                 last[kind] = Some(target);
                 out.entry(target).or_default().extend_from_slice(&text);
@@ -390,12 +488,24 @@ fn plan<'a>(
 }
 
 /// The call with another text.
-fn rewritten<C: Call + Clone>(call: C, text: Vec<u8>, rule: usize) -> Result<Option<Expected<C>>, Failed> {
-    let Some(signature) = call_by_number(call.nr()).map(Signature::of) else { return Ok(Some(Expected::Same(call))) };
+fn rewritten<C: Call + Clone>(
+    call: C,
+    text: Vec<u8>,
+    rule: usize,
+) -> Result<Option<Expected<C>>, Failed> {
+    let Some(signature) = call_by_number(call.nr()).map(Signature::of) else {
+        return Ok(Some(Expected::Same(call)));
+    };
     if text.is_empty() {
         return match signature.stream() {
             Some(Flow::Out) => Ok(None),
-            _ => Err((rule, Fault::new(Code::CANNOT_BUILD, "nothing would be left of a read, which would mean the end of the connection"))),
+            _ => Err((
+                rule,
+                Fault::new(
+                    Code::CANNOT_BUILD,
+                    "nothing would be left of a read, which would mean the end of the connection",
+                ),
+            )),
         };
     }
     let id = RuleId(u32::try_from(rule).unwrap_or(u32::MAX));

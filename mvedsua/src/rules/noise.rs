@@ -9,9 +9,17 @@ use super::names::Slot;
 use super::program::Subject;
 
 /// Adds one field to what is expected of the arguments.
-pub(super) fn ignore(wants: &mut [Want; 6], any_result: &mut bool, slot: Slot, regex: Option<&Arc<Regex>>, subject: &Subject) {
+pub(super) fn ignore(
+    wants: &mut [Want; 6],
+    any_result: &mut bool,
+    slot: Slot,
+    regex: Option<&Arc<Regex>>,
+    subject: &Subject,
+) {
     let at = match slot {
-        Slot::Number(at) | Slot::Either(at) | Slot::Data(at) | Slot::Length { arg: at, .. } => usize::from(at),
+        Slot::Number(at) | Slot::Either(at) | Slot::Data(at) | Slot::Length { arg: at, .. } => {
+            usize::from(at)
+        }
         Slot::Result | Slot::Text => return,
     };
     let Some(regex) = regex else {
@@ -26,7 +34,9 @@ pub(super) fn ignore(wants: &mut [Want; 6], any_result: &mut bool, slot: Slot, r
     // Noise may be longer on one side: the size is noise as well, and the follower is told that
     // all of its own text was written.
     if let Subject::Call(signature) = subject
-        && signature.data.is_some_and(|(data, _)| usize::from(data) == at)
+        && signature
+            .data
+            .is_some_and(|(data, _)| usize::from(data) == at)
     {
         if let Some(size) = signature.size {
             wants[usize::from(size)] = Want::Any;

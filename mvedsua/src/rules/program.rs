@@ -323,11 +323,36 @@ impl Builtin {
         ("lower", Self::Lower, Some(&[Type::Text]), Type::Text),
         ("upper", Self::Upper, Some(&[Type::Text]), Type::Text),
         ("trim", Self::Trim, Some(&[Type::Text]), Type::Text),
-        ("starts_with", Self::StartsWith, Some(&[Type::Text, Type::Text]), Type::Bool),
-        ("ends_with", Self::EndsWith, Some(&[Type::Text, Type::Text]), Type::Bool),
-        ("contains", Self::Contains, Some(&[Type::Text, Type::Text]), Type::Bool),
-        ("find", Self::Find, Some(&[Type::Text, Type::Text]), Type::Int),
-        ("replace", Self::Replace, Some(&[Type::Text, Type::Text, Type::Text]), Type::Text),
+        (
+            "starts_with",
+            Self::StartsWith,
+            Some(&[Type::Text, Type::Text]),
+            Type::Bool,
+        ),
+        (
+            "ends_with",
+            Self::EndsWith,
+            Some(&[Type::Text, Type::Text]),
+            Type::Bool,
+        ),
+        (
+            "contains",
+            Self::Contains,
+            Some(&[Type::Text, Type::Text]),
+            Type::Bool,
+        ),
+        (
+            "find",
+            Self::Find,
+            Some(&[Type::Text, Type::Text]),
+            Type::Int,
+        ),
+        (
+            "replace",
+            Self::Replace,
+            Some(&[Type::Text, Type::Text, Type::Text]),
+            Type::Text,
+        ),
         ("resp_array", Self::RespArray, None, Type::Text),
     ];
 }

@@ -24,8 +24,19 @@ struct Tree<'a> {
     bytes: std::slice::Iter<'a, u8>,
 }
 
-const NAMES: [&str; 12] = ["a", "b", "fd", "s", "n", "_key", "PUT", "when", "log", "x1", "nothing", "rule"];
-const CALLS: [&str; 8] = ["read", "write", "close", "request", "reply", "openat", "getpid", "epoll_wait"];
+const NAMES: [&str; 12] = [
+    "a", "b", "fd", "s", "n", "_key", "PUT", "when", "log", "x1", "nothing", "rule",
+];
+const CALLS: [&str; 8] = [
+    "read",
+    "write",
+    "close",
+    "request",
+    "reply",
+    "openat",
+    "getpid",
+    "epoll_wait",
+];
 
 impl Tree<'_> {
     fn pick(&mut self, below: u8) -> u8 {
@@ -39,11 +50,17 @@ impl Tree<'_> {
     }
     fn name(&mut self) -> Name {
         let text = NAMES[usize::from(self.pick(12))].to_owned();
-        Name { text, span: Span::default() }
+        Name {
+            text,
+            span: Span::default(),
+        }
     }
     fn call_name(&mut self) -> Name {
         let text = CALLS[usize::from(self.pick(8))].to_owned();
-        Name { text, span: Span::default() }
+        Name {
+            text,
+            span: Span::default(),
+        }
     }
     fn text(&mut self) -> Vec<TextPart> {
         let mut parts: Vec<TextPart> = Vec::new();
@@ -51,8 +68,13 @@ impl Tree<'_> {
             if self.pick(3) == 0 {
                 parts.push(TextPart::Hole(self.name().text));
             } else {
-                let odd = [b'a', b'$', b'{', b'"', b'\\', b'\n', 0, 0xff, 0xc3, 0xa4, b'7', b'_', b'}', 0x7f];
-                let bytes: Vec<u8> = (0..1 + self.pick(4)).map(|_| odd[usize::from(self.pick(14))]).collect();
+                let odd = [
+                    b'a', b'$', b'{', b'"', b'\\', b'\n', 0, 0xff, 0xc3, 0xa4, b'7', b'_', b'}',
+                    0x7f,
+                ];
+                let bytes: Vec<u8> = (0..1 + self.pick(4))
+                    .map(|_| odd[usize::from(self.pick(14))])
+                    .collect();
                 match parts.last_mut() {
                     Some(TextPart::Literal(last)) => last.extend(bytes),
                     _ => parts.push(TextPart::Literal(bytes)),
@@ -65,7 +87,11 @@ impl Tree<'_> {
         ["a/b", "^(?<a>x+)\\s", "[^/]\\/", "a\\\\"][usize::from(self.pick(4))].replace("\\/", "/")
     }
     fn expr(&mut self, depth: u8) -> Expr {
-        let pick = if depth == 0 { self.pick(3) } else { self.pick(10) };
+        let pick = if depth == 0 {
+            self.pick(3)
+        } else {
+            self.pick(10)
+        };
         let inner = |t: &mut Self| Box::new(t.expr(depth - 1));
         let kind = match pick {
             0 => ExprKind::Int(i64::from(self.pick(255)) - 100),
@@ -78,11 +104,17 @@ impl Tree<'_> {
             }
             5 => ExprKind::Unary("!", inner(self)),
             6 => match *inner(self) {
-                Expr { kind: ExprKind::Int(_), .. } => ExprKind::Int(-1),
+                Expr {
+                    kind: ExprKind::Int(_),
+                    ..
+                } => ExprKind::Int(-1),
                 other => ExprKind::Unary("-", Box::new(other)),
             },
             7 => {
-                let right = Expr { span: Span::default(), kind: ExprKind::Regex(self.regex()) };
+                let right = Expr {
+                    span: Span::default(),
+                    kind: ExprKind::Regex(self.regex()),
+                };
                 ExprKind::Binary("~", inner(self), Box::new(right))
             }
             8 => {
@@ -91,7 +123,10 @@ impl Tree<'_> {
             }
             _ => ExprKind::Slice(inner(self), self.maybe(inner), self.maybe(inner)),
         };
-        Expr { span: Span::default(), kind }
+        Expr {
+            span: Span::default(),
+            kind,
+        }
     }
     fn arg(&mut self) -> Arg {
         let kind = match self.pick(4) {
@@ -99,22 +134,44 @@ impl Tree<'_> {
             1 => ArgKind::SameFd,
             _ => ArgKind::Value(self.expr(2)),
         };
-        Arg { label: self.maybe(Self::name), span: Span::default(), kind }
+        Arg {
+            label: self.maybe(Self::name),
+            span: Span::default(),
+            kind,
+        }
     }
     fn repeat(&mut self) -> Repeat {
-        [Repeat::Once, Repeat::Once, Repeat::Optional, Repeat::Any, Repeat::Some][usize::from(self.pick(5))]
+        [
+            Repeat::Once,
+            Repeat::Once,
+            Repeat::Optional,
+            Repeat::Any,
+            Repeat::Some,
+        ][usize::from(self.pick(5))]
     }
     fn block(&mut self) -> Block {
-        Block { statements: self.list(0, Self::statement), tail: Trivia::default() }
+        Block {
+            statements: self.list(0, Self::statement),
+            tail: Trivia::default(),
+        }
     }
     fn statement(&mut self) -> Statement {
         let kind = match self.pick(4) {
             0 => StatementKind::Take(self.list(1, |t| t.maybe(Self::name)), self.expr(2)),
-            1 => StatementKind::Assign { name: self.name(), add: self.pick(2) == 1, deref: self.pick(2) == 1, value: self.expr(3) },
+            1 => StatementKind::Assign {
+                name: self.name(),
+                add: self.pick(2) == 1,
+                deref: self.pick(2) == 1,
+                value: self.expr(3),
+            },
             2 => StatementKind::Return(self.expr(3)),
             _ => StatementKind::Log(self.expr(2)),
         };
-        Statement { trivia: Trivia::default(), span: Span::default(), kind }
+        Statement {
+            trivia: Trivia::default(),
+            span: Span::default(),
+            kind,
+        }
     }
     fn pattern(&mut self) -> Pattern {
         Pattern {
@@ -152,7 +209,13 @@ impl Tree<'_> {
             header: self.maybe(|t| Header {
                 name: t.name(),
                 reversible: t.pick(2) == 1,
-                scope: t.maybe(|t| if t.pick(2) == 1 { Scope::Fd } else { Scope::Thread }),
+                scope: t.maybe(|t| {
+                    if t.pick(2) == 1 {
+                        Scope::Fd
+                    } else {
+                        Scope::Thread
+                    }
+                }),
                 calls: t.maybe(|t| i64::from(t.pick(99))),
                 ms: t.maybe(|t| i64::from(t.pick(99))),
             }),
@@ -164,25 +227,56 @@ impl Tree<'_> {
     fn item(&mut self, depth: u8) -> Item {
         let kind = match self.pick(12) {
             0 => ItemKind::Const(self.name(), self.expr(3)),
-            1 => ItemKind::State { scope: StateScope::Connection, name: self.name(), value: self.expr(1) },
-            2 => ItemKind::Parser(self.name(), ParserBody::Regex(self.regex(), Span::default())),
-            3 => ItemKind::Parser(self.name(), ParserBody::Split(b"\r".to_vec(), self.list(1, Self::name))),
-            4 => ItemKind::Parser(self.name(), ParserBody::Fields(self.list(1, |t| (t.name(), FieldKind::Number(4, t.pick(2) == 1))))),
+            1 => ItemKind::State {
+                scope: StateScope::Connection,
+                name: self.name(),
+                value: self.expr(1),
+            },
+            2 => ItemKind::Parser(
+                self.name(),
+                ParserBody::Regex(self.regex(), Span::default()),
+            ),
+            3 => ItemKind::Parser(
+                self.name(),
+                ParserBody::Split(b"\r".to_vec(), self.list(1, Self::name)),
+            ),
+            4 => ItemKind::Parser(
+                self.name(),
+                ParserBody::Fields(
+                    self.list(1, |t| (t.name(), FieldKind::Number(4, t.pick(2) == 1))),
+                ),
+            ),
             5 => ItemKind::Messages(Framing::Delimited(vec![self.pick(255)])),
             6 => ItemKind::Ignore(Ignore {
                 pattern: self.pattern(),
-                fields: self.list(1, |t| IgnoreField { name: t.name(), regex: t.maybe(|t| (t.regex(), Span::default())) }),
+                fields: self.list(1, |t| IgnoreField {
+                    name: t.name(),
+                    regex: t.maybe(|t| (t.regex(), Span::default())),
+                }),
             }),
-            7 if depth > 0 => ItemKind::Stage { direction: Direction::Reverse, items: self.list(0, |t| t.item(0)), tail: Trivia::default() },
+            7 if depth > 0 => ItemKind::Stage {
+                direction: Direction::Reverse,
+                items: self.list(0, |t| t.item(0)),
+                tail: Trivia::default(),
+            },
             _ => ItemKind::Rule(Box::new(self.rule())),
         };
-        Item { trivia: Trivia::default(), span: Span::default(), kind }
+        Item {
+            trivia: Trivia::default(),
+            span: Span::default(),
+            kind,
+        }
     }
 }
 
 fn tree(bytes: &[u8]) -> File {
-    let mut tree = Tree { bytes: bytes.iter() };
-    File { items: tree.list(1, |t| t.item(1)), tail: Trivia::default() }
+    let mut tree = Tree {
+        bytes: bytes.iter(),
+    };
+    File {
+        items: tree.list(1, |t| t.item(1)),
+        tail: Trivia::default(),
+    }
 }
 
 /// A bit of everything that the interpreter can do.
@@ -206,8 +300,22 @@ ignore write(2, s) in s /[0-9]+/;
 "#;
 
 const TEXTS: [&[u8]; 16] = [
-    b"", b"PUT k v\r\n", b"PUT", b" k v\r\n", b"PUT-number k 1\r\n", b"FEAT\r\n", b"QUIT\r\n", b"bye\r\n", b"debug 1\r\n",
-    b"a", b"b", b"panic", b"\x01\x05\0\0\0abc", b"pid 12", b"\r\n\r\n", b"PUT a b\r\nQUIT\r\nPUT c",
+    b"",
+    b"PUT k v\r\n",
+    b"PUT",
+    b" k v\r\n",
+    b"PUT-number k 1\r\n",
+    b"FEAT\r\n",
+    b"QUIT\r\n",
+    b"bye\r\n",
+    b"debug 1\r\n",
+    b"a",
+    b"b",
+    b"panic",
+    b"\x01\x05\0\0\0abc",
+    b"pid 12",
+    b"\r\n\r\n",
+    b"PUT a b\r\nQUIT\r\nPUT c",
 ];
 
 prop_compose! {
@@ -232,7 +340,11 @@ prop_compose! {
 }
 
 /// Feeds calls and flushes; what came out, or nothing when a rule failed.
-fn run(set: Arc<RuleSet>, direction: Direction, calls: &[(OwnedCall, u64)]) -> Option<Vec<Expected<OwnedCall>>> {
+fn run(
+    set: Arc<RuleSet>,
+    direction: Direction,
+    calls: &[(OwnedCall, u64)],
+) -> Option<Vec<Expected<OwnedCall>>> {
     let mut engine = Engine::new(set, direction);
     engine.add_connection(4);
     engine.add_connection(5);
@@ -240,7 +352,10 @@ fn run(set: Arc<RuleSet>, direction: Direction, calls: &[(OwnedCall, u64)]) -> O
     let mut now = Duration::ZERO;
     for (i, (call, step)) in calls.iter().enumerate() {
         now += Duration::from_millis(*step);
-        let call = OwnedCall { seq: i as u64, ..call.clone() };
+        let call = OwnedCall {
+            seq: i as u64,
+            ..call.clone()
+        };
         engine.feed(call, now, &mut out).ok()?;
         if engine.deadline().is_some_and(|d| d <= now) {
             engine.tick(now, &mut out).ok()?;

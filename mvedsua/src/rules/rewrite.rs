@@ -35,7 +35,11 @@ struct Transfer<'a> {
 }
 
 /// Evaluates one template. `origin` is the leader's call that it is made from.
-pub(super) fn draft<'a>(frame: &mut Frame<'a>, template: &'a Template, origin: Option<&'a dyn Call>) -> Result<Draft, Fault> {
+pub(super) fn draft<'a>(
+    frame: &mut Frame<'a>,
+    template: &'a Template,
+    origin: Option<&'a dyn Call>,
+) -> Result<Draft, Fault> {
     let Subject::Call(signature) = &template.subject else {
         return Err(Fault::new(Code::CANNOT_BUILD, "a message is no call"));
     };
@@ -49,8 +53,19 @@ pub(super) fn draft<'a>(frame: &mut Frame<'a>, template: &'a Template, origin: O
     draft
 }
 
-fn evaluate<'a>(frame: &mut Frame<'a>, template: &'a Template, signature: &'a Signature, origin: Option<&'a dyn Call>) -> Result<Draft, Fault> {
-    let unset = || if origin.is_some() { Want::Leader } else { Want::Any };
+fn evaluate<'a>(
+    frame: &mut Frame<'a>,
+    template: &'a Template,
+    signature: &'a Signature,
+    origin: Option<&'a dyn Call>,
+) -> Result<Draft, Fault> {
+    let unset = || {
+        if origin.is_some() {
+            Want::Leader
+        } else {
+            Want::Any
+        }
+    };
     let mut draft = Draft {
         nr: signature.call.nr,
         args: std::array::from_fn(|_| unset()),
@@ -84,7 +99,13 @@ fn evaluate<'a>(frame: &mut Frame<'a>, template: &'a Template, signature: &'a Si
     Ok(draft)
 }
 
-fn place<'a>(draft: &mut Draft, transfer: &mut Transfer<'a>, signature: &Signature, slot: Slot, value: Option<Value<'a>>) -> Result<(), Fault> {
+fn place<'a>(
+    draft: &mut Draft,
+    transfer: &mut Transfer<'a>,
+    signature: &Signature,
+    slot: Slot,
+    value: Option<Value<'a>>,
+) -> Result<(), Fault> {
     match (slot, value) {
         (Slot::Length { .. }, None) => transfer.any_length = true,
         (Slot::Length { .. }, Some(Value::Int(length))) => transfer.length = Some(length),
@@ -92,11 +113,13 @@ fn place<'a>(draft: &mut Draft, transfer: &mut Transfer<'a>, signature: &Signatu
         (Slot::Number(at) | Slot::Either(at), Some(Value::Int(value))) => {
             draft.args[usize::from(at)] = Want::Number(value);
         }
-        (Slot::Data(at), value) if signature.data.is_some_and(|(data, _)| data == at) => match value {
-            None => transfer.any_text = true,
-            Some(Value::Text(text)) => transfer.text = Some(text),
-            Some(other) => return Err(wrong(&other)),
-        },
+        (Slot::Data(at), value) if signature.data.is_some_and(|(data, _)| data == at) => {
+            match value {
+                None => transfer.any_text = true,
+                Some(Value::Text(text)) => transfer.text = Some(text),
+                Some(other) => return Err(wrong(&other)),
+            }
+        }
         (Slot::Data(at), None) => {
             if is_input(signature, at) {
                 draft.args[usize::from(at)] = Want::Any;
@@ -116,7 +139,10 @@ fn place<'a>(draft: &mut Draft, transfer: &mut Transfer<'a>, signature: &Signatu
 }
 
 fn wrong(value: &Value<'_>) -> Fault {
-    Fault::new(Code::VALUE, format!("an argument cannot be {}", value.kind()))
+    Fault::new(
+        Code::VALUE,
+        format!("an argument cannot be {}", value.kind()),
+    )
 }
 
 fn is_input(signature: &Signature, at: u8) -> bool {
@@ -146,7 +172,9 @@ fn filled<'a>(
     if length.is_some_and(|l| l < 0) {
         return Ok(());
     }
-    let own = origin.filter(|o| o.ret() > 0).and_then(|o| payload(o, signature, data));
+    let own = origin
+        .filter(|o| o.ret() > 0)
+        .and_then(|o| payload(o, signature, data));
     let text = transfer.text.unwrap_or(Cow::Borrowed(own.unwrap_or(b"")));
     let text = cut(text, length)?;
     draft.result = Gets::Fixed(i64::try_from(text.len()).unwrap_or(i64::MAX));
@@ -166,13 +194,24 @@ fn offered<'a>(
     if let Some(text) = transfer.text {
         if transfer.any_length || draft.pieces {
             let text = text.into_owned();
-            draft.args[at] = if draft.pieces { Want::Text(text) } else { Want::Prefix(text) };
+            draft.args[at] = if draft.pieces {
+                Want::Text(text)
+            } else {
+                Want::Prefix(text)
+            };
             free_size(draft, signature);
             draft.result = asked(origin, signature);
             return Ok(());
         }
         let text = cut(text, transfer.length)?;
-        offer(&mut draft.args, &mut draft.result, signature, data, text, origin);
+        offer(
+            &mut draft.args,
+            &mut draft.result,
+            signature,
+            data,
+            text,
+            origin,
+        );
     } else if transfer.any_text {
         draft.args[at] = Want::Any;
         free_size(draft, signature);
@@ -188,11 +227,16 @@ fn offered<'a>(
 }
 
 fn cut(text: Cow<'_, [u8]>, length: Option<i64>) -> Result<Vec<u8>, Fault> {
-    let Some(length) = length else { return Ok(text.into_owned()) };
+    let Some(length) = length else {
+        return Ok(text.into_owned());
+    };
     match usize::try_from(length) {
         Ok(length) if length <= text.len() => Ok(text[..length].to_vec()),
         _ => {
-            let message = format!("the length {length} does not fit its text of {} bytes", text.len());
+            let message = format!(
+                "the length {length} does not fit its text of {} bytes",
+                text.len()
+            );
             Err(Fault::new(Code::LENGTH, message))
         }
     }
@@ -207,7 +251,13 @@ fn free(args: &mut [Want; 6], signature: &Signature) {
     match (signature.size, signature.data) {
         (Some(size), _) => args[usize::from(size)] = Want::Any,
         // The number of vectors stands after them.
-        (None, Some((data, _))) if signature.call.names.get(usize::from(data) + 1).is_some_and(|n| n.contains("cnt") || n.contains("vlen")) => {
+        (None, Some((data, _)))
+            if signature
+                .call
+                .names
+                .get(usize::from(data) + 1)
+                .is_some_and(|n| n.contains("cnt") || n.contains("vlen")) =>
+        {
             args[usize::from(data) + 1] = Want::Any;
         }
         _ => {}
@@ -217,7 +267,9 @@ fn free(args: &mut [Want; 6], signature: &Signature) {
 /// True when the leader's write was taken by the kernel as a whole.
 fn was_whole(origin: &dyn Call, signature: &Signature) -> bool {
     match signature.size {
-        Some(size) => u64::try_from(origin.ret()).is_ok_and(|ret| ret == origin.args()[usize::from(size)]),
+        Some(size) => {
+            u64::try_from(origin.ret()).is_ok_and(|ret| ret == origin.args()[usize::from(size)])
+        }
         None => origin.ret() >= 0,
     }
 }
@@ -230,7 +282,14 @@ pub(super) fn asked(origin: Option<&dyn Call>, signature: &Signature) -> Gets {
 }
 
 /// Expects `text` to be written. Where the leader's write failed or was cut short, so is this one.
-fn offer(args: &mut [Want; 6], result: &mut Gets, signature: &Signature, data: u8, text: Vec<u8>, origin: Option<&dyn Call>) {
+fn offer(
+    args: &mut [Want; 6],
+    result: &mut Gets,
+    signature: &Signature,
+    data: u8,
+    text: Vec<u8>,
+    origin: Option<&dyn Call>,
+) {
     let length = i64::try_from(text.len()).unwrap_or(i64::MAX);
     free(args, signature);
     if let Some(size) = signature.size {
@@ -261,7 +320,14 @@ pub(super) fn put_text<C: Call>(call: &mut ExpectedCall<C>, signature: &Signatur
         }
         Some((data, Flow::Out)) => {
             let origin = call.origin.as_ref().map(|o| o as &dyn Call);
-            offer(&mut call.args, &mut call.result, signature, data, text, origin);
+            offer(
+                &mut call.args,
+                &mut call.result,
+                signature,
+                data,
+                text,
+                origin,
+            );
         }
         None => {}
     }
@@ -277,7 +343,11 @@ pub(super) fn tolerate<C: Call>(call: &mut ExpectedCall<C>, signature: &Signatur
 }
 
 /// The value of a message template.
-pub(super) fn message<'a>(frame: &mut Frame<'a>, template: &'a Template, own: Option<&'a [u8]>) -> Result<Cow<'a, [u8]>, Fault> {
+pub(super) fn message<'a>(
+    frame: &mut Frame<'a>,
+    template: &'a Template,
+    own: Option<&'a [u8]>,
+) -> Result<Cow<'a, [u8]>, Fault> {
     let saved = (!template.body.is_empty()).then(|| frame.vars.clone());
     frame.run(&template.body)?;
     let mut text = Cow::Borrowed(own.unwrap_or(b""));

@@ -36,7 +36,11 @@ fn shipped_rules_are_formatted() {
     for file in shipped() {
         let text = std::fs::read_to_string(&file).expect("readable");
         let report = tools::fmt(&file.display().to_string(), &text);
-        assert!(report.ok && report.text == text, "run `mvedsua rules fmt {}`", file.display());
+        assert!(
+            report.ok && report.text == text,
+            "run `mvedsua rules fmt {}`",
+            file.display()
+        );
     }
 }
 
@@ -44,7 +48,10 @@ fn shipped_rules_are_formatted() {
 fn each_code_is_documented() {
     let document = std::fs::read_to_string(root().join("docs/errors.md")).expect("readable");
     for code in Code::ALL {
-        assert!(document.contains(&format!("| {code} |")), "{code} is not in docs/errors.md");
+        assert!(
+            document.contains(&format!("| {code} |")),
+            "{code} is not in docs/errors.md"
+        );
     }
 }
 

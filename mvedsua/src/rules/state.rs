@@ -21,7 +21,12 @@ pub(super) struct States {
 }
 
 impl States {
-    pub(super) fn get<'a>(&'a self, set: &'a RuleSet, at: usize, connection: i64) -> &'a Value<'static> {
+    pub(super) fn get<'a>(
+        &'a self,
+        set: &'a RuleSet,
+        at: usize,
+        connection: i64,
+    ) -> &'a Value<'static> {
         let state = &set.states[at];
         let found = match state.scope {
             StateScope::Service => self.service.get(&at),
@@ -30,10 +35,19 @@ impl States {
         found.unwrap_or(&state.initial)
     }
 
-    pub(super) fn set(&mut self, set: &RuleSet, at: usize, connection: i64, value: Value<'static>) -> Result<(), Fault> {
+    pub(super) fn set(
+        &mut self,
+        set: &RuleSet,
+        at: usize,
+        connection: i64,
+        value: Value<'static>,
+    ) -> Result<(), Fault> {
         let state = &set.states[at];
         if matches!(&value, Value::Text(text) if text.len() > MAX_STATE_TEXT) {
-            let message = format!("`{}` would hold more than {MAX_STATE_TEXT} bytes", state.name);
+            let message = format!(
+                "`{}` would hold more than {MAX_STATE_TEXT} bytes",
+                state.name
+            );
             return Err(Fault::new(Code::CAPACITY, message));
         }
         match state.scope {
@@ -41,11 +55,16 @@ impl States {
                 self.service.insert(at, value);
             }
             StateScope::Connection => {
-                if self.connections.len() >= MAX_CONNECTIONS && !self.connections.contains_key(&connection) {
+                if self.connections.len() >= MAX_CONNECTIONS
+                    && !self.connections.contains_key(&connection)
+                {
                     let message = format!("more than {MAX_CONNECTIONS} connections have state");
                     return Err(Fault::new(Code::CAPACITY, message));
                 }
-                self.connections.entry(connection).or_default().insert(at, value);
+                self.connections
+                    .entry(connection)
+                    .or_default()
+                    .insert(at, value);
             }
         }
         Ok(())

@@ -8,7 +8,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::ast::{ArgKind, Expr, ExprKind, Repeat, Template, Test, TestLine, TestLineKind, TextPart};
+use super::ast::{
+    ArgKind, Expr, ExprKind, Repeat, Template, Test, TestLine, TestLineKind, TextPart,
+};
 use super::call::{Call, OwnedCall};
 use super::engine::Engine;
 use super::expected::{Expected, ExpectedCall, Gets, Want};
@@ -39,9 +41,22 @@ pub fn run(set: &Arc<RuleSet>) -> Vec<Outcome> {
         .iter()
         .map(|(test, span, direction)| {
             let engine = Engine::new(Arc::clone(set), *direction);
-            let failure = Case { set, engine, out: VecDeque::new(), now: Duration::ZERO, seq: 0 }.run(test).err();
-            let failure = failure.map(|(at, why)| format!("{}: {why}", set.sources.place(at.unwrap_or(*span))));
-            Outcome { name: test.name.clone(), place: set.sources.place(*span), failure }
+            let failure = Case {
+                set,
+                engine,
+                out: VecDeque::new(),
+                now: Duration::ZERO,
+                seq: 0,
+            }
+            .run(test)
+            .err();
+            let failure = failure
+                .map(|(at, why)| format!("{}: {why}", set.sources.place(at.unwrap_or(*span))));
+            Outcome {
+                name: test.name.clone(),
+                place: set.sources.place(*span),
+                failure,
+            }
         })
         .collect()
 }
@@ -75,7 +90,9 @@ impl Case<'_> {
         match (result, wanted_error) {
             (Err(error), Some((_, code))) if error.code.to_string() == *code => return Ok(()),
             (Err(error), _) => return Err((None, error.to_string())),
-            (Ok(()), Some((span, code))) => return Err((Some(span), format!("no error {code} came"))),
+            (Ok(()), Some((span, code))) => {
+                return Err((Some(span), format!("no error {code} came")));
+            }
             (Ok(()), None) => {}
         }
         for line in &test.expect {
@@ -83,7 +100,10 @@ impl Case<'_> {
         }
         while let Some(next) = self.out.pop_front() {
             if !skippable(&next) {
-                return Err((None, format!("the follower is expected to do more: {}", describe(&next))));
+                return Err((
+                    None,
+                    format!("the follower is expected to do more: {}", describe(&next)),
+                ));
             }
         }
         Ok(())
@@ -103,7 +123,9 @@ impl Case<'_> {
             }
             TestLineKind::Call(thread, template) => {
                 let signature = signature(template).map_err(fail)?;
-                let call = self.call(template, &signature, thread.unwrap_or(1)).map_err(fail)?;
+                let call = self
+                    .call(template, &signature, thread.unwrap_or(1))
+                    .map_err(fail)?;
                 Ok(self.engine.feed(call, self.now, &mut self.out))
             }
             _ => Err(fail("this may only be expected, not given".to_owned())),
@@ -139,22 +161,34 @@ impl Case<'_> {
     }
 
     /// The arguments of a template by slot; `_` is left out.
-    fn args(&self, template: &Template, signature: &Signature) -> Result<Vec<(Slot, Value<'static>)>, String> {
+    fn args(
+        &self,
+        template: &Template,
+        signature: &Signature,
+    ) -> Result<Vec<(Slot, Value<'static>)>, String> {
         let mut out = Vec::new();
         for (i, arg) in template.args.iter().flatten().enumerate() {
             let slot = match &arg.label {
                 None => signature.slots.get(i).copied(),
-                Some(label) => signature.named(&label.text).map(|at| match signature.slots[at] {
-                    Slot::Length { arg, .. } => Slot::Number(arg),
-                    slot => slot,
-                }),
+                Some(label) => signature
+                    .named(&label.text)
+                    .map(|at| match signature.slots[at] {
+                        Slot::Length { arg, .. } => Slot::Number(arg),
+                        slot => slot,
+                    }),
             };
             let Some(slot) = slot else {
-                return Err(format!("`{}` has no such argument; it takes ({})", signature.call.name, signature.call.names.join(", ")));
+                return Err(format!(
+                    "`{}` has no such argument; it takes ({})",
+                    signature.call.name,
+                    signature.call.names.join(", ")
+                ));
             };
             match &arg.kind {
                 ArgKind::Any => {}
-                ArgKind::SameFd => return Err("`.` has no meaning in a test: write the number".to_owned()),
+                ArgKind::SameFd => {
+                    return Err("`.` has no meaning in a test: write the number".to_owned());
+                }
                 ArgKind::Value(expr) => out.push((slot, self.value(expr)?)),
             }
         }
@@ -165,30 +199,54 @@ impl Case<'_> {
     }
 
     /// The leader's call that a line describes.
-    fn call(&mut self, template: &Template, signature: &Signature, thread: i64) -> Result<OwnedCall, String> {
+    fn call(
+        &mut self,
+        template: &Template,
+        signature: &Signature,
+        thread: i64,
+    ) -> Result<OwnedCall, String> {
         self.seq += 1;
         let tid = u32::try_from(thread).map_err(|_| "no thread number".to_owned())?;
-        let mut call = OwnedCall { nr: signature.call.nr, tid, seq: self.seq, ..OwnedCall::default() };
+        let mut call = OwnedCall {
+            nr: signature.call.nr,
+            tid,
+            seq: self.seq,
+            ..OwnedCall::default()
+        };
         let mut result = None;
         let mut length = None;
         for (slot, value) in self.args(template, signature)? {
             match (slot, value) {
-                (Slot::Number(at) | Slot::Either(at), Value::Int(value)) => call.args[usize::from(at)] = value as u64,
+                (Slot::Number(at) | Slot::Either(at), Value::Int(value)) => {
+                    call.args[usize::from(at)] = value as u64
+                }
                 (Slot::Length { .. }, Value::Int(value)) => length = Some(value),
-                (Slot::Data(at) | Slot::Either(at), Value::Text(text)) => call.parts.push((at, text.into_owned())),
+                (Slot::Data(at) | Slot::Either(at), Value::Text(text)) => {
+                    call.parts.push((at, text.into_owned()))
+                }
                 (Slot::Result, Value::Int(value)) => result = Some(value),
                 (_, value) => return Err(format!("{} cannot stand here", value.kind())),
             }
         }
         if let Some((data, flow)) = signature.data {
-            let text = call.parts.iter_mut().find(|(at, _)| *at == data).map(|(_, text)| text);
-            let has = text.as_ref().map_or(0, |t| i64::try_from(t.len()).unwrap_or(0));
+            let text = call
+                .parts
+                .iter_mut()
+                .find(|(at, _)| *at == data)
+                .map(|(_, text)| text);
+            let has = text
+                .as_ref()
+                .map_or(0, |t| i64::try_from(t.len()).unwrap_or(0));
             let length = length.unwrap_or(has);
             call.ret = result.unwrap_or(length);
             if let Some(size) = signature.size.map(usize::from)
                 && call.args[size] == 0
             {
-                call.args[size] = if flow == Flow::In { BUFFER } else { length.unsigned_abs() };
+                call.args[size] = if flow == Flow::In {
+                    BUFFER
+                } else {
+                    length.unsigned_abs()
+                };
             }
             // Only what was transferred is recorded.
             if let Some(text) = text {
@@ -208,7 +266,9 @@ impl Case<'_> {
                     return Err(fail("the reason is a text".to_owned()));
                 };
                 match self.out.pop_front() {
-                    Some(Expected::Stop(stop)) if stop.retry == *retry && stop.why.as_bytes() == why.as_ref() => {
+                    Some(Expected::Stop(stop))
+                        if stop.retry == *retry && stop.why.as_bytes() == why.as_ref() =>
+                    {
                         // Nothing after it matters.
                         self.out.clear();
                         Ok(())
@@ -230,14 +290,21 @@ impl Case<'_> {
     }
 
     /// The follower makes a call: takes what is expected of it, skipping what may be missing.
-    fn follower_call(&mut self, thread: Option<i64>, signature: &Signature, args: &[(Slot, Value<'static>)]) -> Result<(), String> {
+    fn follower_call(
+        &mut self,
+        thread: Option<i64>,
+        signature: &Signature,
+        args: &[(Slot, Value<'static>)],
+    ) -> Result<(), String> {
         let mut why = "nothing more is expected of the follower".to_owned();
         while let Some(next) = self.out.pop_front() {
             let wrong_thread = thread.is_some_and(|t| t != i64::from(next.tid()));
             let mut call = match next {
                 Expected::Same(call) => ExpectedCall::like(call, None),
                 Expected::Call(call) => *call,
-                Expected::Stop(stop) => return Err(format!("the rules end the update: {}", stop.why)),
+                Expected::Stop(stop) => {
+                    return Err(format!("the rules end the update: {}", stop.why));
+                }
             };
             match accepts(&mut call, signature, args) {
                 Ok(()) if wrong_thread => return Err(format!("it belongs to thread {}", call.tid)),
@@ -262,7 +329,9 @@ impl Case<'_> {
 
 fn signature(template: &Template) -> Result<Signature, String> {
     let name = &template.call.text;
-    names::call(name).map(Signature::of).ok_or_else(|| format!("there is no system call `{name}`"))
+    names::call(name)
+        .map(Signature::of)
+        .ok_or_else(|| format!("there is no system call `{name}`"))
 }
 
 fn skippable<C>(expected: &Expected<C>) -> bool {
@@ -272,14 +341,20 @@ fn skippable<C>(expected: &Expected<C>) -> bool {
 /// What is expected, in a few words.
 fn describe(expected: &Expected<OwnedCall>) -> String {
     match expected {
-        Expected::Same(call) => call_text(call.nr, call.parts.first().map(|(_, text)| text.as_slice())),
+        Expected::Same(call) => {
+            call_text(call.nr, call.parts.first().map(|(_, text)| text.as_slice()))
+        }
         Expected::Call(call) => {
             let text = call.args.iter().find_map(|w| match w {
                 Want::Text(text) | Want::Prefix(text) => Some(text.as_slice()),
                 _ => None,
             });
             let text = text.or_else(|| call.outputs.first().map(|(_, text)| text.as_slice()));
-            let own = call.origin.as_ref().and_then(|o| o.parts.first()).map(|(_, text)| text.as_slice());
+            let own = call
+                .origin
+                .as_ref()
+                .and_then(|o| o.parts.first())
+                .map(|(_, text)| text.as_slice());
             call_text(call.nr, text.or(own))
         }
         Expected::Stop(stop) if stop.retry => format!("retry \"{}\"", stop.why),
@@ -295,7 +370,11 @@ fn call_text(nr: u16, text: Option<&[u8]>) -> String {
     }
 }
 
-fn accepts(call: &mut ExpectedCall<OwnedCall>, signature: &Signature, args: &[(Slot, Value<'static>)]) -> Result<(), String> {
+fn accepts(
+    call: &mut ExpectedCall<OwnedCall>,
+    signature: &Signature,
+    args: &[(Slot, Value<'static>)],
+) -> Result<(), String> {
     if call.nr != signature.call.nr {
         let expected = names::call_by_number(call.nr).map_or("?", |c| c.name);
         return Err(format!("the follower is expected to call `{expected}`"));
@@ -303,14 +382,23 @@ fn accepts(call: &mut ExpectedCall<OwnedCall>, signature: &Signature, args: &[(S
     let mut text_length = None;
     for (slot, value) in args {
         match (slot, value) {
-            (Slot::Number(at) | Slot::Either(at), Value::Int(got)) => number(call, signature, *at, *got)?,
+            (Slot::Number(at) | Slot::Either(at), Value::Int(got)) => {
+                number(call, signature, *at, *got)?
+            }
             (Slot::Data(at) | Slot::Either(at), Value::Text(got)) => {
                 text_length = Some(i64::try_from(got.len()).unwrap_or(i64::MAX));
                 text(call, signature, *at, got)?;
             }
-            (Slot::Length { filled: false, arg, .. }, Value::Int(got)) => number(call, signature, *arg, *got)?,
+            (
+                Slot::Length {
+                    filled: false, arg, ..
+                },
+                Value::Int(got),
+            ) => number(call, signature, *arg, *got)?,
             (Slot::Length { .. } | Slot::Result, Value::Int(got)) => match call.result {
-                Gets::Fixed(result) if result != *got => return Err(format!("it returns {result}")),
+                Gets::Fixed(result) if result != *got => {
+                    return Err(format!("it returns {result}"));
+                }
                 _ => {}
             },
             (_, value) => return Err(format!("{} cannot stand here", value.kind())),
@@ -327,35 +415,68 @@ fn accepts(call: &mut ExpectedCall<OwnedCall>, signature: &Signature, args: &[(S
     Ok(())
 }
 
-fn number(call: &ExpectedCall<OwnedCall>, signature: &Signature, at: u8, got: i64) -> Result<(), String> {
+fn number(
+    call: &ExpectedCall<OwnedCall>,
+    signature: &Signature,
+    at: u8,
+    got: i64,
+) -> Result<(), String> {
     let name = signature.call.names[usize::from(at)];
     let leader = call.origin.as_ref().map(|o| o.args[usize::from(at)] as i64);
     match call.args[usize::from(at)].accepts_number(got) {
         Some(true) => Ok(()),
         None if leader.is_none_or(|l| l == got) => Ok(()),
         None => Err(format!("`{name}` is {}", leader.unwrap_or(0))),
-        Some(false) => Err(format!("`{name}` is to be {:?}", call.args[usize::from(at)])),
+        Some(false) => Err(format!(
+            "`{name}` is to be {:?}",
+            call.args[usize::from(at)]
+        )),
     }
 }
 
-fn text(call: &mut ExpectedCall<OwnedCall>, signature: &Signature, at: u8, got: &[u8]) -> Result<(), String> {
+fn text(
+    call: &mut ExpectedCall<OwnedCall>,
+    signature: &Signature,
+    at: u8,
+    got: &[u8],
+) -> Result<(), String> {
     let given = matches!(signature.data, Some((data, Flow::In)) if data == at);
     if given || call.outputs.iter().any(|(arg, _)| *arg == at) {
         let output = call.output(at).unwrap_or(b"");
-        return if output == got { Ok(()) } else { Err(format!("the follower gets {}", format::literal(output))) };
+        return if output == got {
+            Ok(())
+        } else {
+            Err(format!("the follower gets {}", format::literal(output)))
+        };
     }
     if call.pieces {
-        return if call.take_piece(at, got) { Ok(()) } else { Err(format!("the next piece starts {}", format::literal(call.rest(at)))) };
+        return if call.take_piece(at, got) {
+            Ok(())
+        } else {
+            Err(format!(
+                "the next piece starts {}",
+                format::literal(call.rest(at))
+            ))
+        };
     }
     let leader = call.origin.as_ref().and_then(|o| o.payload(at));
     match call.args[usize::from(at)].accepts_text(leader, got) {
         Some(true) => Ok(()),
         None if leader.unwrap_or(b"") == got => Ok(()),
-        None => Err(format!("the follower is to give {}", format::literal(leader.unwrap_or(b"")))),
+        None => Err(format!(
+            "the follower is to give {}",
+            format::literal(leader.unwrap_or(b""))
+        )),
         Some(false) => Err(match &call.args[usize::from(at)] {
             Want::Text(text) => format!("the follower is to give {}", format::literal(text)),
-            Want::Prefix(text) => format!("the follower is to give a text that starts with {}", format::literal(text)),
-            _ => format!("it differs from {} in more than noise", format::literal(leader.unwrap_or(b""))),
+            Want::Prefix(text) => format!(
+                "the follower is to give a text that starts with {}",
+                format::literal(text)
+            ),
+            _ => format!(
+                "it differs from {} in more than noise",
+                format::literal(leader.unwrap_or(b""))
+            ),
         }),
     }
 }

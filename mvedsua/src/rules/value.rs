@@ -89,6 +89,9 @@ impl Type {
     pub fn fits(self, other: Self) -> bool {
         self == other
             || matches!((self, other), (Self::Any, _) | (_, Self::Any))
-            || matches!((self, other), (Self::Null, Self::Text) | (Self::Text, Self::Null))
+            || matches!(
+                (self, other),
+                (Self::Null, Self::Text) | (Self::Text, Self::Null)
+            )
     }
 }

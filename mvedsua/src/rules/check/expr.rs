@@ -10,6 +10,9 @@ use crate::rules::program::{Builtin, Code as Ex, Do, FD, Op, Taker, Var};
 use crate::rules::source::Span;
 use crate::rules::value::{Type, Value};
 
+/// Names and types of a parser's results.
+type Results = Vec<(String, Type)>;
+
 /// The variables of one rule.
 pub(super) struct Scope {
     vars: BTreeMap<String, (Var, Type)>,
@@ -18,7 +21,10 @@ pub(super) struct Scope {
 
 impl Scope {
     pub(super) fn new() -> Self {
-        Self { vars: BTreeMap::new(), next: FD + 1 }
+        Self {
+            vars: BTreeMap::new(),
+            next: FD + 1,
+        }
     }
 
     pub(super) fn get(&self, name: &str) -> Option<(Var, Type)> {
@@ -43,13 +49,19 @@ impl Scope {
     }
 
     pub(super) fn name_of(&self, var: Var) -> Option<&str> {
-        self.vars.iter().find(|(_, (v, _))| *v == var).map(|(name, _)| name.as_str())
+        self.vars
+            .iter()
+            .find(|(_, (v, _))| *v == var)
+            .map(|(name, _)| name.as_str())
     }
 }
 
 /// The built-in function of that name.
 pub(super) fn builtin(name: &str) -> Option<(Builtin, Option<&'static [Type]>, Type)> {
-    Builtin::ALL.iter().find(|(n, ..)| *n == name).map(|(_, f, args, ty)| (*f, *args, *ty))
+    Builtin::ALL
+        .iter()
+        .find(|(n, ..)| *n == name)
+        .map(|(_, f, args, ty)| (*f, *args, *ty))
 }
 
 /// Where statements stand, which decides what they may do.
@@ -63,7 +75,9 @@ pub(super) enum Place {
 
 fn bare_word(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_uppercase())
-        && name.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_')
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_')
 }
 
 impl Checker {
@@ -71,7 +85,11 @@ impl Checker {
         if ty.fits(wanted) {
             return Ok(());
         }
-        self.error(Code::TYPE, span, format!("expected {}, found {}", wanted.name(), ty.name()))
+        self.error(
+            Code::TYPE,
+            span,
+            format!("expected {}, found {}", wanted.name(), ty.name()),
+        )
     }
 
     pub(super) fn typed(&mut self, expr: &Expr, scope: &Scope, wanted: Type) -> Checked<Ex> {
@@ -101,7 +119,11 @@ impl Checker {
             }
             ExprKind::Binary("~", left, right) => {
                 let ExprKind::Regex(regex) = &right.kind else {
-                    return self.error(Code::TYPE, right.span, "after `~` stands a regular expression");
+                    return self.error(
+                        Code::TYPE,
+                        right.span,
+                        "after `~` stands a regular expression",
+                    );
                 };
                 let left = self.typed(left, scope, Type::Text)?;
                 let regex = self.compile_regex(regex, right.span)?;
@@ -120,7 +142,13 @@ impl Checker {
         }
     }
 
-    fn binary(&mut self, op: &str, left: &Expr, right: &Expr, scope: &Scope) -> Checked<(Ex, Type)> {
+    fn binary(
+        &mut self,
+        op: &str,
+        left: &Expr,
+        right: &Expr,
+        scope: &Scope,
+    ) -> Checked<(Ex, Type)> {
         let (l, left_ty) = self.expr(left, scope)?;
         let (r, right_ty) = self.expr(right, scope)?;
         let (op, operands, ty) = match op {
@@ -135,8 +163,16 @@ impl Checker {
             "-" => (Op::Sub, Some(Type::Int), Type::Int),
             "*" => (Op::Mul, Some(Type::Int), Type::Int),
             _ => {
-                let ty = if left_ty == Type::Any { right_ty } else { left_ty };
-                let ty = if ty == Type::Text || ty == Type::Any { ty } else { Type::Int };
+                let ty = if left_ty == Type::Any {
+                    right_ty
+                } else {
+                    left_ty
+                };
+                let ty = if ty == Type::Text || ty == Type::Any {
+                    ty
+                } else {
+                    Type::Int
+                };
                 (Op::Add, (ty != Type::Any).then_some(ty), ty)
             }
         };
@@ -146,8 +182,7 @@ impl Checker {
                 self.want(right_ty, wanted, right.span)?;
             }
             None if !left_ty.fits(right_ty) => {
-                let message =
-                    format!("{} is never equal to {}", left_ty.name(), right_ty.name());
+                let message = format!("{} is never equal to {}", left_ty.name(), right_ty.name());
                 return self.error(Code::TYPE, left.span.to(right.span), message);
             }
             None => {}
@@ -244,12 +279,23 @@ impl Checker {
         })
     }
 
-    fn call(&mut self, name: &Name, args: &[Expr], span: Span, scope: &Scope) -> Checked<(Ex, Type)> {
+    fn call(
+        &mut self,
+        name: &Name,
+        args: &[Expr],
+        span: Span,
+        scope: &Scope,
+    ) -> Checked<(Ex, Type)> {
         if let Some((function, wanted, ty)) = builtin(&name.text) {
             if let Some(wanted) = wanted
                 && wanted.len() != args.len()
             {
-                let message = format!("`{}` takes {} values, not {}", name.text, wanted.len(), args.len());
+                let message = format!(
+                    "`{}` takes {} values, not {}",
+                    name.text,
+                    wanted.len(),
+                    args.len()
+                );
                 return self.error(Code::ARGUMENTS, span, message);
             }
             let mut codes = Vec::new();
@@ -261,7 +307,11 @@ impl Checker {
         }
         let (taker, results) = self.taker(name)?;
         let [arg] = args else {
-            return self.error(Code::ARGUMENTS, span, format!("`{}` takes one text", name.text));
+            return self.error(
+                Code::ARGUMENTS,
+                span,
+                format!("`{}` takes one text", name.text),
+            );
         };
         let arg = self.typed(arg, scope, Type::Text)?;
         let ty = results.map_or(Type::Text, |r| r[0].1);
@@ -269,7 +319,7 @@ impl Checker {
     }
 
     /// A parser, and its results when their number is fixed.
-    fn taker(&mut self, name: &Name) -> Checked<(Taker, Option<Vec<(String, Type)>>)> {
+    fn taker(&mut self, name: &Name) -> Checked<(Taker, Option<Results>)> {
         match name.text.as_str() {
             "words" => return Ok((Taker::Words, None)),
             "resp" => return Ok((Taker::Resp, None)),
@@ -277,7 +327,10 @@ impl Checker {
         }
         if let Some(at) = self.set.parsers.iter().position(|p| p.name == name.text) {
             self.used.insert(name.text.clone());
-            return Ok((Taker::Parser(at), Some(self.set.parsers[at].results.clone())));
+            return Ok((
+                Taker::Parser(at),
+                Some(self.set.parsers[at].results.clone()),
+            ));
         }
         let known: Vec<&str> = self
             .set
@@ -288,15 +341,27 @@ impl Checker {
             .chain(["words", "resp"])
             .collect();
         let help = nearest(&name.text, known.into_iter()).map_or_else(
-            || format!("define it: `parser {} = /(?<first>...) (?<second>...)/;`", name.text),
+            || {
+                format!(
+                    "define it: `parser {} = /(?<first>...) (?<second>...)/;`",
+                    name.text
+                )
+            },
             |n| format!("did you mean `{n}`?"),
         );
         let message = format!("there is no parser or function `{}`", name.text);
         self.refuse(Diagnostic::error(Code::UNKNOWN_NAME, name.span, message).help(help))
     }
 
-    pub(super) fn block(&mut self, block: Option<&Block>, scope: &mut Scope, place: Place) -> Checked<Vec<Do>> {
-        let Some(block) = block else { return Ok(Vec::new()) };
+    pub(super) fn block(
+        &mut self,
+        block: Option<&Block>,
+        scope: &mut Scope,
+        place: Place,
+    ) -> Checked<Vec<Do>> {
+        let Some(block) = block else {
+            return Ok(Vec::new());
+        };
         let mut code = Vec::new();
         for (i, statement) in block.statements.iter().enumerate() {
             let last = i + 1 == block.statements.len();
@@ -314,37 +379,74 @@ impl Checker {
         Ok(code)
     }
 
-    fn statement(&mut self, tree: &Statement, scope: &mut Scope, place: Place, last: bool) -> Checked<Option<Do>> {
+    fn statement(
+        &mut self,
+        tree: &Statement,
+        scope: &mut Scope,
+        place: Place,
+        last: bool,
+    ) -> Checked<Option<Do>> {
         match &tree.kind {
             StatementKind::Return(value) => {
                 if place == Place::Body || !last {
-                    return self.error(Code::BAD_STATEMENT, tree.span, "`return` may only end a guard");
+                    return self.error(
+                        Code::BAD_STATEMENT,
+                        tree.span,
+                        "`return` may only end a guard",
+                    );
                 }
                 let code = self.typed(value, scope, Type::Bool)?;
                 if matches!(code, Ex::Value(Value::Bool(false))) {
-                    self.lint(Diagnostic::lint(Code::NEVER_TRUE, tree.span, "this is never true, the rule cannot apply"));
+                    self.lint(Diagnostic::lint(
+                        Code::NEVER_TRUE,
+                        tree.span,
+                        "this is never true, the rule cannot apply",
+                    ));
                 }
                 Ok(Some(Do::Return(code)))
             }
             StatementKind::Log(value) => {
                 if place == Place::Guard {
-                    return self.error(Code::BAD_STATEMENT, tree.span, "a guard may not log: it may run without the rule applying");
+                    return self.error(
+                        Code::BAD_STATEMENT,
+                        tree.span,
+                        "a guard may not log: it may run without the rule applying",
+                    );
                 }
                 Ok(Some(Do::Log(self.typed(value, scope, Type::Text)?)))
             }
-            StatementKind::Take(names, value) => self.take(names, value, tree.span, scope).map(Some),
-            StatementKind::Assign { name, add, deref, value } => {
-                self.assign(name, *add, *deref, value, scope, place).map(Some)
+            StatementKind::Take(names, value) => {
+                self.take(names, value, tree.span, scope).map(Some)
             }
+            StatementKind::Assign {
+                name,
+                add,
+                deref,
+                value,
+            } => self
+                .assign(name, *add, *deref, value, scope, place)
+                .map(Some),
         }
     }
 
-    fn assign(&mut self, name: &Name, add: bool, deref: bool, value: &Expr, scope: &mut Scope, place: Place) -> Checked<Do> {
+    fn assign(
+        &mut self,
+        name: &Name,
+        add: bool,
+        deref: bool,
+        value: &Expr,
+        scope: &mut Scope,
+        place: Place,
+    ) -> Checked<Do> {
         let (mut code, mut ty) = self.expr(value, scope)?;
         let state = self.set.states.iter().position(|s| s.name == name.text);
         let known = scope.get(&name.text);
         if place == Place::Guard && (deref || state.is_some()) {
-            return self.error(Code::BAD_STATEMENT, name.span, "a guard may not change anything: it may run without the rule applying");
+            return self.error(
+                Code::BAD_STATEMENT,
+                name.span,
+                "a guard may not change anything: it may run without the rule applying",
+            );
         }
         if (deref || add) && known.is_none() && (deref || state.is_none()) {
             let message = format!("`{}` is not bound by the rule", name.text);
@@ -373,16 +475,34 @@ impl Checker {
         Ok(Do::Set(scope.define(&name.text, ty), code))
     }
 
-    fn take(&mut self, names: &[Option<Name>], value: &Expr, span: Span, scope: &mut Scope) -> Checked<Do> {
+    fn take(
+        &mut self,
+        names: &[Option<Name>],
+        value: &Expr,
+        span: Span,
+        scope: &mut Scope,
+    ) -> Checked<Do> {
         let ExprKind::Call(parser, _, args) = &value.kind else {
-            return self.error(Code::BAD_STATEMENT, value.span, "several names can only be bound to the results of a parser");
+            return self.error(
+                Code::BAD_STATEMENT,
+                value.span,
+                "several names can only be bound to the results of a parser",
+            );
         };
         if builtin(&parser.text).is_some() {
-            return self.error(Code::TYPE, value.span, format!("`{}` has one result", parser.text));
+            return self.error(
+                Code::TYPE,
+                value.span,
+                format!("`{}` has one result", parser.text),
+            );
         }
         let (taker, results) = self.taker(parser)?;
         let [arg] = args.as_slice() else {
-            return self.error(Code::ARGUMENTS, value.span, format!("`{}` takes one text", parser.text));
+            return self.error(
+                Code::ARGUMENTS,
+                value.span,
+                format!("`{}` takes one text", parser.text),
+            );
         };
         let arg = self.typed(arg, scope, Type::Text)?;
         let mut targets = Vec::new();
@@ -408,12 +528,18 @@ impl Checker {
                     let found = results
                         .iter()
                         .position(|(r, _)| *r == name.text)
-                        .or_else(|| results.iter().position(|(r, _)| r.trim_start_matches('_') == plain));
+                        .or_else(|| {
+                            results
+                                .iter()
+                                .position(|(r, _)| r.trim_start_matches('_') == plain)
+                        });
                     let Some(at) = found else {
                         let known: Vec<&str> = results.iter().map(|(r, _)| r.as_str()).collect();
                         let message = format!("`{}` has no result `{}`", parser.text, name.text);
                         let help = format!("it has {}", known.join(", "));
-                        return self.refuse(Diagnostic::error(Code::UNKNOWN_NAME, name.span, message).help(help));
+                        return self.refuse(
+                            Diagnostic::error(Code::UNKNOWN_NAME, name.span, message).help(help),
+                        );
                     };
                     (at, results[at].1)
                 }

@@ -19,9 +19,7 @@ use super::ast::{
 };
 use super::diagnostic::{Code, Diagnostic};
 use super::names::{Signature, Slot};
-use super::program::{
-    MAX_RULES, Noise, Parser, ParserCode, RuleSet, State, Subject,
-};
+use super::program::{MAX_RULES, Noise, Parser, ParserCode, RuleSet, State, Subject};
 use super::source::{SourceMap, Span};
 use super::value::{Type, Value};
 
@@ -36,7 +34,13 @@ type Checked<T> = Result<T, Refused>;
 /// Checks files that were parsed, in order. The set is there only when no error was found.
 #[must_use]
 pub fn check(files: &[File], sources: SourceMap) -> (Option<RuleSet>, Vec<Diagnostic>) {
-    let mut checker = Checker { set: RuleSet::default(), diagnostics: Vec::new(), used: BTreeSet::new(), names: BTreeMap::new(), signatures: BTreeMap::new() };
+    let mut checker = Checker {
+        set: RuleSet::default(),
+        diagnostics: Vec::new(),
+        used: BTreeSet::new(),
+        names: BTreeMap::new(),
+        signatures: BTreeMap::new(),
+    };
     checker.set.sources = sources;
     // Declarations first, so that a rule may stand before what it uses.
     for file in files {
@@ -48,7 +52,9 @@ pub fn check(files: &[File], sources: SourceMap) -> (Option<RuleSet>, Vec<Diagno
     checker.unused();
     shadow::find(&checker.set.rules, &mut checker.diagnostics);
     let failed = super::diagnostic::has_errors(&checker.diagnostics);
-    checker.diagnostics.sort_by_key(|d| (d.span.file, d.span.start, d.code));
+    checker
+        .diagnostics
+        .sort_by_key(|d| (d.span.file, d.span.start, d.code));
     ((!failed).then_some(checker.set), checker.diagnostics)
 }
 
@@ -177,7 +183,12 @@ impl Checker {
             Value::Text(_) => Type::Text,
             Value::Null => Type::Any,
         };
-        self.set.states.push(State { name: name.text.clone(), scope, initial, ty });
+        self.set.states.push(State {
+            name: name.text.clone(),
+            scope,
+            initial,
+            ty,
+        });
         Ok(())
     }
 
@@ -198,15 +209,28 @@ impl Checker {
     }
 
     fn compile_regex(&mut self, text: &str, span: Span) -> Checked<Regex> {
-        let built = RegexBuilder::new(text).unicode(false).size_limit(MAX_REGEX).build();
+        let built = RegexBuilder::new(text)
+            .unicode(false)
+            .size_limit(MAX_REGEX)
+            .build();
         match built {
             Ok(regex) => Ok(regex),
             Err(error) => {
                 let why = error.to_string();
-                let why = why.lines().last().unwrap_or("").trim_start_matches("error: ").trim().to_owned();
+                let why = why
+                    .lines()
+                    .last()
+                    .unwrap_or("")
+                    .trim_start_matches("error: ")
+                    .trim()
+                    .to_owned();
                 self.refuse(
-                    Diagnostic::error(Code::REGEX, span, format!("the regular expression is not accepted: {why}"))
-                        .help("the syntax is that of the `regex` crate, over bytes"),
+                    Diagnostic::error(
+                        Code::REGEX,
+                        span,
+                        format!("the regular expression is not accepted: {why}"),
+                    )
+                    .help("the syntax is that of the `regex` crate, over bytes"),
                 )
             }
         }
@@ -262,7 +286,11 @@ impl Checker {
                 return self.error(Code::DUPLICATE, name.span, message);
             }
         }
-        self.set.parsers.push(Parser { name: name.text.clone(), results, body });
+        self.set.parsers.push(Parser {
+            name: name.text.clone(),
+            results,
+            body,
+        });
         Ok(())
     }
 
@@ -273,7 +301,9 @@ impl Checker {
                     self.rule_item(rule, item.span, section.unwrap_or(Direction::Forward))
                 }
                 ItemKind::Ignore(ignore) => self.ignore(ignore, item.span, section),
-                ItemKind::Stage { direction, items, .. } => {
+                ItemKind::Stage {
+                    direction, items, ..
+                } => {
                     self.rules(items, Some(*direction));
                     Ok(())
                 }
@@ -287,9 +317,18 @@ impl Checker {
         }
     }
 
-    fn rule_item(&mut self, tree: &super::ast::Rule, span: Span, direction: Direction) -> Checked<()> {
+    fn rule_item(
+        &mut self,
+        tree: &super::ast::Rule,
+        span: Span,
+        direction: Direction,
+    ) -> Checked<()> {
         if self.set.rules.len() >= MAX_RULES {
-            return self.error(Code::TOO_LARGE, span, format!("more than {MAX_RULES} rules"));
+            return self.error(
+                Code::TOO_LARGE,
+                span,
+                format!("more than {MAX_RULES} rules"),
+            );
         }
         self.add_rule(tree, span, direction, false)?;
         let reversible = tree.header.as_ref().is_some_and(|h| h.reversible);
@@ -300,7 +339,9 @@ impl Checker {
             };
             let states: Vec<String> = self.set.states.iter().map(|s| s.name.clone()).collect();
             let fixed = |name: &str| {
-                self.set.consts.contains_key(name) || states.iter().any(|s| s == name) || super::names::error(name).is_some()
+                self.set.consts.contains_key(name)
+                    || states.iter().any(|s| s == name)
+                    || super::names::error(name).is_some()
             };
             match reverse::reverse(tree, &fixed) {
                 Ok(tree) => self.add_rule(&tree, span, other, true)?,
@@ -314,7 +355,11 @@ impl Checker {
         let mut scope = expr::Scope::new();
         let (pattern, bound) = self.pattern(&tree.pattern, &mut scope, true)?;
         let Subject::Call(signature) = &pattern.subject else {
-            return self.error(Code::MESSAGES, tree.pattern.span, "`ignore` speaks of calls, not of messages");
+            return self.error(
+                Code::MESSAGES,
+                tree.pattern.span,
+                "`ignore` speaks of calls, not of messages",
+            );
         };
         let signature = Arc::clone(signature);
         let mut fields = Vec::new();
@@ -326,10 +371,17 @@ impl Checker {
                     .iter()
                     .find(|(_, var)| scope.name_of(*var) == Some(field.name.text.as_str()))
                     .map(|(slot, _)| *slot)
-                    .or_else(|| signature.named(&field.name.text).map(|i| signature.slots[i]))
+                    .or_else(|| {
+                        signature
+                            .named(&field.name.text)
+                            .map(|i| signature.slots[i])
+                    })
             };
             let Some(slot) = slot else {
-                let message = format!("`{}` has no argument `{}`", signature.call.name, field.name.text);
+                let message = format!(
+                    "`{}` has no argument `{}`",
+                    signature.call.name, field.name.text
+                );
                 let names = signature.call.names.join(", ");
                 return self.refuse(
                     Diagnostic::error(Code::ARGUMENTS, field.name.span, message)
@@ -339,7 +391,11 @@ impl Checker {
             let regex = match &field.regex {
                 Some((text, span)) => {
                     if !matches!(slot, Slot::Data(_) | Slot::Either(_)) {
-                        return self.error(Code::TYPE, *span, "only texts can be matched by an expression");
+                        return self.error(
+                            Code::TYPE,
+                            *span,
+                            "only texts can be matched by an expression",
+                        );
                     }
                     Some(Arc::new(self.compile_regex(text, *span)?))
                 }
@@ -348,7 +404,13 @@ impl Checker {
             fields.push((slot, regex));
         }
         let vars = scope.count();
-        self.set.noise.push(Noise { span, direction, pattern, vars, fields });
+        self.set.noise.push(Noise {
+            span,
+            direction,
+            pattern,
+            vars,
+            fields,
+        });
         Ok(())
     }
 
@@ -360,7 +422,11 @@ impl Checker {
             .map(|(name, span)| (name.clone(), *span))
             .collect();
         for (name, span) in unused {
-            self.lint(Diagnostic::lint(Code::UNUSED, span, format!("`{name}` is never used")));
+            self.lint(Diagnostic::lint(
+                Code::UNUSED,
+                span,
+                format!("`{name}` is never used"),
+            ));
         }
     }
 }

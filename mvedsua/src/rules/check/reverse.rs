@@ -11,8 +11,12 @@ use crate::rules::source::Span;
 /// Exchanges the sides of `rule`; `fixed` tells constants and states from variables.
 pub(super) fn reverse(rule: &Rule, fixed: &dyn Fn(&str) -> bool) -> Result<Rule, Diagnostic> {
     let refuse = |span: Span, why: &str| {
-        Diagnostic::error(Code::NOT_REVERSIBLE, span, format!("this rule cannot be reversed: {why}"))
-            .help("drop `reversible` and write the rule for the other stage yourself")
+        Diagnostic::error(
+            Code::NOT_REVERSIBLE,
+            span,
+            format!("this rule cannot be reversed: {why}"),
+        )
+        .help("drop `reversible` and write the rule for the other stage yourself")
     };
     let span = rule.patterns[0].span;
     let Outcome::Calls(templates) = &rule.outcome else {
@@ -20,22 +24,37 @@ pub(super) fn reverse(rule: &Rule, fixed: &dyn Fn(&str) -> bool) -> Result<Rule,
     };
     for pattern in &rule.patterns {
         if pattern.guard.is_some() || pattern.repeat != Repeat::Once {
-            return Err(refuse(pattern.span, "guards in braces and repetitions only work one way; use `when` and holes"));
+            return Err(refuse(
+                pattern.span,
+                "guards in braces and repetitions only work one way; use `when` and holes",
+            ));
         }
     }
     let mut patterns = Vec::new();
     for template in templates {
         let Some(args) = &template.args else {
-            return Err(refuse(template.span, "a bare name says nothing about the call"));
+            return Err(refuse(
+                template.span,
+                "a bare name says nothing about the call",
+            ));
         };
         if template.body.is_some() || template.repeat != Repeat::Once || template.pieces {
-            return Err(refuse(template.span, "statements and repetitions only work one way"));
+            return Err(refuse(
+                template.span,
+                "statements and repetitions only work one way",
+            ));
         }
         for arg in args {
             if let ArgKind::Value(expr) = &arg.kind
-                && !matches!(expr.kind, ExprKind::Int(_) | ExprKind::Name(_) | ExprKind::Text(_))
+                && !matches!(
+                    expr.kind,
+                    ExprKind::Int(_) | ExprKind::Name(_) | ExprKind::Text(_)
+                )
             {
-                return Err(refuse(expr.span, "a computed value cannot be taken apart again"));
+                return Err(refuse(
+                    expr.span,
+                    "a computed value cannot be taken apart again",
+                ));
             }
         }
         patterns.push(Pattern {

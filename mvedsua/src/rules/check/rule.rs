@@ -43,17 +43,23 @@ impl Checker {
             return Ok(Subject::Message(flow));
         }
         let Some(call) = names::call(&name.text) else {
-            let mut diagnostic =
-                Diagnostic::error(Code::UNKNOWN_CALL, name.span, format!("there is no system call `{}`", name.text));
-            diagnostic.help = names::similar_call(&name.text).map(|n| format!("did you mean `{n}`?"));
+            let mut diagnostic = Diagnostic::error(
+                Code::UNKNOWN_CALL,
+                name.span,
+                format!("there is no system call `{}`", name.text),
+            );
+            diagnostic.help =
+                names::similar_call(&name.text).map(|n| format!("did you mean `{n}`?"));
             return self.refuse(diagnostic);
         };
         if let Some(why) = names::never_recorded(call) {
             let message = format!("no rule can see `{}`: {why}", call.name);
             return self.error(Code::NEVER_RECORDED, name.span, message);
         }
-        let signature =
-            self.signatures.entry(call.nr).or_insert_with(|| Arc::new(Signature::of(call)));
+        let signature = self
+            .signatures
+            .entry(call.nr)
+            .or_insert_with(|| Arc::new(Signature::of(call)));
         Ok(Subject::Call(Arc::clone(signature)))
     }
 
@@ -71,10 +77,12 @@ impl Checker {
                 (Subject::Call(signature), None) => signature.slots.get(i).copied(),
                 // By name an argument is the register itself, also when it is a size.
                 (Subject::Call(signature), Some(label)) => {
-                    signature.named(&label.text).map(|at| match signature.slots[at] {
-                        Slot::Length { arg, .. } => Slot::Number(arg),
-                        slot => slot,
-                    })
+                    signature
+                        .named(&label.text)
+                        .map(|at| match signature.slots[at] {
+                            Slot::Length { arg, .. } => Slot::Number(arg),
+                            slot => slot,
+                        })
                 }
             };
             let Some(slot) = slot else {
@@ -87,7 +95,8 @@ impl Checker {
                     None => format!("`{what}` does not take that many arguments"),
                 };
                 return self.refuse(
-                    Diagnostic::error(Code::ARGUMENTS, arg.span, message).help(format!("it takes ({takes})")),
+                    Diagnostic::error(Code::ARGUMENTS, arg.span, message)
+                        .help(format!("it takes ({takes})")),
                 );
             };
             if slots.contains(&slot) {
@@ -99,15 +108,22 @@ impl Checker {
     }
 
     /// A pattern, and what it binds. `pure` refuses a repetition.
-    pub(super) fn pattern(&mut self, tree: &ast::Pattern, scope: &mut Scope, single: bool) -> Checked<(Pattern, Bound)> {
+    pub(super) fn pattern(
+        &mut self,
+        tree: &ast::Pattern,
+        scope: &mut Scope,
+        single: bool,
+    ) -> Checked<(Pattern, Bound)> {
         let subject = self.subject(&tree.call)?;
         let slots = self.slots(&subject, &tree.call, &tree.args)?;
         if tree.repeat != Repeat::Once && (single || matches!(subject, Subject::Message(_))) {
             return self.error(Code::BAD_PATTERN, tree.span, "this may not repeat here");
         }
-        let open_length = tree.args.iter().zip(&slots).any(|(arg, slot)| {
-            matches!(slot, Slot::Length { .. }) && arg.kind == ArgKind::Any
-        });
+        let open_length = tree
+            .args
+            .iter()
+            .zip(&slots)
+            .any(|(arg, slot)| matches!(slot, Slot::Length { .. }) && arg.kind == ArgKind::Any);
         let mut bound = Bound::new();
         let mut args = Vec::new();
         let mut prefix = Vec::new();
@@ -122,7 +138,11 @@ impl Checker {
             }
         }
         if let Some(result) = &tree.result {
-            let arg = Arg { label: None, span: result.span, kind: ArgKind::Value(result.clone()) };
+            let arg = Arg {
+                label: None,
+                span: result.span,
+                kind: ArgKind::Value(result.clone()),
+            };
             if let Some(pattern) = self.arg_pattern(&arg, Slot::Result, false, scope, &mut bound)? {
                 args.push((Slot::Result, pattern));
             }
@@ -136,7 +156,18 @@ impl Checker {
                 .collect(),
             Repeat::Once | Repeat::Optional => Vec::new(),
         };
-        Ok((Pattern { subject, args, repeat: tree.repeat, guard, prefix, prefix_slot, collects }, bound))
+        Ok((
+            Pattern {
+                subject,
+                args,
+                repeat: tree.repeat,
+                guard,
+                prefix,
+                prefix_slot,
+                collects,
+            },
+            bound,
+        ))
     }
 
     fn arg_pattern(
@@ -151,7 +182,11 @@ impl Checker {
             ArgKind::Any => return Ok(None),
             ArgKind::SameFd => {
                 if slot_type(slot) != Type::Int {
-                    return self.error(Code::BAD_PATTERN, arg.span, "`.` stands for a file descriptor, this is none");
+                    return self.error(
+                        Code::BAD_PATTERN,
+                        arg.span,
+                        "`.` stands for a file descriptor, this is none",
+                    );
                 }
                 return Ok(Some(ArgPattern::Var(FD)));
             }
@@ -172,7 +207,8 @@ impl Checker {
             }
             ExprKind::Text(parts) => {
                 self.want(ty, Type::Text, expr.span)?;
-                self.text_pattern(parts, expr.span, open_length && slot != Slot::Result, scope).map(Some)
+                self.text_pattern(parts, expr.span, open_length && slot != Slot::Result, scope)
+                    .map(Some)
             }
             ExprKind::Name(name) if scope.get(name).is_none() && self.global(name).is_none() => {
                 let var = scope.define(name, ty);
@@ -193,35 +229,46 @@ impl Checker {
     }
 
     /// A text in a pattern: its holes take what stands there.
-    fn text_pattern(&mut self, parts: &[TextPart], span: Span, open: bool, scope: &mut Scope) -> Checked<ArgPattern> {
+    fn text_pattern(
+        &mut self,
+        parts: &[TextPart],
+        span: Span,
+        open: bool,
+        scope: &mut Scope,
+    ) -> Checked<ArgPattern> {
         let mut literal = Vec::new();
         let mut regex = String::from("(?s-u)^");
         let mut holes: Vec<(usize, Var)> = Vec::new();
         for (i, part) in parts.iter().enumerate() {
             let bytes = match part {
                 TextPart::Literal(bytes) => bytes.clone(),
-                TextPart::Hole(name) => match (scope.get(name), self.global(name)) {
-                    (None, Some((Ex::Value(Value::Text(text)), _))) => text.into_owned(),
-                    (None, Some(_)) => {
-                        let message = format!("`{name}` is not a fixed text and cannot stand in a pattern");
-                        return self.error(Code::BAD_PATTERN, span, message);
-                    }
-                    (Some((_, ty)), _) if !ty.fits(Type::Text) => {
-                        let message = format!("`{name}` is {}, not a text", ty.name());
-                        return self.error(Code::TYPE, span, message);
-                    }
-                    _ => {
-                        if holes.is_empty() && matches!(parts.get(i + 1), Some(TextPart::Hole(_)))
-                            || matches!(parts.get(i + 1), Some(TextPart::Hole(_)))
-                        {
-                            return self.error(Code::BAD_PATTERN, span, "two holes with nothing in between: it is not clear where one ends");
+                TextPart::Hole(name) => {
+                    match (scope.get(name), self.global(name)) {
+                        (None, Some((Ex::Value(Value::Text(text)), _))) => text.into_owned(),
+                        (None, Some(_)) => {
+                            let message = format!(
+                                "`{name}` is not a fixed text and cannot stand in a pattern"
+                            );
+                            return self.error(Code::BAD_PATTERN, span, message);
                         }
-                        let last = i + 1 == parts.len();
-                        regex.push_str(if last { "(.*)" } else { "(.*?)" });
-                        holes.push((holes.len() + 1, scope.define(name, Type::Text)));
-                        continue;
+                        (Some((_, ty)), _) if !ty.fits(Type::Text) => {
+                            let message = format!("`{name}` is {}, not a text", ty.name());
+                            return self.error(Code::TYPE, span, message);
+                        }
+                        _ => {
+                            if holes.is_empty()
+                                && matches!(parts.get(i + 1), Some(TextPart::Hole(_)))
+                                || matches!(parts.get(i + 1), Some(TextPart::Hole(_)))
+                            {
+                                return self.error(Code::BAD_PATTERN, span, "two holes with nothing in between: it is not clear where one ends");
+                            }
+                            let last = i + 1 == parts.len();
+                            regex.push_str(if last { "(.*)" } else { "(.*?)" });
+                            holes.push((holes.len() + 1, scope.define(name, Type::Text)));
+                            continue;
+                        }
                     }
-                },
+                }
             };
             if holes.is_empty() {
                 literal.extend_from_slice(&bytes);
@@ -235,7 +282,11 @@ impl Checker {
             }
         }
         if holes.is_empty() {
-            return Ok(if open { ArgPattern::Prefix(literal) } else { ArgPattern::Exact(literal) });
+            return Ok(if open {
+                ArgPattern::Prefix(literal)
+            } else {
+                ArgPattern::Exact(literal)
+            });
         }
         if !open {
             regex.push('$');
@@ -244,7 +295,13 @@ impl Checker {
         Ok(ArgPattern::Regex(regex, holes))
     }
 
-    pub(super) fn add_rule(&mut self, tree: &ast::Rule, span: Span, direction: Direction, derived: bool) -> Checked<()> {
+    pub(super) fn add_rule(
+        &mut self,
+        tree: &ast::Rule,
+        span: Span,
+        direction: Direction,
+        derived: bool,
+    ) -> Checked<()> {
         let mut scope = Scope::new();
         let mut patterns = Vec::new();
         let mut aliases: Vec<(String, usize)> = Vec::new();
@@ -252,54 +309,98 @@ impl Checker {
             let (pattern, _) = self.pattern(pattern, &mut scope, false)?;
             if i == 0 && matches!(pattern.repeat, Repeat::Any | Repeat::Optional) {
                 return self.refuse(
-                    Diagnostic::error(Code::BAD_PATTERN, tree.patterns[0].span, "the first call of a rule must occur")
-                        .help("write `+` instead of `*`, or begin with the call that follows"),
+                    Diagnostic::error(
+                        Code::BAD_PATTERN,
+                        tree.patterns[0].span,
+                        "the first call of a rule must occur",
+                    )
+                    .help("write `+` instead of `*`, or begin with the call that follows"),
                 );
             }
             patterns.push(pattern);
             if let Some(alias) = &tree.patterns[i].alias {
                 if aliases.iter().any(|(a, _)| *a == alias.text) {
-                    return self.error(Code::DUPLICATE, alias.span, format!("`{}` is used twice", alias.text));
+                    return self.error(
+                        Code::DUPLICATE,
+                        alias.span,
+                        format!("`{}` is used twice", alias.text),
+                    );
                 }
                 aliases.push((alias.text.clone(), i));
             }
         }
         let messages = matches!(patterns[0].subject, Subject::Message(_));
-        let mixed = patterns.iter().any(|p| matches!(p.subject, Subject::Message(_)) != messages);
+        let mixed = patterns
+            .iter()
+            .any(|p| matches!(p.subject, Subject::Message(_)) != messages);
         let when = match &tree.when {
             Some(expr) => {
                 let code = self.typed(expr, &scope, Type::Bool)?;
                 if matches!(code, Ex::Value(Value::Bool(false))) {
-                    self.lint(Diagnostic::lint(Code::NEVER_TRUE, expr.span, "this is never true, the rule cannot apply"));
+                    self.lint(Diagnostic::lint(
+                        Code::NEVER_TRUE,
+                        expr.span,
+                        "this is never true, the rule cannot apply",
+                    ));
                 }
                 Some(code)
             }
             None => None,
         };
-        let outcome = self.outcome(&tree.outcome, &tree.patterns, &patterns, &aliases, &mut scope)?;
+        let outcome = self.outcome(
+            &tree.outcome,
+            &tree.patterns,
+            &patterns,
+            &aliases,
+            &mut scope,
+        )?;
         let mixed_right = match &outcome {
-            Outcome::Calls(calls) => {
-                calls.iter().any(|c| matches!(c.subject, Subject::Message(_)) != messages)
-            }
+            Outcome::Calls(calls) => calls
+                .iter()
+                .any(|c| matches!(c.subject, Subject::Message(_)) != messages),
             _ => false,
         };
         if mixed || mixed_right {
             return self.refuse(
-                Diagnostic::error(Code::MESSAGES, span, "a rule speaks either of calls or of messages")
-                    .help("write two rules, or use only `request` and `reply`"),
+                Diagnostic::error(
+                    Code::MESSAGES,
+                    span,
+                    "a rule speaks either of calls or of messages",
+                )
+                .help("write two rules, or use only `request` and `reply`"),
             );
         }
         let header = tree.header.as_ref();
-        let max_calls = self.limit(header.and_then(|h| h.calls), MAX_HELD_CALLS as i64, "calls", span)?;
-        let max_ms = self.limit(header.and_then(|h| h.ms), MAX_HELD.as_millis() as i64, "ms", span)?;
+        let max_calls = self.limit(
+            header.and_then(|h| h.calls),
+            MAX_HELD_CALLS as i64,
+            "calls",
+            span,
+        )?;
+        let max_ms = self.limit(
+            header.and_then(|h| h.ms),
+            MAX_HELD.as_millis() as i64,
+            "ms",
+            span,
+        )?;
         let line = self.set.sources.position(span).line;
         let name = header.map_or_else(|| format!("rule-{line}"), |h| h.name.text.clone());
         if let Some(header) = header
-            && self.set.rules.iter().any(|r| r.name == name && r.direction == direction)
+            && self
+                .set
+                .rules
+                .iter()
+                .any(|r| r.name == name && r.direction == direction)
         {
-            return self.error(Code::DUPLICATE, header.name.span, format!("there are two rules `{name}`"));
+            return self.error(
+                Code::DUPLICATE,
+                header.name.span,
+                format!("there are two rules `{name}`"),
+            );
         }
-        let scope_kind = header.and_then(|h| h.scope).unwrap_or_else(|| one_fd(&patterns));
+        let scope_kind = header
+            .and_then(|h| h.scope)
+            .unwrap_or_else(|| one_fd(&patterns));
         self.set.rules.push(Rule {
             id: RuleId(u32::try_from(self.set.rules.len()).unwrap_or(u32::MAX)),
             name,
@@ -318,11 +419,19 @@ impl Checker {
         Ok(())
     }
 
-    fn limit(&mut self, value: Option<i64>, most: i64, what: &str, span: Span) -> Checked<Option<i64>> {
+    fn limit(
+        &mut self,
+        value: Option<i64>,
+        most: i64,
+        what: &str,
+        span: Span,
+    ) -> Checked<Option<i64>> {
         match value {
-            Some(value) if value < 1 || value > most => {
-                self.error(Code::LIMIT, span, format!("{value} {what}: from 1 to {most} are allowed"))
-            }
+            Some(value) if value < 1 || value > most => self.error(
+                Code::LIMIT,
+                span,
+                format!("{value} {what}: from 1 to {most} are allowed"),
+            ),
             value => Ok(value),
         }
     }
@@ -336,16 +445,24 @@ impl Checker {
         scope: &mut Scope,
     ) -> Checked<Outcome> {
         Ok(match tree {
-            ast::Outcome::Nothing(b) => Outcome::Nothing(self.block(b.as_ref(), scope, Place::Body)?),
+            ast::Outcome::Nothing(b) => {
+                Outcome::Nothing(self.block(b.as_ref(), scope, Place::Body)?)
+            }
             ast::Outcome::Same(b) => Outcome::Same(self.block(b.as_ref(), scope, Place::Body)?),
             ast::Outcome::Tolerate(b) => {
                 if matches!(patterns[0].subject, Subject::Message(_)) {
-                    return self.error(Code::MESSAGES, trees[0].span, "`tolerate` speaks of calls: a message is part of one");
+                    return self.error(
+                        Code::MESSAGES,
+                        trees[0].span,
+                        "`tolerate` speaks of calls: a message is part of one",
+                    );
                 }
                 Outcome::Tolerate(self.block(b.as_ref(), scope, Place::Body)?)
             }
             ast::Outcome::Retry(why) => Outcome::Retry(self.typed(why, scope, Type::Text)?),
-            ast::Outcome::Terminate(why) => Outcome::Terminate(self.typed(why, scope, Type::Text)?),
+            ast::Outcome::Terminate(why) => {
+                Outcome::Terminate(self.typed(why, scope, Type::Text)?)
+            }
             ast::Outcome::Log(text) => {
                 let code = self.typed(text, scope, Type::Text)?;
                 Outcome::Same(vec![crate::rules::program::Do::Log(code)])
@@ -369,13 +486,17 @@ impl Checker {
         taken: &mut [bool],
         scope: &mut Scope,
     ) -> Checked<Template> {
-        let alias = aliases.iter().find(|(a, _)| *a == tree.call.text).map(|(_, at)| *at);
+        let alias = aliases
+            .iter()
+            .find(|(a, _)| *a == tree.call.text)
+            .map(|(_, at)| *at);
         let subject = match alias {
             Some(at) => patterns[at].subject.clone(),
             None => self.subject(&tree.call)?,
         };
         let from = alias.or_else(|| {
-            (0..patterns.len()).find(|i| !taken[*i] && same_subject(&patterns[*i].subject, &subject))
+            (0..patterns.len())
+                .find(|i| !taken[*i] && same_subject(&patterns[*i].subject, &subject))
         });
         if let Some(from) = from {
             taken[from] = true;
@@ -388,13 +509,32 @@ impl Checker {
                         .help("only a name given with `as` may stand alone"),
                 );
             }
-            let repeats = tree.repeat != Repeat::Once || tree.pieces || tree.body.is_some() || tree.result.is_some();
+            let repeats = tree.repeat != Repeat::Once
+                || tree.pieces
+                || tree.body.is_some()
+                || tree.result.is_some();
             if repeats {
-                return self.error(Code::BAD_PATTERN, tree.span, "a call that stays as it is takes nothing further");
+                return self.error(
+                    Code::BAD_PATTERN,
+                    tree.span,
+                    "a call that stays as it is takes nothing further",
+                );
             }
-            return Ok(Template { span: tree.span, subject, from, bare: true, args: Vec::new(), result: None, repeat: Repeat::Once, pieces: false, body: Vec::new() });
+            return Ok(Template {
+                span: tree.span,
+                subject,
+                from,
+                bare: true,
+                args: Vec::new(),
+                result: None,
+                repeat: Repeat::Once,
+                pieces: false,
+                body: Vec::new(),
+            });
         };
-        if tree.repeat == Repeat::Some || (message && (tree.repeat != Repeat::Once || tree.pieces || tree.result.is_some())) {
+        if tree.repeat == Repeat::Some
+            || (message && (tree.repeat != Repeat::Once || tree.pieces || tree.result.is_some()))
+        {
             return self.refuse(
                 Diagnostic::error(Code::BAD_PATTERN, tree.span, "this is not possible for what the follower is expected to do")
                     .help("`?` stands for a call that may be missing, `*` for any number, `in pieces` for one text in several calls"),
@@ -404,49 +544,92 @@ impl Checker {
         let body = self.block(tree.body.as_ref(), scope, Place::Body)?;
         let mut args = Vec::new();
         for (arg, slot) in tree_args.iter().zip(&slots) {
-            args.push((*slot, match &arg.kind {
-                ArgKind::Any => ArgTemplate::Any,
-                ArgKind::SameFd => ArgTemplate::Is(Ex::Var(FD)),
-                ArgKind::Value(expr) => ArgTemplate::Is(self.typed(expr, scope, slot_type(*slot))?),
-            }));
+            args.push((
+                *slot,
+                match &arg.kind {
+                    ArgKind::Any => ArgTemplate::Any,
+                    ArgKind::SameFd => ArgTemplate::Is(Ex::Var(FD)),
+                    ArgKind::Value(expr) => {
+                        ArgTemplate::Is(self.typed(expr, scope, slot_type(*slot))?)
+                    }
+                },
+            ));
         }
         let result = match &tree.result {
             Some(expr) => Some(self.typed(expr, scope, Type::Int)?),
             None => None,
         };
         self.complete(tree, &subject, from, &args, result.is_some(), patterns)?;
-        Ok(Template { span: tree.span, subject, from, bare: false, args, result, repeat: tree.repeat, pieces: tree.pieces, body })
+        Ok(Template {
+            span: tree.span,
+            subject,
+            from,
+            bare: false,
+            args,
+            result,
+            repeat: tree.repeat,
+            pieces: tree.pieces,
+            body,
+        })
     }
 
     /// What a template must say so that a call can be made of it.
-    fn complete(&mut self, tree: &ast::Template, subject: &Subject, from: Option<usize>, args: &[(Slot, ArgTemplate)], result: bool, patterns: &[Pattern]) -> Checked<()> {
+    fn complete(
+        &mut self,
+        tree: &ast::Template,
+        subject: &Subject,
+        from: Option<usize>,
+        args: &[(Slot, ArgTemplate)],
+        result: bool,
+        patterns: &[Pattern],
+    ) -> Checked<()> {
         let text = args.iter().any(|(slot, arg)| {
             matches!(arg, ArgTemplate::Is(_))
                 && match (slot, subject) {
                     (Slot::Text, _) => true,
-                    (Slot::Data(at), Subject::Call(s)) => s.data.is_some_and(|(data, _)| data == *at),
+                    (Slot::Data(at), Subject::Call(s)) => {
+                        s.data.is_some_and(|(data, _)| data == *at)
+                    }
                     _ => false,
                 }
         });
-        if from.is_none() && matches!(subject, Subject::Message(_)) && !patterns.iter().any(|p| same_subject(&p.subject, subject)) {
+        if from.is_none()
+            && matches!(subject, Subject::Message(_))
+            && !patterns.iter().any(|p| same_subject(&p.subject, subject))
+        {
             return self.refuse(
                 Diagnostic::error(Code::BAD_PATTERN, tree.span, "an inserted message goes where the leader has one of its kind, and the rule has none")
                     .help("name a `request` to insert requests, a `reply` to insert replies; or write a rule over calls"),
             );
         }
         if matches!(subject, Subject::Message(_)) && !text && from.is_none() {
-            return self.error(Code::NEEDS_RESULT, tree.span, "an inserted message needs a text");
+            return self.error(
+                Code::NEEDS_RESULT,
+                tree.span,
+                "an inserted message needs a text",
+            );
         }
         if let Subject::Call(signature) = subject {
             let writes = signature.data.is_some_and(|(_, flow)| flow == Flow::Out);
             if from.is_none() && !result && !text && !writes {
                 return self.refuse(
-                    Diagnostic::error(Code::NEEDS_RESULT, tree.span, format!("the leader makes no such `{}`: say what the follower gets", signature.call.name))
-                        .help("add a result: `getpid() = 42`, `open(_) = ENOENT`"),
+                    Diagnostic::error(
+                        Code::NEEDS_RESULT,
+                        tree.span,
+                        format!(
+                            "the leader makes no such `{}`: say what the follower gets",
+                            signature.call.name
+                        ),
+                    )
+                    .help("add a result: `getpid() = 42`, `open(_) = ENOENT`"),
                 );
             }
             if tree.pieces && !(writes && text) {
-                return self.error(Code::BAD_PATTERN, tree.span, "only a text that the follower writes can come in pieces");
+                return self.error(
+                    Code::BAD_PATTERN,
+                    tree.span,
+                    "only a text that the follower writes can come in pieces",
+                );
             }
         }
         Ok(())
@@ -469,11 +652,16 @@ fn one_fd(patterns: &[Pattern]) -> ast::Scope {
             Subject::Message(_) => return ast::Scope::Fd,
             Subject::Call(signature) => signature.fd,
         };
-        let var = pattern.args.iter().find_map(|(slot, arg)| match (slot, arg) {
-            (Slot::Number(at), ArgPattern::Var(var)) if Some(*at) == fd => Some(*var),
-            _ => None,
-        });
-        let Some(var) = var else { return ast::Scope::Thread };
+        let var = pattern
+            .args
+            .iter()
+            .find_map(|(slot, arg)| match (slot, arg) {
+                (Slot::Number(at), ArgPattern::Var(var)) if Some(*at) == fd => Some(*var),
+                _ => None,
+            });
+        let Some(var) = var else {
+            return ast::Scope::Thread;
+        };
         if *common.get_or_insert(var) != var {
             return ast::Scope::Thread;
         }
@@ -493,7 +681,10 @@ fn literal_prefix(pattern: &ArgPattern) -> Vec<u8> {
 
 /// The literal start of an anchored expression; empty when in doubt.
 fn regex_prefix(regex: &str) -> Vec<u8> {
-    let Some(rest) = regex.strip_prefix("(?s-u)^").or_else(|| regex.strip_prefix('^')) else {
+    let Some(rest) = regex
+        .strip_prefix("(?s-u)^")
+        .or_else(|| regex.strip_prefix('^'))
+    else {
         return Vec::new();
     };
     if rest.contains('|') {
@@ -505,11 +696,15 @@ fn regex_prefix(regex: &str) -> Vec<u8> {
     while at < bytes.len() {
         let (byte, next) = match bytes[at] {
             b'\\' if bytes.get(at + 1) == Some(&b'x') => {
-                let hex = rest.get(at + 2..at + 4).and_then(|h| u8::from_str_radix(h, 16).ok());
+                let hex = rest
+                    .get(at + 2..at + 4)
+                    .and_then(|h| u8::from_str_radix(h, 16).ok());
                 let Some(byte) = hex else { break };
                 (byte, at + 4)
             }
-            byte if byte.is_ascii_alphanumeric() || b" -_:/,=\"'<>@#%&!~".contains(&byte) => (byte, at + 1),
+            byte if byte.is_ascii_alphanumeric() || b" -_:/,=\"'<>@#%&!~".contains(&byte) => {
+                (byte, at + 1)
+            }
             _ => break,
         };
         if matches!(bytes.get(next), Some(b'*' | b'?' | b'{' | b'+')) {

@@ -21,7 +21,10 @@ pub(super) fn find(rules: &[Rule], diagnostics: &mut Vec<Diagnostic>) {
                     Diagnostic::lint(
                         Code::SHADOWED,
                         later.span,
-                        format!("this rule is never reached: `{}` takes all that it would", earlier.name),
+                        format!(
+                            "this rule is never reached: `{}` takes all that it would",
+                            earlier.name
+                        ),
                     )
                     .help("rules are tried in the order of the file: put the narrower one first"),
                 );
@@ -35,7 +38,9 @@ fn unconditional(rule: &Rule) -> bool {
     rule.patterns.len() == 1
         && rule.when.is_none()
         && rule.patterns.iter().all(|p| {
-            p.guard.iter().all(|s| matches!(s, Do::Return(Ex::Value(Value::Bool(true)))))
+            p.guard
+                .iter()
+                .all(|s| matches!(s, Do::Return(Ex::Value(Value::Bool(true)))))
                 && p.repeat == Repeat::Once
         })
 }
@@ -67,7 +72,9 @@ fn covers_arg(slot: Slot, arg: &ArgPattern, b: &Pattern) -> bool {
     if matches!(arg, ArgPattern::Var(_)) {
         return true;
     }
-    let Some((_, other)) = b.args.iter().find(|(s, _)| *s == slot) else { return false };
+    let Some((_, other)) = b.args.iter().find(|(s, _)| *s == slot) else {
+        return false;
+    };
     match (arg, other) {
         (ArgPattern::Exact(a), ArgPattern::Exact(b)) => a == b,
         (ArgPattern::Prefix(a), ArgPattern::Prefix(b) | ArgPattern::Exact(b)) => b.starts_with(a),

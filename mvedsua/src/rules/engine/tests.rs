@@ -29,7 +29,10 @@ fn fails(text: &str) -> String {
     let loaded = load_text("t.rules", text);
     let rendered = loaded.render();
     let set = Arc::new(loaded.rules.unwrap_or_else(|| panic!("{rendered}")));
-    let failures: Vec<String> = testing::run(&set).into_iter().filter_map(|o| o.failure).collect();
+    let failures: Vec<String> = testing::run(&set)
+        .into_iter()
+        .filter_map(|o| o.failure)
+        .collect();
     assert_eq!(failures.len(), 1, "{failures:?}");
     failures.into_iter().next().unwrap_or_default()
 }
@@ -57,14 +60,18 @@ test "a known command stays as it is" {
     expect { read(5, "NOOP\r\n"); write(5, "200 OK.\r\n"); }
 }
 "#;
-    passes(&format!("{PARSE}{}{tests}", crate::rules::parser::tests::PAPER));
+    passes(&format!(
+        "{PARSE}{}{tests}",
+        crate::rules::parser::tests::PAPER
+    ));
 }
 
 #[test]
 fn a_failing_case_says_where_and_why() {
     let why = fails("test \"x\" {\ngiven { read(5, \"a\"); }\nexpect {\nread(5, \"b\");\n}\n}");
     assert_eq!(why, "t.rules:4: the follower gets \"a\"");
-    let why = fails("test \"x\" { given { write(5, \"a\"); close(5); } expect { write(5, \"a\"); } }");
+    let why =
+        fails("test \"x\" { given { write(5, \"a\"); close(5); } expect { write(5, \"a\"); } }");
     assert!(why.contains("expected to do more: close"), "{why}");
     let why = fails("test \"x\" { given {} expect { close(5); } }");
     assert!(why.contains("nothing more"), "{why}");
@@ -201,7 +208,9 @@ test "noise" { given { write(2, "pid 1 at 10:00 x"); } expect { write(2, "pid 22
 test "flags" { given { openat(-100, "/var/log", 5) = 3; } expect { openat(-100, "/var/log", 7) = 3; } }
 "#,
     );
-    let why = fails("ignore write(2, s) in s /[0-9]+/; test \"x\" { given { write(2, \"a1\"); } expect { write(2, \"b1\"); } }");
+    let why = fails(
+        "ignore write(2, s) in s /[0-9]+/; test \"x\" { given { write(2, \"a1\"); } expect { write(2, \"b1\"); } }",
+    );
     assert!(why.contains("more than noise"), "{why}");
 }
 
@@ -328,8 +337,15 @@ fn fuel_ends_what_takes_too_long() {
     }
     let set = Arc::new(load_text("t", &text).rules.expect("it checks"));
     let mut engine = Engine::new(set, Direction::Forward);
-    let call = OwnedCall { args: [5, 0, 65536, 0, 0, 0], ret: 8192, parts: vec![(1, vec![b'x'; 8192])], ..OwnedCall::default() };
-    let error = engine.feed(call, Duration::ZERO, &mut VecDeque::new()).expect_err("no fuel");
+    let call = OwnedCall {
+        args: [5, 0, 65536, 0, 0, 0],
+        ret: 8192,
+        parts: vec![(1, vec![b'x'; 8192])],
+        ..OwnedCall::default()
+    };
+    let error = engine
+        .feed(call, Duration::ZERO, &mut VecDeque::new())
+        .expect_err("no fuel");
     assert_eq!(error.code, Code::FUEL);
 }
 
@@ -339,7 +355,13 @@ fn deadlines_are_those_of_the_rule_that_holds() {
     let set = Arc::new(load_text("t", text).rules.expect("it checks"));
     let mut engine = Engine::new(set, Direction::Forward);
     let mut out = VecDeque::new();
-    let read = |tid, text: &[u8]| OwnedCall { tid, args: [u64::from(tid), 0, 9, 0, 0, 0], ret: 1, parts: vec![(1, text.to_vec())], ..OwnedCall::default() };
+    let read = |tid, text: &[u8]| OwnedCall {
+        tid,
+        args: [u64::from(tid), 0, 9, 0, 0, 0],
+        ret: 1,
+        parts: vec![(1, text.to_vec())],
+        ..OwnedCall::default()
+    };
     let ms = Duration::from_millis;
     assert_eq!(engine.deadline(), None);
     engine.feed(read(1, b"b"), ms(5), &mut out).expect("held");

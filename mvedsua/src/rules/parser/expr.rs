@@ -29,7 +29,9 @@ impl Parser<'_> {
         let mut left = self.unary()?;
         let mut length = 0;
         loop {
-            let TokenKind::Punct(punct) = *self.peek() else { return Ok(left) };
+            let TokenKind::Punct(punct) = *self.peek() else {
+                return Ok(left);
+            };
             let Some((op, level)) = BINARY.into_iter().find(|(op, _)| *op == punct) else {
                 return Ok(left);
             };
@@ -43,7 +45,10 @@ impl Parser<'_> {
             self.bump();
             let right = self.nested(|p| p.binary(level))?;
             let span = left.span.to(right.span);
-            left = Expr { span, kind: ExprKind::Binary(op, Box::new(left), Box::new(right)) };
+            left = Expr {
+                span,
+                kind: ExprKind::Binary(op, Box::new(left), Box::new(right)),
+            };
         }
     }
 
@@ -77,12 +82,23 @@ impl Parser<'_> {
                 return self.fail("a shorter expression");
             }
             self.bump();
-            let from = if self.is("..") { None } else { Some(Box::new(self.expr()?)) };
+            let from = if self.is("..") {
+                None
+            } else {
+                Some(Box::new(self.expr()?))
+            };
             self.expect("..")?;
-            let to = if self.is("]") { None } else { Some(Box::new(self.expr()?)) };
+            let to = if self.is("]") {
+                None
+            } else {
+                Some(Box::new(self.expr()?))
+            };
             self.expect("]")?;
             let span = expr.span.to(self.last());
-            expr = Expr { span, kind: ExprKind::Slice(Box::new(expr), from, to) };
+            expr = Expr {
+                span,
+                kind: ExprKind::Slice(Box::new(expr), from, to),
+            };
         }
         Ok(expr)
     }
@@ -129,7 +145,10 @@ impl Parser<'_> {
             }
             _ => return self.fail("a value"),
         };
-        Ok(Expr { span: from.to(self.last()), kind })
+        Ok(Expr {
+            span: from.to(self.last()),
+            kind,
+        })
     }
 
     fn call(&mut self, mut name: crate::rules::ast::Name) -> Parsed<Expr> {
@@ -147,6 +166,9 @@ impl Parser<'_> {
                 break;
             }
         }
-        Ok(Expr { span: from.to(self.last()), kind: ExprKind::Call(name, dollar, args) })
+        Ok(Expr {
+            span: from.to(self.last()),
+            kind: ExprKind::Call(name, dollar, args),
+        })
     }
 }

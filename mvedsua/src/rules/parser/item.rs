@@ -79,8 +79,11 @@ impl Parser<'_> {
     }
 
     fn stage(&mut self) -> Parsed<ItemKind> {
-        let direction =
-            if self.eat_word("forward") { Direction::Forward } else { Direction::Reverse };
+        let direction = if self.eat_word("forward") {
+            Direction::Forward
+        } else {
+            Direction::Reverse
+        };
         if direction == Direction::Reverse {
             self.expect_word("reverse")?;
         }
@@ -88,7 +91,11 @@ impl Parser<'_> {
         let items = self.nested(|p| Ok(p.items(true)))?;
         let tail = self.leading();
         self.expect("}")?;
-        Ok(ItemKind::Stage { direction, items, tail })
+        Ok(ItemKind::Stage {
+            direction,
+            items,
+            tail,
+        })
     }
 
     fn state(&mut self) -> Parsed<ItemKind> {
@@ -102,7 +109,11 @@ impl Parser<'_> {
         };
         let name = self.name("the name of the variable")?;
         self.expect("=")?;
-        Ok(ItemKind::State { scope, name, value: self.expr()? })
+        Ok(ItemKind::State {
+            scope,
+            name,
+            value: self.expr()?,
+        })
     }
 
     fn parser_item(&mut self) -> Parsed<ItemKind> {
@@ -154,11 +165,16 @@ impl Parser<'_> {
         const WANTED: &str =
             "a number of bytes, u8, u16be, u16le, u32be, u32le, u64be, u64le or rest";
         if let TokenKind::Int(bytes) = *self.peek() {
-            let Ok(bytes) = u32::try_from(bytes) else { return self.fail(WANTED) };
+            let Ok(bytes) = u32::try_from(bytes) else {
+                return self.fail(WANTED);
+            };
             self.bump();
             return Ok(FieldKind::Bytes(bytes));
         }
-        let found = KINDS.iter().find(|(word, _)| self.is_word(word)).map(|(_, kind)| *kind);
+        let found = KINDS
+            .iter()
+            .find(|(word, _)| self.is_word(word))
+            .map(|(_, kind)| *kind);
         match found {
             Some(kind) => {
                 self.bump();
@@ -180,7 +196,9 @@ impl Parser<'_> {
             }
         } else if self.eat_word("fixed") {
             let bytes = self.int("a number of bytes")?;
-            let Ok(bytes) = u32::try_from(bytes) else { return self.fail("a smaller number") };
+            let Ok(bytes) = u32::try_from(bytes) else {
+                return self.fail("a smaller number");
+            };
             Framing::Fixed(bytes)
         } else {
             return self.fail("`line`, `resp` or `fixed`");

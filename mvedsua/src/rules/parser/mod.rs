@@ -72,8 +72,10 @@ impl Parser<'_> {
     /// True when the next two tokens are a name and a bracket with nothing in between: a call,
     /// even if the name is also a word of the language.
     fn is_call(&self) -> bool {
-        matches!((self.peek(), self.peek_at(1)), (TokenKind::Ident(_), TokenKind::Punct("(")))
-            && self.tokens[self.at + 1].span.start == self.span().end
+        matches!(
+            (self.peek(), self.peek_at(1)),
+            (TokenKind::Ident(_), TokenKind::Punct("("))
+        ) && self.tokens[self.at + 1].span.start == self.span().end
     }
 
     fn bump(&mut self) -> TokenKind {
@@ -121,7 +123,8 @@ impl Parser<'_> {
 
     fn fail<T>(&mut self, wanted: &str) -> Parsed<T> {
         let message = format!("expected {wanted}, found {}", self.found());
-        self.diagnostics.push(Diagnostic::error(Code::SYNTAX, self.span(), message));
+        self.diagnostics
+            .push(Diagnostic::error(Code::SYNTAX, self.span(), message));
         Err(GaveUp)
     }
 
@@ -134,11 +137,19 @@ impl Parser<'_> {
     }
 
     fn expect(&mut self, punct: &'static str) -> Parsed<()> {
-        if self.eat(punct) { Ok(()) } else { self.fail(&format!("`{punct}`")) }
+        if self.eat(punct) {
+            Ok(())
+        } else {
+            self.fail(&format!("`{punct}`"))
+        }
     }
 
     fn expect_word(&mut self, word: &str) -> Parsed<()> {
-        if self.eat_word(word) { Ok(()) } else { self.fail(&format!("`{word}`")) }
+        if self.eat_word(word) {
+            Ok(())
+        } else {
+            self.fail(&format!("`{word}`"))
+        }
     }
 
     fn name(&mut self, what: &str) -> Parsed<Name> {
@@ -177,7 +188,10 @@ impl Parser<'_> {
                     self.bump();
                     Ok(bytes)
                 }
-                _ => self.fail_help(what, "write `\\$` for a dollar sign; holes have no meaning here"),
+                _ => self.fail_help(
+                    what,
+                    "write `\\$` for a dollar sign; holes have no meaning here",
+                ),
             },
             _ => self.fail(what),
         }
@@ -207,7 +221,8 @@ impl Parser<'_> {
     fn nested<T>(&mut self, inner: impl FnOnce(&mut Self) -> Parsed<T>) -> Parsed<T> {
         if self.depth >= MAX_DEPTH {
             let message = format!("nested more than {MAX_DEPTH} deep");
-            self.diagnostics.push(Diagnostic::error(Code::TOO_LARGE, self.span(), message));
+            self.diagnostics
+                .push(Diagnostic::error(Code::TOO_LARGE, self.span(), message));
             return Err(GaveUp);
         }
         self.depth += 1;
@@ -226,7 +241,10 @@ impl Parser<'_> {
             leading.push(comment.text.clone());
             self.next_comment += 1;
         }
-        Trivia { leading, trailing: None }
+        Trivia {
+            leading,
+            trailing: None,
+        }
     }
 
     /// Takes the comments before the next token.
@@ -241,7 +259,10 @@ impl Parser<'_> {
         let end = self.last().end;
         trivia.leading.extend(self.comments_before(end).leading);
         if let Some(comment) = self.comments.get(self.next_comment) {
-            let gap = self.text.get(end as usize..comment.span.start as usize).unwrap_or("\n");
+            let gap = self
+                .text
+                .get(end as usize..comment.span.start as usize)
+                .unwrap_or("\n");
             if !comment.own_line && !gap.contains('\n') && comment.span.start < self.span().start {
                 trivia.trailing = Some(comment.text.clone());
                 self.next_comment += 1;
@@ -267,7 +288,9 @@ impl Parser<'_> {
                     self.bump();
                     return;
                 }
-                TokenKind::Ident(_) if token.first && self.indent(token) <= self.indent(&self.tokens[start]) => {
+                TokenKind::Ident(_)
+                    if token.first && self.indent(token) <= self.indent(&self.tokens[start]) =>
+                {
                     return;
                 }
                 _ => {}

@@ -9,12 +9,20 @@ use crate::rules::lexer::TokenKind;
 
 impl Parser<'_> {
     pub(super) fn rule(&mut self) -> Parsed<Rule> {
-        let header = if self.eat_word("rule") { Some(self.header()?) } else { None };
+        let header = if self.eat_word("rule") {
+            Some(self.header()?)
+        } else {
+            None
+        };
         let mut patterns = vec![self.pattern()?];
         while self.eat(",") {
             patterns.push(self.pattern()?);
         }
-        let when = if self.eat_word("when") { Some(self.expr()?) } else { None };
+        let when = if self.eat_word("when") {
+            Some(self.expr()?)
+        } else {
+            None
+        };
         if !self.is("=>") {
             return self.fail_help(
                 "`=>`",
@@ -23,12 +31,23 @@ impl Parser<'_> {
         }
         self.bump();
         let outcome = self.outcome()?;
-        Ok(Rule { header, patterns, when, outcome })
+        Ok(Rule {
+            header,
+            patterns,
+            when,
+            outcome,
+        })
     }
 
     fn header(&mut self) -> Parsed<Header> {
         let name = self.name("the name of the rule")?;
-        let mut header = Header { name, reversible: false, scope: None, calls: None, ms: None };
+        let mut header = Header {
+            name,
+            reversible: false,
+            scope: None,
+            calls: None,
+            ms: None,
+        };
         while !self.eat(":") {
             if self.eat_word("reversible") {
                 header.reversible = true;
@@ -61,10 +80,30 @@ impl Parser<'_> {
         let call = self.name("the name of a system call")?;
         let args = self.args()?;
         let repeat = self.repeat();
-        let result = if self.eat("=") { Some(self.result()?) } else { None };
-        let guard = if self.is("{") { Some(self.block()?) } else { None };
-        let alias = if self.eat_word("as") { Some(self.name("a name for the call")?) } else { None };
-        Ok(Pattern { span: from.to(self.last()), call, args, result, repeat, guard, alias })
+        let result = if self.eat("=") {
+            Some(self.result()?)
+        } else {
+            None
+        };
+        let guard = if self.is("{") {
+            Some(self.block()?)
+        } else {
+            None
+        };
+        let alias = if self.eat_word("as") {
+            Some(self.name("a name for the call")?)
+        } else {
+            None
+        };
+        Ok(Pattern {
+            span: from.to(self.last()),
+            call,
+            args,
+            result,
+            repeat,
+            guard,
+            alias,
+        })
     }
 
     /// A result: a value, or `-1 ENAME` as strace prints it.
@@ -73,7 +112,9 @@ impl Parser<'_> {
             && *self.peek_at(1) == TokenKind::Int(1)
             && let TokenKind::Ident(name) = self.peek_at(2)
             && name.starts_with('E')
-            && name.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit())
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_uppercase() || b.is_ascii_digit())
         {
             self.bump();
             self.bump();
@@ -120,7 +161,11 @@ impl Parser<'_> {
         } else {
             ArgKind::Value(self.expr()?)
         };
-        Ok(Arg { label, span: from.to(self.last()), kind })
+        Ok(Arg {
+            label,
+            span: from.to(self.last()),
+            kind,
+        })
     }
 
     fn outcome(&mut self) -> Parsed<Outcome> {
@@ -165,21 +210,41 @@ impl Parser<'_> {
     }
 
     fn optional_block(&mut self) -> Parsed<Option<Block>> {
-        if self.is("{") { self.block().map(Some) } else { Ok(None) }
+        if self.is("{") {
+            self.block().map(Some)
+        } else {
+            Ok(None)
+        }
     }
 
     pub(super) fn template(&mut self) -> Parsed<Template> {
         let from = self.span();
         let call = self.name("a call that the follower makes")?;
-        let args = if self.is("(") { Some(self.args()?) } else { None };
+        let args = if self.is("(") {
+            Some(self.args()?)
+        } else {
+            None
+        };
         let repeat = self.repeat();
-        let result = if self.eat("=") { Some(self.result()?) } else { None };
+        let result = if self.eat("=") {
+            Some(self.result()?)
+        } else {
+            None
+        };
         let pieces = self.eat_word("in");
         if pieces {
             self.expect_word("pieces")?;
         }
         let body = self.optional_block()?;
-        Ok(Template { span: from.to(self.last()), call, args, result, repeat, pieces, body })
+        Ok(Template {
+            span: from.to(self.last()),
+            call,
+            args,
+            result,
+            repeat,
+            pieces,
+            body,
+        })
     }
 
     pub(super) fn block(&mut self) -> Parsed<Block> {
@@ -247,6 +312,11 @@ impl Parser<'_> {
                 "statements are `x = ...`, `$(x) = ...`, `(a, b) = parser(x)`, `return ...` and `log \"...\"`",
             );
         }
-        Ok(StatementKind::Assign { name, add, deref, value: self.expr()? })
+        Ok(StatementKind::Assign {
+            name,
+            add,
+            deref,
+            value: self.expr()?,
+        })
     }
 }

@@ -20,7 +20,13 @@ impl Parser<'_> {
         self.expect_word("expect")?;
         let (expect, second) = self.test_lines()?;
         self.expect("}")?;
-        Ok(Test { name, direction, given, expect, tails: [first, second] })
+        Ok(Test {
+            name,
+            direction,
+            given,
+            expect,
+            tails: [first, second],
+        })
     }
 
     fn test_lines(&mut self) -> Parsed<(Vec<TestLine>, Trivia)> {

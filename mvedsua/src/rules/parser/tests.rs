@@ -24,15 +24,25 @@ fn the_papers_examples_parse_as_they_stand() {
     let (file, diagnostics) = parse(FileId(0), PAPER);
     assert_eq!(diagnostics, []);
     assert_eq!(file.items.len(), 3);
-    let ItemKind::Rule(second) = &file.items[1].kind else { panic!("not a rule") };
-    let Outcome::Calls(calls) = &second.outcome else { panic!("not calls") };
+    let ItemKind::Rule(second) = &file.items[1].kind else {
+        panic!("not a rule")
+    };
+    let Outcome::Calls(calls) = &second.outcome else {
+        panic!("not calls")
+    };
     let body = calls[0].body.as_ref().expect("a body");
     assert_eq!(body.statements.len(), 3);
     assert!(matches!(
         &body.statements[2].kind,
-        StatementKind::Assign { add: true, deref: true, .. }
+        StatementKind::Assign {
+            add: true,
+            deref: true,
+            ..
+        }
     ));
-    let ItemKind::Rule(third) = &file.items[2].kind else { panic!("not a rule") };
+    let ItemKind::Rule(third) = &file.items[2].kind else {
+        panic!("not a rule")
+    };
     assert_eq!(third.patterns.len(), 2);
 }
 
@@ -50,7 +60,10 @@ fn deep_nesting_is_an_error_and_no_overflow() {
     for open in ["(", "!", "-", "$(", "x[", "f("] {
         let text = format!("const a = {}1", open.repeat(200_000));
         let (_, diagnostics) = parse(FileId(0), &text);
-        assert!(diagnostics.iter().any(|d| d.code == Code::TOO_LARGE), "{open}");
+        assert!(
+            diagnostics.iter().any(|d| d.code == Code::TOO_LARGE),
+            "{open}"
+        );
     }
     let text = format!("const a = 1{}", " + 1".repeat(200_000));
     assert!(!parse(FileId(0), &text).1.is_empty());
