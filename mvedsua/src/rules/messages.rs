@@ -44,6 +44,8 @@ struct Stream {
 struct Thread<C> {
     calls: VecDeque<Carrier<C>>,
     messages: VecDeque<Message>,
+    /// Until when the oldest undecided message may be held.
+    until: Duration,
 }
 
 /// A call that waits until its messages are decided.
@@ -97,13 +99,11 @@ impl<C: Call + Clone> Messages<C> {
 
     /// When the oldest undecided message is given up at the latest.
     pub(super) fn deadline(&self) -> Option<Duration> {
-        let oldest = |t: &Thread<C>| {
-            t.messages
-                .iter()
-                .find(|m| !m.decided)
-                .map(|m| m.since + DEFAULT_HELD)
-        };
-        self.threads.values().filter_map(oldest).min()
+        self.threads
+            .values()
+            .filter(|t| !t.calls.is_empty())
+            .map(|t| t.until)
+            .min()
     }
 
     /// The connection is gone, or new.
@@ -167,6 +167,7 @@ impl<C: Call + Clone> Messages<C> {
         let thread = self.threads.entry(tid).or_insert_with(|| Thread {
             calls: VecDeque::new(),
             messages: VecDeque::new(),
+            until: now,
         });
         thread.calls.push_back(Carrier {
             id,
@@ -208,6 +209,7 @@ impl<C: Call + Clone> Messages<C> {
             let waited = now.saturating_sub(head.since);
             if !head.complete {
                 if !all && waited < DEFAULT_HELD && calls < DEFAULT_HELD_CALLS {
+                    thread.until = head.since + DEFAULT_HELD;
                     return Ok(None);
                 }
                 thread.messages[at].decided = true;
@@ -240,6 +242,7 @@ impl<C: Call + Clone> Messages<C> {
                     Found::Yes(taken) => Some(taken),
                     Found::Partial(whole) => {
                         if !all && waited < rule.max_time && calls < rule.max_calls {
+                            thread.until = head.since + rule.max_time;
                             return Ok(None);
                         }
                         counts[number].timed_out += u64::from(whole.is_none());

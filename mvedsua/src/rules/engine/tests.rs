@@ -375,3 +375,24 @@ fn deadlines_are_those_of_the_rule_that_holds() {
     engine.flush(ms(30), &mut out).expect("released");
     assert_eq!((engine.deadline(), engine.held(), out.len()), (None, 0, 1));
 }
+
+#[test]
+fn messages_are_held_as_long_as_their_rule_says() {
+    let text =
+        "messages line; rule a within 20 ms: request(., \"a\\n\"), reply(., \"b\\n\") => nothing;";
+    let set = Arc::new(load_text("t", text).rules.expect("it checks"));
+    let mut engine = Engine::new(set, Direction::Forward);
+    engine.add_connection(5);
+    let mut out = VecDeque::new();
+    let ms = Duration::from_millis;
+    let call = OwnedCall {
+        args: [5, 0, 9, 0, 0, 0],
+        ret: 2,
+        parts: vec![(1, b"a\n".to_vec())],
+        ..OwnedCall::default()
+    };
+    engine.feed(call, ms(5), &mut out).expect("held");
+    assert_eq!((engine.deadline(), engine.held()), (Some(ms(25)), 1));
+    engine.tick(ms(25), &mut out).expect("released");
+    assert_eq!((engine.deadline(), engine.held(), out.len()), (None, 0, 1));
+}
