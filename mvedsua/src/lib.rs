@@ -11,6 +11,7 @@ pub mod follower;
 pub mod matcher;
 pub mod recorder;
 pub mod report;
+pub mod rules;
 pub mod session;
 pub mod sys;
 pub mod tracee;
