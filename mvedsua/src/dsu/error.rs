@@ -7,7 +7,7 @@ use serde::Serialize;
 /// One thing that a bundle cannot carry safely: it names the symbol and the reason.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Blocker {
-    /// Stable code, `E410` to `E449`.
+    /// Stable code, from `E410` on.
     pub code: &'static str,
     /// The function, variable or type it is about, as the source names it.
     pub symbol: String,

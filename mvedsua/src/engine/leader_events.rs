@@ -144,18 +144,18 @@ impl Following {
     /// The recorder stopped the thread at the exit of a call: for its payload, for room, or both.
     fn leader_held(&mut self, thread: Stopped) -> Result<(), Stop> {
         let tid = thread.tid();
+        // It must not be left in this stop: if this agent died, the kernel would deliver the
+        // SIGSTOP. In the stop of an interrupt it would just run on.
+        let running = thread.resume_into_interrupt()?;
+        let (thread, _) = running.expect("stop at the exit of its call", |wait| {
+            !matches!(wait, Wait::Signal(libc::SIGSTOP))
+        })?;
         self.fetch_payload(tid)?;
         let ring = &self.recorder.ring;
         if ring.used_bytes() < ring.capacity() / 4 * 3 {
             self.leader.add_running(thread.resume(0)?);
             return Ok(());
         }
-        // It must not be left in this stop: if this agent died, the kernel would deliver the
-        // SIGSTOP. In the stop of an interrupt it would just run on.
-        let running = thread.resume_into_interrupt()?;
-        let (thread, _) = running.expect("stop for want of room", |wait| {
-            !matches!(wait, Wait::Signal(libc::SIGSTOP))
-        })?;
         self.leader.add_stopped(thread, Why::RingFull);
         self.blocked_since.get_or_insert_with(Instant::now);
         Ok(())
