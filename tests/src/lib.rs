@@ -2,6 +2,7 @@
 //!
 //! - [`server`]: real servers on loopback ports, started, awaited by condition, ended on drop;
 //! - [`mvedsua`]: an agent on its own socket, and the command line against it;
+//! - [`victim`]: the C programs of `tests/victims`, compiled, started and watched;
 //! - [`resp`]: a small client of the Redis protocol;
 //! - [`load`]: the load generator, which knows what every reply must be;
 //! - [`process`]: what procfs says about a process (tracer, filter, zombies, descriptors, CPU time);
@@ -18,8 +19,10 @@ pub mod poll;
 pub mod process;
 pub mod resp;
 pub mod server;
+pub mod victim;
 
 pub use cannot_run::{Need, can_run, cannot_run};
 pub use mvedsua::Mvedsua;
 pub use poll::wait_until;
 pub use server::Server;
+pub use victim::Victim;
