@@ -198,7 +198,8 @@ impl Following {
     /// was to make (`--inject-fault`) lies behind it: whoever waits for that learns of it.
     pub(super) fn has_caught_up(&self) -> bool {
         !matches!(self.options.kind, UpdateKind::Fault { after } if self.payloads <= after)
-            && self.lag_events() <= CAUGHT_UP_EVENTS && self.recorder.ring.new_bytes() == 0
+            && self.lag_events() <= CAUGHT_UP_EVENTS
+            && self.recorder.ring.new_bytes() == 0
     }
 
     /// One round: sleeps until something is to be done, at most a moment, and does it. Returns true
