@@ -58,10 +58,5 @@ impl Idle {
 
 fn line(input: &[u8]) -> io::Result<Option<(String, usize)>> {
     let end = input.windows(2).position(|two| two == b"\r\n");
-    Ok(end.map(|end| {
-        (
-            String::from_utf8_lossy(&input[..end]).into_owned(),
-            end + 2,
-        )
-    }))
+    Ok(end.map(|end| (String::from_utf8_lossy(&input[..end]).into_owned(), end + 2)))
 }

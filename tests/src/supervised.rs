@@ -68,9 +68,7 @@ impl Supervised {
             keys,
         };
         supervised.more_requests(100)?;
-        supervised
-            .mvedsua
-            .attach(supervised.server.pid(), NAME)?;
+        supervised.mvedsua.attach(supervised.server.pid(), NAME)?;
         Ok(supervised)
     }
 

@@ -16,7 +16,10 @@ const FOLLOWED: Duration = Duration::from_secs(30);
 
 #[test]
 fn four_worker_threads_are_followed_for_half_a_minute_and_promoted() -> Result<()> {
-    if !can_run("four_worker_threads_are_followed_for_half_a_minute_and_promoted", NEEDS) {
+    if !can_run(
+        "four_worker_threads_are_followed_for_half_a_minute_and_promoted",
+        NEEDS,
+    ) {
         return Ok(());
     }
     let mut server = Supervised::memcached(KEYS, RATE)?;

@@ -21,13 +21,19 @@ fn redis() -> Result<Supervised> {
 fn rolled_back(server: &Supervised, before: &Before, reason: &str) -> Result<()> {
     let status = server.ended_as("rolled-back")?;
     let last = status.last_update.context("an outcome")?;
-    ensure!(last.reason.contains(reason), "{reason:?} expected: {last:?}");
+    ensure!(
+        last.reason.contains(reason),
+        "{reason:?} expected: {last:?}"
+    );
     before.check()
 }
 
 #[test]
 fn a_promoted_copy_serves_on_and_can_be_updated_again_and_again() -> Result<()> {
-    if !can_run("a_promoted_copy_serves_on_and_can_be_updated_again_and_again", NEEDS) {
+    if !can_run(
+        "a_promoted_copy_serves_on_and_can_be_updated_again_and_again",
+        NEEDS,
+    ) {
         return Ok(());
     }
     let mut server = redis()?;
@@ -35,7 +41,10 @@ fn a_promoted_copy_serves_on_and_can_be_updated_again_and_again() -> Result<()> 
         let begun = server.update(&[])?;
         server.more_requests(3_000)?;
         let followed = server.status()?;
-        ensure!(followed.events.matched > begun.events.matched, "{followed:?}");
+        ensure!(
+            followed.events.matched > begun.events.matched,
+            "{followed:?}"
+        );
         let done = server.promote_finalize()?;
         println!(
             "round {round}: snapshot {:?} ms, promotion {:?} ms, {:?}",
@@ -46,7 +55,10 @@ fn a_promoted_copy_serves_on_and_can_be_updated_again_and_again() -> Result<()> 
     }
     // It is traced for life, and says so rather than leave it filtered.
     let refused = server.run("detach", &[])?;
-    ensure!(refused.code == 5 && refused.stderr.contains("E231"), "{refused:?}");
+    ensure!(
+        refused.code == 5 && refused.stderr.contains("E231"),
+        "{refused:?}"
+    );
     server.finish()
 }
 
@@ -86,7 +98,10 @@ fn a_rolled_back_server_is_bare() -> Result<()> {
         server.update(&[])?;
         server.more_requests(1_000)?;
         let follower = server.follower()?;
-        ensure!(before.check().is_err(), "nothing is installed during an update");
+        ensure!(
+            before.check().is_err(),
+            "nothing is installed during an update"
+        );
         server.mvedsua.rollback(NAME)?;
         rolled_back(&server, &before, "")?;
         ensure!(!process::is_alive(follower), "the follower lives on");
@@ -154,7 +169,10 @@ fn a_follower_that_hangs_is_rolled_back() -> Result<()> {
 
 #[test]
 fn the_follower_takes_over_from_a_crashed_leader_when_it_has_caught_up() -> Result<()> {
-    if !can_run("the_follower_takes_over_from_a_crashed_leader_when_it_has_caught_up", NEEDS) {
+    if !can_run(
+        "the_follower_takes_over_from_a_crashed_leader_when_it_has_caught_up",
+        NEEDS,
+    ) {
         return Ok(());
     }
     let mut server = redis()?;
@@ -170,17 +188,22 @@ fn the_follower_takes_over_from_a_crashed_leader_when_it_has_caught_up() -> Resu
 
 #[test]
 fn the_follower_takes_over_from_a_crashed_leader_with_a_backlog() -> Result<()> {
-    if !can_run("the_follower_takes_over_from_a_crashed_leader_with_a_backlog", NEEDS) {
+    if !can_run(
+        "the_follower_takes_over_from_a_crashed_leader_with_a_backlog",
+        NEEDS,
+    ) {
         return Ok(());
     }
     let mut server = redis()?;
     server.update(&[])?;
     let follower = server.follower()?;
     process::send(follower, Signal::SIGSTOP)?;
-    server
-        .mvedsua
-        .wait_for(NAME, LIMIT, |s| s.follower.is_some_and(|f| f.lag_events > 3_000))?;
-    takes_over(&mut server, |_| Ok(process::send(follower, Signal::SIGCONT)?))?;
+    server.mvedsua.wait_for(NAME, LIMIT, |s| {
+        s.follower.is_some_and(|f| f.lag_events > 3_000)
+    })?;
+    takes_over(&mut server, |_| {
+        Ok(process::send(follower, Signal::SIGCONT)?)
+    })?;
     server.finish()
 }
 
@@ -190,7 +213,9 @@ fn the_follower_takes_over_while_it_still_catches_up() -> Result<()> {
         return Ok(());
     }
     let mut server = redis()?;
-    server.run("update", &["--identity", "--wait", "none"])?.ok()?;
+    server
+        .run("update", &["--identity", "--wait", "none"])?
+        .ok()?;
     takes_over(&mut server, |_| Ok(()))?;
     server.finish()
 }
@@ -206,7 +231,10 @@ fn takes_over(
     let status = server.ended_as("took-over")?;
     ensure!(status.leader.pid == new, "{new} expected: {status:?}");
     ensure!(
-        status.last_update.as_ref().is_some_and(|u| u.reason.contains("SIGSEGV")),
+        status
+            .last_update
+            .as_ref()
+            .is_some_and(|u| u.reason.contains("SIGSEGV")),
         "{status:?}"
     );
     println!("took over: {:?}", status.pauses_ms);
@@ -232,14 +260,20 @@ fn a_full_ring_blocks_the_leader_and_nothing_is_lost() -> Result<()> {
         .wait_for(NAME, LIMIT, |status| status.ring.blocked_ms > 3_000.0)?;
     ensure!(full.ring.capacity_bytes == 1 << 20, "{full:?}");
     ensure!(full.ring.used_bytes <= full.ring.capacity_bytes, "{full:?}");
-    ensure!(full.ring.high_water_bytes > full.ring.capacity_bytes / 2, "{full:?}");
+    ensure!(
+        full.ring.high_water_bytes > full.ring.capacity_bytes / 2,
+        "{full:?}"
+    );
     process::send(follower, Signal::SIGCONT)?;
     server.more_requests(3_000)?;
     let caught_up = server.mvedsua.wait_for(NAME, LIMIT, |status| {
         status.follower.is_some_and(|f| f.lag_events < 200)
     })?;
     println!("{:?} {:?}", caught_up.ring, caught_up.events);
-    ensure!(caught_up.events.diverged == 0 && caught_up.stage == "outdated-leader", "{caught_up:?}");
+    ensure!(
+        caught_up.events.diverged == 0 && caught_up.stage == "outdated-leader",
+        "{caught_up:?}"
+    );
     server.promote_finalize()?;
     server.finish()
 }
@@ -251,7 +285,14 @@ fn a_full_ring_rolls_back_when_told_so() -> Result<()> {
     }
     let server = redis()?;
     let before = Before::of(server.server.pid());
-    server.update(&["--ring", "1M", "--hang-limit", "60s", "--on-full", "rollback"])?;
+    server.update(&[
+        "--ring",
+        "1M",
+        "--hang-limit",
+        "60s",
+        "--on-full",
+        "rollback",
+    ])?;
     process::send(server.follower()?, Signal::SIGSTOP)?;
     rolled_back(&server, &before, "the ring is full")?;
     server.finish()
@@ -261,7 +302,10 @@ fn a_full_ring_rolls_back_when_told_so() -> Result<()> {
 fn slow_save(client: &mut Client, leader: i32) -> Result<i32> {
     done(client, &["CONFIG", "SET", "rdb-key-save-delay", "1000"])?;
     let reply = client.command(&["BGSAVE"])?;
-    ensure!(matches!(&reply, Reply::Status(s) if s.contains("started")), "{reply:?}");
+    ensure!(
+        matches!(&reply, Reply::Status(s) if s.contains("started")),
+        "{reply:?}"
+    );
     done(client, &["CONFIG", "SET", "rdb-key-save-delay", "0"])?;
     let children = process::children(leader);
     ensure!(children.len() == 1, "one saver expected: {children:?}");
@@ -296,7 +340,10 @@ fn a_background_save_is_the_leaders_alone() -> Result<()> {
         let mut client = server.server.client()?;
         let dump = server.server.dir().join("dump.rdb");
         let saver = slow_save(&mut client, leader)?;
-        ensure!(process::children(follower).is_empty(), "the follower saves too");
+        ensure!(
+            process::children(follower).is_empty(),
+            "the follower saves too"
+        );
         let refused = server.run("promote", &["--finalize"])?;
         ensure!(
             refused.code == 5
@@ -353,7 +400,10 @@ fn the_agent_may_die_while_a_follower_follows() -> Result<()> {
     let follower = server.follower()?;
     let leader = server.server.pid();
     server.mvedsua.kill_agent();
-    ensure!(wait_until(LIMIT, || !process::is_alive(follower)), "the follower outlives its agent");
+    ensure!(
+        wait_until(LIMIT, || !process::is_alive(follower)),
+        "the follower outlives its agent"
+    );
     server.more_requests(1_000)?;
     ensure!(process::is_untraced(leader) && process::is_unfiltered(leader));
     server.idle_answer()?;
@@ -381,13 +431,19 @@ fn the_agent_may_die_while_the_ring_is_full() -> Result<()> {
 /// Sends a command; the answer must be `OK`.
 fn done(client: &mut Client, words: &[&str]) -> Result<()> {
     let reply = client.command(words)?;
-    ensure!(reply == Reply::Status("OK".into()), "{words:?} answered {reply:?}");
+    ensure!(
+        reply == Reply::Status("OK".into()),
+        "{words:?} answered {reply:?}"
+    );
     Ok(())
 }
 
 fn is(client: &mut Client, words: &[&str], expected: &Reply) -> Result<()> {
     let reply = client.command(words)?;
-    ensure!(reply == *expected, "{words:?} answered {reply:?}, not {expected:?}");
+    ensure!(
+        reply == *expected,
+        "{words:?} answered {reply:?}, not {expected:?}"
+    );
     Ok(())
 }
 
@@ -428,11 +484,18 @@ fn every_kind(client: &mut Client, other: &mut Client) -> Result<()> {
     client.command(&["CLIENT", "LIST"])?;
     client.command(&["MEMORY", "DOCTOR"])?;
     client.command(&["LATENCY", "DOCTOR"])?;
-    done(client, &["CONFIG", "SET", "slowlog-log-slower-than", "10000"])?;
+    done(
+        client,
+        &["CONFIG", "SET", "slowlog-log-slower-than", "10000"],
+    )?;
 
     done(client, &["MULTI"])?;
     for _ in 0..2 {
-        is(client, &["INCR", "t:counter"], &Reply::Status("QUEUED".into()))?;
+        is(
+            client,
+            &["INCR", "t:counter"],
+            &Reply::Status("QUEUED".into()),
+        )?;
     }
     let both = Reply::Array(Some(vec![Reply::Integer(1), Reply::Integer(2)]));
     is(client, &["EXEC"], &both)?;
@@ -448,7 +511,9 @@ fn every_kind(client: &mut Client, other: &mut Client) -> Result<()> {
     encode(&mut pop, &[b"BLPOP", b"t:list", b"0"]);
     other.send(&pop)?;
     ensure!(wait_until(LIMIT, || {
-        client.info_field("clients", "blocked_clients").is_ok_and(|count| count == "1")
+        client
+            .info_field("clients", "blocked_clients")
+            .is_ok_and(|count| count == "1")
     }));
     is(client, &["RPUSH", "t:list", "x"], &Reply::Integer(1))?;
     ensure!(other.receive()? == Reply::Array(Some(vec![bulk("t:list"), bulk("x")])));
@@ -457,10 +522,16 @@ fn every_kind(client: &mut Client, other: &mut Client) -> Result<()> {
     done(client, &["DEBUG", "SLEEP", "0.1"])?;
     done(client, &["SET", "t:gone", "1", "PX", "100"])?;
     ensure!(wait_until(LIMIT, || {
-        client.command(&["EXISTS", "t:gone"]).is_ok_and(|r| r == Reply::Integer(0))
+        client
+            .command(&["EXISTS", "t:gone"])
+            .is_ok_and(|r| r == Reply::Integer(0))
     }));
     let script = "return redis.call('INCRBY', KEYS[1], ARGV[1])";
-    is(client, &["EVAL", script, "1", "t:script", "7"], &Reply::Integer(7))?;
+    is(
+        client,
+        &["EVAL", script, "1", "t:script", "7"],
+        &Reply::Integer(7),
+    )?;
     client.command(&["RANDOMKEY"])?;
     client.command(&["SCAN", "0", "COUNT", "100"])?;
     client.command(&["XADD", "t:stream", "*", "field", "value"])?;
@@ -471,10 +542,15 @@ fn every_kind(client: &mut Client, other: &mut Client) -> Result<()> {
 }
 
 fn ten_megabytes(client: &mut Client) -> Result<()> {
-    let value: String = (0..10_000_000u32).map(|i| char::from(b'a' + (i * 7 % 26) as u8)).collect();
+    let value: String = (0..10_000_000u32)
+        .map(|i| char::from(b'a' + (i * 7 % 26) as u8))
+        .collect();
     done(client, &["SET", "big", &value])?;
     let reply = client.command(&["GET", "big"])?;
-    ensure!(reply == Reply::Bulk(Some(value.into_bytes())), "10 MB came back changed");
+    ensure!(
+        reply == Reply::Bulk(Some(value.into_bytes())),
+        "10 MB came back changed"
+    );
     Ok(())
 }
 
@@ -487,7 +563,10 @@ fn pipelined(client: &mut Client) -> Result<()> {
     client.send(&out)?;
     for expected in 1..=COUNT {
         let reply = client.receive()?;
-        ensure!(reply == Reply::Integer(expected), "{reply:?} instead of {expected}");
+        ensure!(
+            reply == Reply::Integer(expected),
+            "{reply:?} instead of {expected}"
+        );
     }
     Ok(())
 }

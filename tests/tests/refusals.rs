@@ -150,7 +150,11 @@ fn a_process_with_writable_shared_memory() -> Result<()> {
 
 #[test]
 fn a_process_whose_threads_are_different_users() -> Result<()> {
-    refuses_program("a_process_whose_threads_are_different_users", "identities", "E210")
+    refuses_program(
+        "a_process_whose_threads_are_different_users",
+        "identities",
+        "E210",
+    )
 }
 
 #[test]
@@ -213,7 +217,10 @@ fn a_stopped_process() -> Result<()> {
 
 #[test]
 fn a_process_that_is_stopped_after_the_attach_is_not_updated() -> Result<()> {
-    if !can_run("a_process_that_is_stopped_after_the_attach_is_not_updated", NEEDS) {
+    if !can_run(
+        "a_process_that_is_stopped_after_the_attach_is_not_updated",
+        NEEDS,
+    ) {
         return Ok(());
     }
     let program = Program::start("nothing")?.context("a program")?;
@@ -223,7 +230,10 @@ fn a_process_that_is_stopped_after_the_attach_is_not_updated() -> Result<()> {
     let state = || process::status_field(program.pid(), "State").unwrap_or_default();
     ensure!(wait_until(LIMIT, || state().starts_with('T')));
     let refused = mvedsua.run(&["update", "program", "--identity"])?;
-    ensure!(refused.code == 5 && refused.stderr.contains("error[E204]"), "{refused:?}");
+    ensure!(
+        refused.code == 5 && refused.stderr.contains("error[E204]"),
+        "{refused:?}"
+    );
     process::send(program.pid(), Signal::SIGCONT)?;
     program.check()?;
     // And the update works then.
@@ -274,7 +284,10 @@ fn nobody_the_agent_and_kernel_threads() -> Result<()> {
     refuses(&mvedsua, 2, "E203")?;
     // A name without a process.
     let none = mvedsua.run(&["update", "nobody", "--identity"])?;
-    ensure!(none.code == 4 && none.stderr.contains("error[E104]"), "{none:?}");
+    ensure!(
+        none.code == 4 && none.stderr.contains("error[E104]"),
+        "{none:?}"
+    );
     Ok(())
 }
 
@@ -293,7 +306,10 @@ fn requests_that_do_not_fit_the_stage() -> Result<()> {
         &["rollback", "program"],
     ] {
         let refused = mvedsua.run(words)?;
-        ensure!(refused.code == 5 && refused.stderr.contains("error[E230]"), "{words:?}: {refused:?}");
+        ensure!(
+            refused.code == 5 && refused.stderr.contains("error[E230]"),
+            "{words:?}: {refused:?}"
+        );
     }
     mvedsua.update_identity("program", &[])?;
     for words in [
@@ -302,7 +318,10 @@ fn requests_that_do_not_fit_the_stage() -> Result<()> {
         &["detach", "program"],
     ] {
         let refused = mvedsua.run(words)?;
-        ensure!(refused.code == 5 && refused.stderr.contains("error[E230]"), "{words:?}: {refused:?}");
+        ensure!(
+            refused.code == 5 && refused.stderr.contains("error[E230]"),
+            "{words:?}: {refused:?}"
+        );
         ensure!(mvedsua.status("program")?.stage == "outdated-leader");
     }
     mvedsua.rollback("program")?;

@@ -65,14 +65,19 @@ fn a_thousand_updates_and_rollbacks_leave_nothing_behind() -> Result<()> {
         if cycle == WARM {
             warm = Some((Size::of(agent)?, Size::of(leader)?));
         }
-        let status = server.update(&[]).with_context(|| format!("cycle {cycle}"))?;
+        let status = server
+            .update(&[])
+            .with_context(|| format!("cycle {cycle}"))?;
         pauses.extend(status.pauses_ms.snapshot);
         server.more_requests(10)?;
         server.mvedsua.rollback(NAME)?;
         before.check().with_context(|| format!("cycle {cycle}"))?;
         if cycle % 50 == 49 {
             let (agent, leader) = (Size::of(agent)?, Size::of(leader)?);
-            println!("after {} cycles: agent {agent:?}, server {leader:?}", cycle + 1);
+            println!(
+                "after {} cycles: agent {agent:?}, server {leader:?}",
+                cycle + 1
+            );
         }
     }
     pauses.sort_by(f64::total_cmp);
