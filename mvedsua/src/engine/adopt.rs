@@ -78,7 +78,11 @@ fn adopt(pid: i32) -> Result<Kept> {
     // Seizing suspends the filter at once; a thread that waits in it is not stopped by that.
     seize_running(pid, &mut side)?;
     for child in descendants(pid) {
-        seize_running(child, &mut side)?;
+        let mut family = Side::new(child);
+        seize_running(child, &mut family)?;
+        for tid in family.tids() {
+            side.wards.insert(tid);
+        }
     }
     release_waiting(&listener);
     let vdso = Vdso::of(pid)?;

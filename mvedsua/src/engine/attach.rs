@@ -116,6 +116,13 @@ fn check_memory(pid: i32) -> Result<(), Failure> {
             format!("the memory map of process {pid} cannot be read; are you root?"),
         )
     })?;
+    // Its ring is writable shared memory, too; the message about that would be of no use.
+    if maps.iter().any(|map| map.name.starts_with("/[aio]")) {
+        return Err(refused(
+            "E209",
+            format!("process {pid} uses kernel AIO (io_setup), which cannot be followed"),
+        ));
+    }
     if let Some(map) = maps.iter().find(|map| map.shared && map.write) {
         let name = if map.name.is_empty() {
             "anonymous"
@@ -129,12 +136,6 @@ fn check_memory(pid: i32) -> Result<(), Failure> {
                  is no system call and cannot be followed",
                 map.start
             ),
-        ));
-    }
-    if maps.iter().any(|map| map.name.starts_with("/[aio]")) {
-        return Err(refused(
-            "E209",
-            format!("process {pid} uses kernel AIO (io_setup), which cannot be followed"),
         ));
     }
     Ok(())

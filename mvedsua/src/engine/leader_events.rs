@@ -63,13 +63,8 @@ impl Following {
             self.born.insert(born);
             self.leader.add_running(Running::born(born));
             self.set_margin()?;
-        } else {
-            // A process made with an unusual exit signal: the leader's alone. It stops at its
-            // birth and is let go there.
-            if let Ok(Some(_)) = ptrace::wait(born, true) {
-                let _ = Running::born(born).reported().detach(0);
-            }
         }
+        // Else a process made with an unusual exit signal: `newborn` hears of its birth stop.
         Ok(())
     }
 
@@ -89,7 +84,7 @@ impl Following {
             self.follower_birth(thread)
         } else {
             // A child process of the leader's: its alone.
-            let _ = thread.detach(0);
+            self.leader.wards.report(tid, Wait::Interrupted);
             Ok(())
         }
     }
@@ -215,6 +210,7 @@ impl Following {
 
     pub(super) fn follower_report(&mut self, tid: i32, wait: Wait) -> Result<(), Stop> {
         if matches!(wait, Wait::Exited(_) | Wait::Killed(_)) {
+            self.leader.wards.report(tid, wait);
             self.follower.ended(tid);
             self.lanes.follower_ended(tid);
             if self.follower.is_gone() {
@@ -226,11 +222,11 @@ impl Following {
             return Ok(());
         }
         let Some(thread) = self.follower.reported(tid) else {
-            return if wait == Wait::Interrupted {
-                self.newborn(tid)
-            } else {
-                Ok(())
-            };
+            if wait == Wait::Interrupted {
+                return self.newborn(tid);
+            }
+            self.leader.wards.report(tid, wait);
+            return Ok(());
         };
         match wait {
             Wait::Interrupted if self.stopping => self.follower.add_stopped(thread, Why::Asked),

@@ -22,6 +22,7 @@ mod rollback;
 mod side;
 mod snapshot;
 mod transfer;
+mod wards;
 mod worker;
 
 pub use adopt::discard_copy;

@@ -189,7 +189,9 @@ impl Following {
         // filter; from the next line on the old leader dies with us and the new one waits for a
         // successor.
         self.leader.set_options_stopped(FOLLOWER_OPTIONS)?;
-        Ok(std::mem::replace(&mut self.follower, Side::new(pid)))
+        let mut side = std::mem::replace(&mut self.follower, Side::new(pid));
+        side.wards = std::mem::take(&mut self.leader.wards);
+        Ok(side)
     }
 
     fn settle_threads(

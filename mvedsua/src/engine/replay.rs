@@ -20,7 +20,15 @@ const RESTART_BLOCK: i64 = -516;
 const INTERRUPTED: i64 = -(libc::EINTR as i64);
 
 /// Calls with a lasting effect that promotion repeats (`transfer`).
-const CARRIED_OVER: &[&str] = &["chdir", "fchdir", "umask", "setitimer", "alarm"];
+const CARRIED_OVER: &[&str] = &[
+    "chdir",
+    "fchdir",
+    "umask",
+    "setitimer",
+    "alarm",
+    "prlimit64",
+    "setrlimit",
+];
 
 /// What an item asks for, looked at without taking it.
 enum Next {

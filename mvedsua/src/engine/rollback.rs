@@ -34,6 +34,7 @@ impl Following {
 pub(super) fn pass(side: &mut Side, tid: i32, wait: Wait) {
     if matches!(wait, Wait::Exited(_) | Wait::Killed(_)) {
         side.ended(tid);
+        side.wards.report(tid, wait);
         return;
     }
     let Some(thread) = side.reported(tid) else {
@@ -46,14 +47,7 @@ pub(super) fn pass(side: &mut Side, tid: i32, wait: Wait) {
             }
         } else {
             // Whoever it is, it must not stand still because of us.
-            let _ = ptrace::resume(
-                tid,
-                if let Wait::Signal(signal) = wait {
-                    signal
-                } else {
-                    0
-                },
-            );
+            side.wards.report(tid, wait);
         }
         return;
     };
@@ -66,11 +60,10 @@ pub(super) fn pass(side: &mut Side, tid: i32, wait: Wait) {
             }
             return;
         }
-        Wait::Event(
-            libc::PTRACE_EVENT_CLONE | libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK,
-        ) => {
+        Wait::Event(libc::PTRACE_EVENT_CLONE) => {
             if let Ok(born) = thread.event_message()
                 && !side.has(born as i32)
+                && inspect::process_of(born as i32) == Some(side.pid)
             {
                 side.add_running(Running::born(born as i32));
             }
@@ -100,6 +93,8 @@ pub(super) fn stop_side(side: &mut Side) {
                 // A thread born a moment ago, before its creator's event: it stays in its birth stop.
                 if wait == Wait::Interrupted && inspect::process_of(tid) == Some(side.pid) {
                     side.add_stopped(Running::born(tid).reported(), Why::Asked);
+                } else {
+                    side.wards.report(tid, wait);
                 }
             }
             Ok(Some((tid, Wait::Interrupted))) => {

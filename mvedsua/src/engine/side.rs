@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::wards::Wards;
 use crate::sys::ptrace::{self, Wait};
 use crate::tracee::thread::{Running, Stopped};
 use crate::tracee::{Result, context, inspect};
@@ -34,6 +35,8 @@ pub(super) struct Side {
     /// Thread group leader.
     pub(super) pid: i32,
     threads: HashMap<i32, Thread>,
+    /// Its child processes, if it was promoted.
+    pub(super) wards: Wards,
 }
 
 impl Side {
@@ -41,6 +44,7 @@ impl Side {
         Self {
             pid,
             threads: HashMap::new(),
+            wards: Wards::default(),
         }
     }
 

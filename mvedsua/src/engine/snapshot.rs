@@ -49,6 +49,7 @@ pub(super) fn begin(
         )
     };
     let vdso = Vdso::of(pid).map_err(told)?;
+    no_wards(home)?;
     // Everything that takes its time happens before the pause.
     let mut recorder =
         Recorder::load(options.ring_bytes).map_err(|e| refused("E221", e.to_string()))?;
@@ -64,6 +65,17 @@ pub(super) fn begin(
     .map_err(told)?;
     let listener = home.listener();
     let mut leader = Side::new(pid);
+    if let Err(refusal) = no_wards(home) {
+        // One was born since.
+        for thread in threads {
+            leader.add_stopped(thread, super::side::Why::Asked);
+        }
+        if let Home::Kept(kept) = home {
+            leader.wards = std::mem::take(&mut kept.side.wards);
+        }
+        super::rollback::free_leader(leader, &vdso, home);
+        return Err(refusal);
+    }
     let copied = copy(pid, threads, &vdso, &mut recorder, &mut leader);
     let pause = start.elapsed();
     let made = copied.and_then(|(copied, contexts)| {
@@ -110,6 +122,23 @@ pub(super) fn begin(
             super::rollback::free_leader(leader, &vdso, home);
             Err(told(error))
         }
+    }
+}
+
+/// The reports of a promoted process's children would be taken for those of the copy at its birth.
+fn no_wards(home: &Home) -> std::result::Result<(), Failure> {
+    let Home::Kept(kept) = home else {
+        return Ok(());
+    };
+    match kept.side.wards.pids().first() {
+        None => Ok(()),
+        Some(child) => Err(refused(
+            "E225",
+            format!(
+                "the promoted process {} has a child process ({child}); try again when it has ended",
+                kept.side.pid
+            ),
+        )),
     }
 }
 

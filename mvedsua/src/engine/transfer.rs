@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use super::following::{Following, Stop};
 use crate::follower::{Arrival, parking_number};
-use crate::sys::pidfd;
+use crate::sys::{limits, pidfd};
 use crate::tracee::context::Context;
 use crate::tracee::inject::{Guarded, Plain};
 use crate::tracee::inspect;
@@ -31,12 +31,15 @@ fn failed(what: &str) -> impl Fn(std::io::Error) -> Stop + '_ {
 }
 
 impl Following {
-    /// Gives the follower every descriptor of the leader under the same number, through a thread of
+    /// Gives the follower the leader's limits, and every descriptor of the leader under the same number, through a thread of
     /// the follower that waits in a call. Numbers that the leader does not use are closed later.
     ///
     /// # Errors
     /// When a descriptor cannot be taken or given.
     pub(super) fn give_descriptors(&self, through: &Arrival) -> Result<Vec<i32>, Stop> {
+        // First: a descriptor's number may lie above the follower's old limit.
+        limits::copy(self.leader.pid, self.follower.pid)
+            .map_err(failed("setting the resource limits"))?;
         let process = pidfd::open(self.leader.pid).map_err(failed("opening the leader"))?;
         let mut given = Vec::new();
         for (fd, cloexec) in inspect::descriptors(self.leader.pid)? {

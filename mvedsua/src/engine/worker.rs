@@ -20,7 +20,7 @@ use crate::session::{
     Command, Done, Failure, FollowerStatus, LastUpdate, Mark, Outcome, OutdatedLeader,
     SingleLeader, Stage, Status, TimelineEntry, UpdateOptions, UpdatedLeader, Updating, WaitFor,
 };
-use crate::sys::ptrace::{self, Wait};
+use crate::sys::ptrace;
 use crate::sys::seccomp::Listener;
 use crate::sys::wakeup::Wakeup;
 use crate::tracee::inspect;
@@ -85,14 +85,7 @@ impl Kept {
     /// Between updates every signal and birth passes.
     fn reports(&mut self) {
         while let Ok(Some((tid, wait))) = ptrace::wait(-1, false) {
-            if self.side.has(tid) || !matches!(wait, Wait::Interrupted) {
-                pass(&mut self.side, tid, wait);
-            } else {
-                let born = crate::tracee::thread::Running::born(tid).reported();
-                if let Ok(running) = born.resume(0) {
-                    self.side.add_running(running);
-                }
-            }
+            pass(&mut self.side, tid, wait);
         }
     }
 }

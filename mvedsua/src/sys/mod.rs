@@ -4,6 +4,7 @@
 //! mapping), each with the invariants that it relies on. Nothing here knows what an update is.
 
 pub mod features;
+pub mod limits;
 pub mod memory;
 pub mod pidfd;
 pub mod ptrace;
