@@ -189,6 +189,10 @@ fn matches_once<'a>(
 
 /// Fills the holes of a text. The leftmost place for what follows a hole is always right: any other
 /// leaves less for the holes after it.
+#[expect(
+    clippy::ptr_arg,
+    reason = "a part of a borrowed text is borrowed as well, which a slice would not tell"
+)]
 fn fill<'a>(
     frame: &mut Frame<'a>,
     start: &[u8],
