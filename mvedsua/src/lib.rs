@@ -5,6 +5,7 @@
 pub mod agent;
 pub mod cli;
 pub mod doctor;
+pub mod dsu;
 pub mod engine;
 pub mod follower;
 pub mod matcher;

@@ -28,6 +28,7 @@ fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
             start.elapsed() < Duration::from_secs(20),
             "waited in vain for {what}"
         );
+        // poll: the condition is looked at again after this.
         std::thread::sleep(Duration::from_millis(10));
     }
 }

@@ -4,6 +4,9 @@
 //! - [`mvedsua`]: an agent on its own socket, and the command line against it;
 //! - [`resp`]: a small client of the Redis protocol;
 //! - [`load`]: the load generator, which knows what every reply must be;
+//! - [`idle`]: connections that must still answer after an update;
+//! - [`supervised`]: all of these together, what most tests start from;
+//! - [`bare`]: whether a server is as it was before it was touched;
 //! - [`process`]: what procfs says about a process (tracer, filter, zombies, descriptors, CPU time);
 //! - [`poll`]: waiting for a condition, with a deadline;
 //! - [`cannot_run`](mod@cannot_run): how a test says that this machine cannot run it.
@@ -11,15 +14,19 @@
 //! The tests themselves are in `tests/tests/*.rs`. Files whose name starts with `soak` run only
 //! under `cargo xtask test --soak`.
 
+pub mod bare;
 pub mod cannot_run;
+pub mod idle;
 pub mod load;
 pub mod mvedsua;
 pub mod poll;
 pub mod process;
 pub mod resp;
 pub mod server;
+pub mod supervised;
 
 pub use cannot_run::{Need, can_run, cannot_run};
 pub use mvedsua::Mvedsua;
 pub use poll::wait_until;
 pub use server::Server;
+pub use supervised::Supervised;

@@ -1,8 +1,14 @@
 //! What procfs says about a process.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
+
+use nix::unistd::Pid;
+
+pub use nix::sys::signal::Signal;
 
 /// Value of one field of `/proc/PID/status` (`TracerPid`, `Seccomp`, `VmRSS` ...), or `None` when
 /// the process or the field does not exist.
@@ -56,6 +62,44 @@ pub fn threads(pid: i32) -> Vec<i32> {
 #[must_use]
 pub fn descriptors(pid: i32) -> Vec<i32> {
     numbers_in(&format!("/proc/{pid}/fd"))
+}
+
+/// What every open descriptor is: the text of its link in `/proc/PID/fd`.
+#[must_use]
+pub fn descriptor_targets(pid: i32) -> BTreeMap<i32, PathBuf> {
+    descriptors(pid)
+        .into_iter()
+        .filter_map(|fd| Some((fd, fs::read_link(format!("/proc/{pid}/fd/{fd}")).ok()?)))
+        .collect()
+}
+
+/// The bytes of the process's vDSO.
+///
+/// # Errors
+/// When the process does not exist, has none, or must not be read.
+pub fn vdso(pid: i32) -> io::Result<Vec<u8>> {
+    use std::os::unix::fs::FileExt;
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps"))?;
+    let (start, end) = maps
+        .lines()
+        .find(|line| line.ends_with("[vdso]"))
+        .and_then(|line| line.split(' ').next()?.split_once('-'))
+        .and_then(|(start, end)| {
+            let number = |hex| u64::from_str_radix(hex, 16).ok();
+            Some((number(start)?, number(end)?))
+        })
+        .ok_or_else(|| io::Error::other(format!("process {pid} has no vDSO")))?;
+    let mut bytes = vec![0; usize::try_from(end - start).map_err(io::Error::other)?];
+    fs::File::open(format!("/proc/{pid}/mem"))?.read_exact_at(&mut bytes, start)?;
+    Ok(bytes)
+}
+
+/// Sends a signal to a process.
+///
+/// # Errors
+/// When it does not exist.
+pub fn send(pid: i32, signal: Signal) -> io::Result<()> {
+    Ok(nix::sys::signal::kill(Pid::from_raw(pid), signal)?)
 }
 
 /// Direct children, zombies included.

@@ -139,7 +139,19 @@ impl Client {
     /// # Errors
     /// When the connection breaks or the server does not answer in time.
     pub fn receive(&mut self) -> io::Result<Reply> {
-        let mut chunk = [0; 64 * 1024];
+        self.receive_with(parse)
+    }
+
+    /// Waits until `parse` finds something whole at the start of what has come: its value and its
+    /// length. For servers that speak something else.
+    ///
+    /// # Errors
+    /// When the connection breaks, the server does not answer in time, or `parse` fails.
+    pub fn receive_with<T>(
+        &mut self,
+        parse: impl Fn(&[u8]) -> io::Result<Option<(T, usize)>>,
+    ) -> io::Result<T> {
+        let mut chunk = vec![0; 64 * 1024];
         loop {
             if let Some((reply, len)) = parse(&self.input[self.consumed..])? {
                 self.consumed += len;

@@ -75,17 +75,25 @@ async fn take_over<S: Service>(registry: &Arc<Registry<S>>, roster: Roster) {
         Vec::new()
     });
     for line in lines {
-        if !line.is_alive() {
+        let Some(survivors) = line.survivors() else {
             tracing::warn!(
                 service = line.name,
                 pid = line.pid,
                 "has ended in the meantime"
             );
             continue;
+        };
+        if let Some(copy) = survivors.copy {
+            tracing::warn!(
+                service = line.name,
+                copy,
+                "drops a copy that was not promoted"
+            );
+            crate::engine::discard_copy(copy);
         }
         let name = Some(line.name.clone());
-        match server::attach(registry, name, line.pid, line.no_children).await {
-            Ok(_) => tracing::info!(service = line.name, pid = line.pid, "taken over"),
+        match server::attach(registry, name, survivors.leader, line.no_children).await {
+            Ok(_) => tracing::info!(service = line.name, pid = survivors.leader, "taken over"),
             Err(problem) => {
                 tracing::error!(
                     service = line.name,
@@ -125,7 +133,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let roster = Roster::beside(&folder.path().join("control.sock"));
         let me = i32::try_from(std::process::id()).unwrap();
-        let alive = Line::of("redis".into(), me, true).unwrap();
+        let alive = Line::of("redis".into(), me, None, true).unwrap();
         let reused = Line {
             name: "gone".into(),
             started: alive.started - 1,

@@ -253,8 +253,9 @@ impl<S: Service> Inner<S> {
                 no_children,
                 ..
             } => {
-                let pid = service.engine.status().leader.pid;
-                roster::Line::of(name.clone(), pid, *no_children)
+                let status = service.engine.status();
+                let follower = status.follower.map(|follower| follower.pid);
+                roster::Line::of(name.clone(), status.leader.pid, follower, *no_children)
             }
         };
         let lines: Vec<_> = self.services.iter().filter_map(line).collect();

@@ -21,6 +21,19 @@ pub struct Line {
     pub started: u64,
     /// `--no-children` was given.
     pub no_children: bool,
+    /// The process that follows while an update runs, with its start time: if the agent dies at the
+    /// moment of a promotion, it may be the one that goes on.
+    #[serde(default)]
+    pub follower: Option<(i32, u64)>,
+}
+
+/// Which processes of a service are left after the agent died.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Survivors {
+    /// The process that serves, to be supervised again.
+    pub leader: i32,
+    /// A copy that was about to take its place; it stands still in its filter.
+    pub copy: Option<i32>,
 }
 
 /// Start time of a process in clock ticks since boot; none if there is no such process.
@@ -37,19 +50,30 @@ fn start_time(pid: i32) -> Option<u64> {
 impl Line {
     /// The line for a process; none if it is gone.
     #[must_use]
-    pub fn of(name: String, pid: i32, no_children: bool) -> Option<Self> {
+    pub fn of(name: String, pid: i32, follower: Option<i32>, no_children: bool) -> Option<Self> {
         Some(Self {
             name,
             pid,
             started: start_time(pid)?,
             no_children,
+            follower: follower.and_then(|pid| Some((pid, start_time(pid)?))),
         })
     }
 
-    /// Whether that very process still runs.
+    /// Those of its processes that still run, and are still the same.
     #[must_use]
-    pub fn is_alive(&self) -> bool {
-        start_time(self.pid) == Some(self.started)
+    pub fn survivors(&self) -> Option<Survivors> {
+        let copy = self
+            .follower
+            .filter(|(pid, started)| start_time(*pid) == Some(*started))
+            .map(|(pid, _)| pid);
+        if start_time(self.pid) == Some(self.started) {
+            return Some(Survivors {
+                leader: self.pid,
+                copy,
+            });
+        }
+        copy.map(|leader| Survivors { leader, copy: None })
     }
 }
 
@@ -107,7 +131,7 @@ mod tests {
         let roster = Roster::beside(&folder.path().join("control.sock"));
         assert_eq!(roster.read().unwrap(), []);
         let me = i32::try_from(std::process::id()).unwrap();
-        let lines = vec![Line::of("me".into(), me, true).unwrap()];
+        let lines = vec![Line::of("me".into(), me, None, true).unwrap()];
         roster.write(&lines).unwrap();
         assert_eq!(roster.read().unwrap(), lines);
         roster.write(&[]).unwrap();
@@ -119,10 +143,16 @@ mod tests {
     #[test]
     fn a_reused_process_id_is_not_the_same_process() {
         let me = i32::try_from(std::process::id()).unwrap();
-        let mut line = Line::of("me".into(), me, false).unwrap();
-        assert!(line.is_alive());
+        let mut line = Line::of("me".into(), me, None, false).unwrap();
+        let alone = Some(Survivors {
+            leader: me,
+            copy: None,
+        });
+        assert_eq!(line.survivors(), alone);
         line.started -= 1;
-        assert!(!line.is_alive());
-        assert_eq!(Line::of("none".into(), i32::MAX, false), None);
+        assert_eq!(line.survivors(), None);
+        line.follower = Some((me, line.started + 1));
+        assert_eq!(line.survivors(), alone, "the copy goes on in its place");
+        assert_eq!(Line::of("none".into(), i32::MAX, None, false), None);
     }
 }

@@ -157,7 +157,14 @@ async fn act<S: Service>(
 ) {
     let mut changes = engine.changes();
     let mut running = JoinSet::new();
-    let mut leader = engine.status().leader.pid;
+    let processes = || {
+        let status = engine.status();
+        (
+            status.leader.pid,
+            status.follower.map(|follower| follower.pid),
+        )
+    };
+    let mut known = processes();
     loop {
         tokio::select! {
             job = jobs.recv() => {
@@ -177,10 +184,12 @@ async fn act<S: Service>(
                 if changed.is_err() {
                     break;
                 }
-                let now = engine.status().leader.pid;
-                if now != leader {
-                    tracing::info!(service = name, from = leader, to = now, "another process leads");
-                    leader = now;
+                let now = processes();
+                if now.0 != known.0 {
+                    tracing::info!(service = name, from = known.0, to = now.0, "another process leads");
+                }
+                if now != known {
+                    known = now;
                     registry.save_roster();
                 }
             }

@@ -8,7 +8,8 @@ use crate::agent::protocol::Problem;
 ///
 /// `attach` and `run` start one in the background when none runs. Its log goes to standard error,
 /// or to the journal under systemd; MVEDSUA_LOG sets how much (e.g. `debug`). SIGTERM and SIGINT
-/// roll running updates back before it ends; the servers go on.
+/// roll running updates back before it ends. The servers go on, except promoted ones: they wait for
+/// the next agent.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

@@ -3,6 +3,7 @@
 
 mod agent;
 mod attach;
+mod bundle;
 mod completions;
 mod detach;
 mod doctor;
@@ -75,6 +76,8 @@ enum Subcommands {
     Watch(watch::Args),
     Doctor(doctor::Args),
     #[command(subcommand)]
+    Bundle(bundle::BundleCommand),
+    #[command(subcommand)]
     Rules(rules::RulesCommand),
     Agent(agent::Args),
     Completions(completions::Args),
@@ -136,7 +139,8 @@ pub fn main() -> ExitCode {
         Subcommands::Events(args) => args.json,
         Subcommands::Watch(args) => args.json,
         Subcommands::Doctor(args) => args.json,
-        Subcommands::Rules(_)
+        Subcommands::Bundle(_)
+        | Subcommands::Rules(_)
         | Subcommands::Agent(_)
         | Subcommands::Completions(_)
         | Subcommands::Man(_) => false,
@@ -157,6 +161,7 @@ pub fn main() -> ExitCode {
         Subcommands::Events(args) => args.run(&context),
         Subcommands::Watch(args) => args.run(&context),
         Subcommands::Doctor(args) => return args.run(&context),
+        Subcommands::Bundle(command) => return bundle::main(command),
         Subcommands::Rules(command) => return command.run(),
         Subcommands::Agent(args) => args.run(&context),
         Subcommands::Completions(args) => {

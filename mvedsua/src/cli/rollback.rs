@@ -4,7 +4,7 @@ use super::Context;
 use crate::agent::protocol::Problem;
 use crate::session::Command;
 
-/// Throw the copy away; after a promotion: return to the old version
+/// Throw the follower away: the copy, or after a promotion the old version
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

@@ -6,13 +6,16 @@ use crate::tracee::stub::Vdso;
 
 /// A refusal of the engine with its stable code (`docs/errors.md`).
 pub(super) fn refused(code: &str, message: impl Into<String>) -> Failure {
-    Failure::Refused { code: code.to_owned(), message: message.into() }
+    Failure::Refused {
+        code: code.to_owned(),
+        message: message.into(),
+    }
 }
 
 /// `AT_SECURE`-free facts that decide whether a process can be followed.
 ///
 /// # Errors
-/// [`Failure::Refused`], codes E200 to E219. Nothing was touched.
+/// [`Failure::Refused`]; nothing was touched.
 pub(super) fn check(pid: i32, ours: bool) -> Result<(), Failure> {
     let status = |field| inspect::status_field(pid, pid, field);
     let Some(state) = status("State") else {
@@ -39,7 +42,9 @@ pub(super) fn check(pid: i32, ours: bool) -> Result<(), Failure> {
     let Ok(exe) = std::fs::File::open(format!("/proc/{pid}/exe")) else {
         return Err(refused(
             "E203",
-            format!("process {pid} has no program that can be read: a kernel thread, or you are not root"),
+            format!(
+                "process {pid} has no program that can be read: a kernel thread, or you are not root"
+            ),
         ));
     };
     if state.starts_with(['T', 't']) && !ours {
@@ -65,7 +70,10 @@ fn check_class(pid: i32, exe: &std::fs::File) -> Result<(), Failure> {
     let mut head = [0u8; 20];
     let readable = exe.read_exact_at(&mut head, 0).is_ok();
     if !readable || &head[..4] != b"\x7fELF" {
-        return Err(refused("E203", format!("process {pid} does not run an ELF program")));
+        return Err(refused(
+            "E203",
+            format!("process {pid} does not run an ELF program"),
+        ));
     }
     if head[4] != 2 || u16::from_le_bytes([head[18], head[19]]) != 62 {
         return Err(refused(
@@ -102,10 +110,18 @@ fn check_untouched(pid: i32) -> Result<(), Failure> {
 }
 
 fn check_memory(pid: i32) -> Result<(), Failure> {
-    let maps = inspect::maps(pid)
-        .map_err(|_| refused("E203", format!("the memory map of process {pid} cannot be read; are you root?")))?;
+    let maps = inspect::maps(pid).map_err(|_| {
+        refused(
+            "E203",
+            format!("the memory map of process {pid} cannot be read; are you root?"),
+        )
+    })?;
     if let Some(map) = maps.iter().find(|map| map.shared && map.write) {
-        let name = if map.name.is_empty() { "anonymous" } else { &map.name };
+        let name = if map.name.is_empty() {
+            "anonymous"
+        } else {
+            &map.name
+        };
         return Err(refused(
             "E208",
             format!(
@@ -116,7 +132,10 @@ fn check_memory(pid: i32) -> Result<(), Failure> {
         ));
     }
     if maps.iter().any(|map| map.name.starts_with("/[aio]")) {
-        return Err(refused("E209", format!("process {pid} uses kernel AIO (io_setup), which cannot be followed")));
+        return Err(refused(
+            "E209",
+            format!("process {pid} uses kernel AIO (io_setup), which cannot be followed"),
+        ));
     }
     Ok(())
 }
@@ -125,9 +144,11 @@ fn check_descriptors(pid: i32) -> Result<(), Failure> {
     for (fd, _) in inspect::descriptors(pid).unwrap_or_default() {
         let target = std::fs::read_link(format!("/proc/{pid}/fd/{fd}")).unwrap_or_default();
         let target = target.to_string_lossy();
-        for (kind, call) in
-            [("io_uring", "io_uring"), ("userfaultfd", "userfaultfd"), ("perf_event", "perf_event_open")]
-        {
+        for (kind, call) in [
+            ("io_uring", "io_uring"),
+            ("userfaultfd", "userfaultfd"),
+            ("perf_event", "perf_event_open"),
+        ] {
             if target.starts_with("anon_inode:") && target.contains(kind) {
                 return Err(refused(
                     "E209",

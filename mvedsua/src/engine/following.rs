@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
+use super::files::{Opened, open_files};
 use super::lane::{Item, Lanes};
 use super::side::{Side, Why};
 use crate::follower::Arrival;
@@ -30,8 +31,6 @@ const ORDER_PATIENCE: Duration = Duration::from_millis(50);
 const CAUGHT_UP_EVENTS: u64 = 256;
 /// Consumed calls that are kept for a divergence report.
 const HISTORY: usize = 24;
-/// Notifications taken in a row before the other sources get a look.
-const BATCH: usize = 64;
 
 /// Why an update cannot go on.
 #[derive(Debug)]
@@ -72,6 +71,19 @@ pub(super) struct Past {
     pub(super) ret: i64,
 }
 
+/// The return of a `clone` in the thread that it made: a new thread of the follower makes no call
+/// there.
+fn is_birth(event: &EventRef) -> bool {
+    let roles = super::roles::roles();
+    event.header.ret == 0 && (event.header.nr == roles.clone || event.header.nr == roles.clone3)
+}
+
+/// A call that may have made a thread, in its creator.
+fn makes_thread(event: &EventRef) -> bool {
+    let roles = super::roles::roles();
+    event.header.ret > 0 && (event.header.nr == roles.clone || event.header.nr == roles.clone3)
+}
+
 /// A running update.
 pub(super) struct Following {
     pub(super) leader: Side,
@@ -84,14 +96,18 @@ pub(super) struct Following {
     pub(super) epoll: EpollData,
     pub(super) options: UpdateOptions,
     pub(super) wakeup: Wakeup,
+    /// Threads of the leader that were born and whose creation is not in a queue yet.
+    pub(super) born: std::collections::HashSet<i32>,
+    /// What such threads did already.
+    pub(super) early: HashMap<i32, Vec<Item>>,
     /// Payloads that were fetched out of line, by the record's position in the ring.
     pub(super) fetched: HashMap<u64, Vec<u8>>,
     /// Calls since the snapshot with a lasting effect on the leader that promotion cannot repeat.
     pub(super) lasting: std::collections::BTreeSet<&'static str>,
     /// Where each thread of the leader keeps its thread id (`CLONE_CHILD_CLEARTID`).
     pub(super) tid_addresses: HashMap<i32, u64>,
-    /// Files that the leader opened since the snapshot, by descriptor.
-    pub(super) opened: HashMap<i32, String>,
+    /// The files behind the leader's descriptors, as far as the follower has got.
+    pub(super) opened: HashMap<i32, Opened>,
     /// The middle process of the snapshot: its clone and wait are not events of the leader.
     pub(super) middle: i32,
     /// The thread of the leader that made the clone.
@@ -139,6 +155,7 @@ impl Following {
             let queue = order.open();
             debug_assert_eq!(index, queue);
         }
+        let opened = open_files(parts.leader.pid);
         Self {
             leader: parts.leader,
             follower: parts.follower,
@@ -150,10 +167,12 @@ impl Following {
             epoll: parts.epoll,
             options: parts.options,
             wakeup: parts.wakeup,
+            born: std::collections::HashSet::new(),
+            early: HashMap::new(),
             fetched: HashMap::new(),
             lasting: std::collections::BTreeSet::new(),
             tid_addresses: parts.tid_addresses,
-            opened: HashMap::new(),
+            opened,
             middle: parts.middle,
             cloner: parts.cloner,
             scratch: vec![0; 64 * 1024],
@@ -175,31 +194,37 @@ impl Following {
         self.order.len() as u64
     }
 
-    /// True when the follower is as far as the leader, to within a few calls.
+    /// True when the follower is as far as the leader, to within a few calls, and the fault that it
+    /// was to make (`--inject-fault`) lies behind it: whoever waits for that learns of it.
     pub(super) fn has_caught_up(&self) -> bool {
-        self.lag_events() <= CAUGHT_UP_EVENTS && self.recorder.ring.new_bytes() == 0
+        !matches!(self.options.kind, UpdateKind::Fault { after } if self.payloads <= after)
+            && self.lag_events() <= CAUGHT_UP_EVENTS
+            && self.recorder.ring.new_bytes() == 0
     }
 
     /// One round: sleeps until something is to be done, at most a moment, and does it. Returns true
     /// when the engine's own wake-up rang, i.e. there may be a request.
     pub(super) fn pump(&mut self) -> Result<bool, Stop> {
+        let rang = self.sleep_and_receive()?;
+        // The usual case, a call whose event is there already, is answered at once.
         self.drain_ring()?;
-        let advanced = self.advance()?;
-        self.relieve()?;
-        let rang = self.sleep_and_receive(advanced)?;
+        if self.advance()? {
+            self.idle_looks = 0;
+        }
         if rang {
             self.wakeup.clear();
             self.reports()?;
         }
+        self.relieve()?;
         self.check_limits()?;
         Ok(rang)
     }
 
-    fn sleep_and_receive(&mut self, advanced: bool) -> Result<bool, Stop> {
+    fn sleep_and_receive(&mut self) -> Result<bool, Stop> {
         let timeout = if !self.order.is_empty() {
             self.idle_looks = 0;
             LONGEST_SLEEP
-        } else if advanced || self.idle_looks < 8 {
+        } else if self.idle_looks < 8 {
             self.idle_looks += 1;
             RING_LOOK
         } else {
@@ -213,7 +238,10 @@ impl Following {
             ];
             // An interrupted poll is a round without news.
             if ppoll(&mut fds, Some(TimeSpec::from_duration(timeout)), None).is_ok() {
-                let ready = |fd: &PollFd<'_>| fd.revents().is_some_and(|r| r.intersects(PollFlags::POLLIN));
+                let ready = |fd: &PollFd<'_>| {
+                    fd.revents()
+                        .is_some_and(|r| r.intersects(PollFlags::POLLIN))
+                };
                 (calls, rang) = (ready(&fds[0]), ready(&fds[1]));
             }
         }
@@ -225,34 +253,24 @@ impl Following {
 
     /// Takes one call from the listener; the poll said that there is one.
     fn receive(&mut self) -> Result<(), Stop> {
-        for _ in 0..BATCH {
-            let arrival = match self.listener.receive() {
-                Ok(notification) => Arrival::from(notification),
-                // The thread went away between its call and now.
-                Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINTR)) => {
-                    return Ok(());
-                }
-                Err(error) => return Err(Stop::roll_back(format!("receiving a call: {error}"))),
-            };
-            let Some(index) = self.lanes.of_follower(arrival.tid) else {
-                return Err(Stop::roll_back(format!(
-                    "thread {} of the follower has no counterpart",
-                    arrival.tid
-                )));
-            };
-            if self.is_local(&arrival) {
-                self.map_file(&arrival)?;
-            } else {
-                self.lanes[index].waiting = Some(arrival);
-                // The usual case is answered at once, with no other source looked at in between.
-                self.drain_ring()?;
-                self.advance()?;
+        let arrival = match self.listener.receive() {
+            Ok(notification) => Arrival::from(notification),
+            // The thread went away between its call and now.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINTR)) => {
+                return Ok(());
             }
-            let mut fds = [PollFd::new(self.listener.as_fd(), PollFlags::POLLIN)];
-            if !matches!(ppoll(&mut fds, Some(TimeSpec::new(0, 0)), None), Ok(n) if n > 0) {
-                break;
-            }
+            Err(error) => return Err(Stop::roll_back(format!("receiving a call: {error}"))),
+        };
+        let Some(index) = self.lanes.of_follower(arrival.tid) else {
+            return Err(Stop::roll_back(format!(
+                "thread {} of the follower has no counterpart",
+                arrival.tid
+            )));
+        };
+        if self.is_local(&arrival) {
+            return self.map_file(&arrival);
         }
+        self.lanes[index].waiting = Some(arrival);
         Ok(())
     }
 
@@ -266,24 +284,36 @@ impl Following {
     pub(super) fn drain_ring(&mut self) -> Result<(), Stop> {
         while let Some(event) = self.recorder.ring.peek_new() {
             self.counts.recorded += 1;
-            if self.is_snapshot_call(&event) {
+            if self.is_snapshot_call(&event) || is_birth(&event) {
                 self.recorder.ring.release(event);
                 continue;
             }
-            let tid = event.header.tid as i32;
-            let index = match self.lanes.of_leader(tid) {
-                Some(index) => index,
-                // Born a moment ago; its clone will be matched and pair it up.
-                None => self.open_lane(tid),
-            };
-            self.order.push(index, Item::Call(event));
+            let (tid, ret) = (event.header.tid as i32, event.header.ret as i32);
+            let may_bear = makes_thread(&event);
+            self.push(tid, Item::Call(event));
+            // From here on the new thread's own items have their place, after its creation.
+            if may_bear && self.born.remove(&ret) {
+                let index = self.open_lane(ret);
+                for item in self.early.remove(&ret).unwrap_or_default() {
+                    self.order.push(index, item);
+                }
+            }
         }
         let used = self.recorder.ring.used_bytes();
         self.high_water = self.high_water.max(used);
         Ok(())
     }
 
-    pub(super) fn open_lane(&mut self, leader: i32) -> usize {
+    /// Appends an item to a thread's queue. What a new thread does before its creator has returned from
+    /// the `clone` is kept until that is in its queue.
+    pub(super) fn push(&mut self, tid: i32, item: Item) {
+        match self.lanes.of_leader(tid) {
+            Some(index) => self.order.push(index, item),
+            None => self.early.entry(tid).or_default().push(item),
+        }
+    }
+
+    fn open_lane(&mut self, leader: i32) -> usize {
         let index = self.lanes.open(leader);
         let queue = self.order.open();
         debug_assert_eq!(index, queue);
@@ -340,7 +370,9 @@ impl Following {
             return Ok(());
         }
         if self.options.on_full == OnFull::Rollback {
-            return Err(Stop::roll_back("the ring is full and --on-full is rollback"));
+            return Err(Stop::roll_back(
+                "the ring is full and --on-full is rollback",
+            ));
         }
         let ring = &self.recorder.ring;
         if !self.stopping && ring.used_bytes() < ring.capacity() / 4 * 3 {
@@ -364,7 +396,11 @@ impl Following {
         }
         let still = self.progress.elapsed();
         if still > ORDER_PATIENCE {
-            let stuck = if self.counts.relaxed == 0 { self.hang_report() } else { String::new() };
+            let stuck = if self.counts.relaxed == 0 {
+                self.hang_report()
+            } else {
+                String::new()
+            };
             for index in 0..self.lanes.len() {
                 if self.lanes[index].waiting.is_some()
                     && matches!(self.order.next(index), Some((_, false)))
@@ -405,18 +441,28 @@ impl Following {
         if self.history.len() == HISTORY {
             self.history.pop_front();
         }
-        self.history.push_back(Past { tid, nr: header.nr, args: header.args, ret: header.ret });
+        self.history.push_back(Past {
+            tid,
+            nr: header.nr,
+            args: header.args,
+            ret: header.ret,
+        });
     }
 
     /// True if the `--inject-fault` of this update strikes now: at this written payload.
     pub(super) fn fault_strikes(&mut self) -> bool {
-        let UpdateKind::Fault { after } = self.options.kind else { return false };
+        let UpdateKind::Fault { after } = self.options.kind else {
+            return false;
+        };
         self.payloads += 1;
         self.payloads == after + 1
     }
 
     /// Time that the leader's threads waited for room, until now.
     pub(super) fn blocked(&self) -> Duration {
-        self.blocked + self.blocked_since.map_or(Duration::ZERO, |since| since.elapsed())
+        self.blocked
+            + self
+                .blocked_since
+                .map_or(Duration::ZERO, |since| since.elapsed())
     }
 }

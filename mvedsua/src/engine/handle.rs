@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, mpsc};
 
 use tokio::sync::{oneshot, watch};
 
+use super::adopt::{home_of, is_promoted};
 use super::attach::{check, refused};
 use super::worker::Worker;
 use crate::session::{Command, Done, Failure, Status, TimelineEntry};
@@ -55,22 +56,48 @@ impl Engine {
     /// # Errors
     /// [`Failure::Refused`] with the reason; the process was not touched.
     pub fn attach(target: Target) -> Result<Self, Failure> {
-        check(target.pid, false)?;
+        check(target.pid, is_promoted(target.pid))?;
         let threads = inspect::threads(target.pid).map_or(0, |threads| threads.len() as u32);
-        let wakeup = Wakeup::new().map_err(|e| refused("E223", format!("no engine can be started: {e}")))?;
+        let wakeup =
+            Wakeup::new().map_err(|e| refused("E223", format!("no engine can be started: {e}")))?;
         let (sender, requests) = mpsc::channel();
         let (changed_sender, changed) = watch::channel(0);
         let shared = Arc::new(Shared {
             status: Mutex::new(Status::new(target.name.clone(), target.pid, threads)),
             timeline: Mutex::new(Vec::new()),
         });
-        let worker =
-            Worker::new(target.name.clone(), shared.clone(), changed_sender, requests, wakeup.clone());
+        let worker = Worker::new(
+            target.name.clone(),
+            shared.clone(),
+            changed_sender,
+            requests,
+            wakeup.clone(),
+        );
+        let (ready_sender, ready) = mpsc::channel();
         std::thread::Builder::new()
             .name(format!("engine-{}", target.name))
-            .spawn(move || worker.run(target.pid))
+            .spawn(move || {
+                // Tracing binds to this thread, so whatever a killed agent left is repaired here.
+                let home = home_of(target.pid);
+                let told = home.as_ref().map(|_| ()).map_err(ToString::to_string);
+                if ready_sender.send(told).is_ok()
+                    && let Ok(home) = home
+                {
+                    worker.run(home);
+                }
+            })
             .map_err(|e| refused("E223", format!("no engine can be started: {e}")))?;
-        Ok(Self { shared, changed, requests: Some(sender), wakeup })
+        match ready.recv() {
+            Ok(Ok(())) => {}
+            Ok(Err(why)) => return Err(refused("E224", format!("process {}: {why}", target.pid))),
+            Err(_) => return Err(refused("E223", "the engine ended at its start")),
+        }
+        Ok(Self {
+            shared,
+            changed,
+            requests: Some(sender),
+            wakeup,
+        })
     }
 
     /// Sends a request and waits for its end. Requests of one service are carried out one by one,
@@ -80,7 +107,9 @@ impl Engine {
     /// See [`Failure`].
     pub async fn request(&self, command: Command) -> Result<Done, Failure> {
         let (reply, answer) = oneshot::channel();
-        let ended = || Failure::Ended { reason: "its engine has stopped".into() };
+        let ended = || Failure::Ended {
+            reason: "its engine has stopped".into(),
+        };
         let requests = self.requests.as_ref().ok_or_else(ended)?;
         requests.send((command, reply)).map_err(|_| ended())?;
         self.wakeup.wake();
@@ -91,13 +120,21 @@ impl Engine {
     /// update runs).
     #[must_use]
     pub fn status(&self) -> Status {
-        self.shared.status.lock().expect("engine never panics holding this").clone()
+        self.shared
+            .status
+            .lock()
+            .expect("engine never panics holding this")
+            .clone()
     }
 
     /// The whole timeline since the attach.
     #[must_use]
     pub fn timeline(&self) -> Vec<TimelineEntry> {
-        self.shared.timeline.lock().expect("engine never panics holding this").clone()
+        self.shared
+            .timeline
+            .lock()
+            .expect("engine never panics holding this")
+            .clone()
     }
 
     /// Counts up with every change of status or timeline; closed when the service has ended or

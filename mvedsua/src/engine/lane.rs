@@ -1,6 +1,6 @@
 //! A pair of threads, one of the leader and one of the follower, and what happens between them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use crate::follower::Arrival;
 use crate::recorder::EventRef;
@@ -32,6 +32,8 @@ pub(super) struct Lane {
     pub(super) leader: i32,
     /// The follower's thread, once it exists.
     pub(super) follower: Option<i32>,
+    /// The follower's thread is gone.
+    pub(super) ended: bool,
     /// The call in which the follower's thread waits for its verdict.
     pub(super) waiting: Option<Arrival>,
     /// The follower's thread was let into a `clone`: the thread id that the leader got from it.
@@ -48,25 +50,44 @@ pub(super) struct Lanes {
     lanes: Vec<Lane>,
     by_leader: HashMap<i32, usize>,
     by_follower: HashMap<i32, usize>,
+    /// Lanes whose thread the follower has not made yet. More than one for a thread id if the leader
+    /// is so far ahead that the id came again.
+    unborn: HashMap<i32, VecDeque<usize>>,
 }
 
 impl Lanes {
     /// Opens a lane for a thread of the leader; its number is that of its queue.
     pub(super) fn open(&mut self, leader: i32) -> usize {
         let index = self.lanes.len();
-        self.lanes.push(Lane { leader, ..Lane::default() });
+        self.lanes.push(Lane {
+            leader,
+            ..Lane::default()
+        });
         self.by_leader.insert(leader, index);
+        self.unborn.entry(leader).or_default().push_back(index);
         index
     }
 
     /// The follower's thread of a lane now exists.
     pub(super) fn pair(&mut self, index: usize, follower: i32) {
+        let leader = self.lanes[index].leader;
+        if let Some(unborn) = self.unborn.get_mut(&leader) {
+            unborn.retain(|other| *other != index);
+            if unborn.is_empty() {
+                self.unborn.remove(&leader);
+            }
+        }
         self.lanes[index].follower = Some(follower);
         self.by_follower.insert(follower, index);
     }
 
     pub(super) fn of_leader(&self, tid: i32) -> Option<usize> {
         self.by_leader.get(&tid).copied()
+    }
+
+    /// The lane of the thread `leader` that the follower makes next.
+    pub(super) fn unborn(&self, leader: i32) -> Option<usize> {
+        self.unborn.get(&leader)?.front().copied()
     }
 
     pub(super) fn of_follower(&self, tid: i32) -> Option<usize> {
@@ -82,6 +103,7 @@ impl Lanes {
     pub(super) fn follower_ended(&mut self, tid: i32) {
         if let Some(index) = self.by_follower.remove(&tid) {
             self.lanes[index].follower = None;
+            self.lanes[index].ended = true;
             self.lanes[index].waiting = None;
         }
     }

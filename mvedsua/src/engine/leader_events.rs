@@ -5,14 +5,21 @@ use std::time::Instant;
 use super::following::{Following, Stop};
 use super::lane::{InCall, Item};
 use super::side::Why;
-use crate::sys::ptrace::{self, Wait};
 use crate::sys::pidfd;
+use crate::sys::ptrace::{self, Wait};
 use crate::tracee::thread::{Running, Stopped};
 use crate::tracee::{inspect, snapshot::FOLLOWER_OPTIONS};
 
 /// Signals that a program gets for its own fault. The leader's death by one of them is a crash.
-const FAULTS: &[i32] =
-    &[libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGABRT, libc::SIGSYS, libc::SIGTRAP];
+const FAULTS: &[i32] = &[
+    libc::SIGSEGV,
+    libc::SIGBUS,
+    libc::SIGILL,
+    libc::SIGFPE,
+    libc::SIGABRT,
+    libc::SIGSYS,
+    libc::SIGTRAP,
+];
 
 /// `si_code` of the signals that the engine queues for the follower: negative, as the kernel demands
 /// of another process, and used by nobody else.
@@ -23,7 +30,9 @@ impl Following {
         if matches!(wait, Wait::Exited(_) | Wait::Killed(_)) {
             return self.leader_thread_gone(tid, wait);
         }
-        let Some(thread) = self.leader.reported(tid) else { return Ok(()) };
+        let Some(thread) = self.leader.reported(tid) else {
+            return Ok(());
+        };
         match wait {
             Wait::Interrupted if self.stopping => self.leader.add_stopped(thread, Why::Asked),
             Wait::Signal(signal) => return self.leader_signal(thread, signal),
@@ -45,8 +54,13 @@ impl Following {
         Ok(())
     }
 
+    /// The kernel may report a new thread's birth stop before its creator's event, or after it.
     fn leader_birth(&mut self, born: i32) -> Result<(), Stop> {
+        if self.leader.has(born) {
+            return Ok(());
+        }
         if inspect::threads(self.leader.pid)?.contains(&born) {
+            self.born.insert(born);
             self.leader.add_running(Running::born(born));
             self.set_margin()?;
         } else {
@@ -57,6 +71,27 @@ impl Following {
             }
         }
         Ok(())
+    }
+
+    /// A thread of nobody's that stopped at its birth, before its creator's event named it.
+    pub(super) fn newborn(&mut self, tid: i32) -> Result<(), Stop> {
+        let process = inspect::process_of(tid);
+        let thread = Running::born(tid).reported();
+        if process == Some(self.leader.pid) {
+            self.born.insert(tid);
+            if self.stopping {
+                self.leader.add_stopped(thread, Why::Asked);
+            } else {
+                self.leader.add_running(thread.resume(0)?);
+            }
+            self.set_margin()
+        } else if process == Some(self.follower.pid) {
+            self.follower_birth(thread)
+        } else {
+            // A child process of the leader's: its alone.
+            let _ = thread.detach(0);
+            Ok(())
+        }
     }
 
     /// The ring keeps one largest record free for every thread that may be in a call.
@@ -85,20 +120,22 @@ impl Following {
         }
         if FAULTS.contains(&signal) {
             self.leader.add_stopped(thread, Why::Dying);
-            return Err(Stop::LeaderCrashed { how: died_of(signal), held: true });
+            return Err(Stop::LeaderCrashed {
+                how: died_of(signal),
+                held: true,
+            });
         }
         let regs = thread.registers()?;
         let in_call = match (regs.orig_rax as i64, regs.rax as i64) {
             (nr, -516..=-512 | -4) if nr >= 0 && is_local(nr as u16) => InCall::Local(nr as u16),
             _ => InCall::No,
         };
-        let stops = matches!(signal, libc::SIGSTOP | libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU);
+        let stops = matches!(
+            signal,
+            libc::SIGSTOP | libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU
+        );
         if !stops {
-            let index = match self.lanes.of_leader(tid) {
-                Some(index) => index,
-                None => self.open_lane(tid),
-            };
-            self.order.push(index, Item::Signal(Box::new(info), in_call));
+            self.push(tid, Item::Signal(Box::new(info), in_call));
         }
         self.leader.add_running(thread.resume(signal)?);
         Ok(())
@@ -107,19 +144,18 @@ impl Following {
     /// The recorder stopped the thread at the exit of a call: for its payload, for room, or both.
     fn leader_held(&mut self, thread: Stopped) -> Result<(), Stop> {
         let tid = thread.tid();
-        if let Some(index) = self.lanes.of_leader(tid) {
-            self.fetch_payload(index)?;
-        }
+        // It must not be left in this stop: if this agent died, the kernel would deliver the
+        // SIGSTOP. In the stop of an interrupt it would just run on.
+        let running = thread.resume_into_interrupt()?;
+        let (thread, _) = running.expect("stop at the exit of its call", |wait| {
+            !matches!(wait, Wait::Signal(libc::SIGSTOP))
+        })?;
+        self.fetch_payload(tid)?;
         let ring = &self.recorder.ring;
         if ring.used_bytes() < ring.capacity() / 4 * 3 {
             self.leader.add_running(thread.resume(0)?);
             return Ok(());
         }
-        // It must not be left in this stop: if this agent died, the kernel would deliver the
-        // SIGSTOP. In the stop of an interrupt it would just run on.
-        let running = thread.resume_into_interrupt()?;
-        let (thread, _) =
-            running.expect("stop for want of room", |wait| !matches!(wait, Wait::Signal(libc::SIGSTOP)))?;
         self.leader.add_stopped(thread, Why::RingFull);
         self.blocked_since.get_or_insert_with(Instant::now);
         Ok(())
@@ -129,9 +165,7 @@ impl Following {
         let tid = thread.tid();
         let status = thread.event_message()? as i32;
         self.drain_ring()?;
-        if let Some(index) = self.lanes.of_leader(tid) {
-            self.order.push(index, Item::Exit);
-        }
+        self.push(tid, Item::Exit);
         let whole = is_group_exit(self.leader.pid, tid, status);
         if !whole {
             self.leader.add_running(thread.resume(0)?);
@@ -184,11 +218,16 @@ impl Following {
             return Ok(());
         }
         let Some(thread) = self.follower.reported(tid) else {
-            return self.follower_birth(tid, wait);
+            return if wait == Wait::Interrupted {
+                self.newborn(tid)
+            } else {
+                Ok(())
+            };
         };
         match wait {
             Wait::Interrupted if self.stopping => self.follower.add_stopped(thread, Why::Asked),
             Wait::Signal(signal) => return self.follower_signal(thread, signal),
+            Wait::GroupStop(_) => self.follower.add_running(thread.listen()?),
             Wait::Event(libc::PTRACE_EVENT_CLONE) => return self.follower_cloned(thread),
             Wait::Syscall => {
                 // The exit of the clone that `follower_cloned` waits for: the follower gets the
@@ -210,7 +249,10 @@ impl Following {
                     return Err(Stop::roll_back(if libc::WIFSIGNALED(status) {
                         format!("the follower {}", died_of(libc::WTERMSIG(status)))
                     } else {
-                        format!("the follower exited with status {}", libc::WEXITSTATUS(status))
+                        format!(
+                            "the follower exited with status {}",
+                            libc::WEXITSTATUS(status)
+                        )
                     }));
                 }
             }
@@ -220,17 +262,12 @@ impl Following {
     }
 
     /// A new thread of the follower stopped at its birth, before or after its creator's event.
-    fn follower_birth(&mut self, tid: i32, wait: Wait) -> Result<(), Stop> {
-        if wait == Wait::Interrupted
-            && inspect::threads(self.follower.pid).is_ok_and(|threads| threads.contains(&tid))
-        {
-            let thread = Running::born(tid).reported();
-            thread.set_options(FOLLOWER_OPTIONS)?;
-            if self.lanes.of_follower(tid).is_some() {
-                self.follower.add_running(thread.resume(0)?);
-            } else {
-                self.follower.add_stopped(thread, Why::Newborn);
-            }
+    fn follower_birth(&mut self, thread: Stopped) -> Result<(), Stop> {
+        thread.set_options(FOLLOWER_OPTIONS)?;
+        if self.lanes.of_follower(thread.tid()).is_some() {
+            self.follower.add_running(thread.resume(0)?);
+        } else {
+            self.follower.add_stopped(thread, Why::Newborn);
         }
         Ok(())
     }
@@ -245,9 +282,10 @@ impl Following {
                 "thread {creator} of the follower made a thread that the leader did not make"
             )));
         };
-        let index = match self.lanes.of_leader(leader) {
-            Some(index) => index,
-            None => self.open_lane(leader),
+        let Some(index) = self.lanes.unborn(leader) else {
+            return Err(Stop::roll_back(format!(
+                "the birth of the leader's thread {leader} was not seen"
+            )));
         };
         self.lanes.pair(index, born);
         self.lanes[creator_lane].cloned = Some(leader);
@@ -269,8 +307,9 @@ impl Following {
         if info.si_code == QUEUED_BY_US {
             let index = self.lanes.of_follower(tid);
             if let Some(leaders) = index.and_then(|index| self.lanes[index].queued.take()) {
-                ptrace::set_signal_info(tid, &leaders)
-                    .map_err(|e| Stop::roll_back(format!("placing a signal in thread {tid}: {e}")))?;
+                ptrace::set_signal_info(tid, &leaders).map_err(|e| {
+                    Stop::roll_back(format!("placing a signal in thread {tid}: {e}"))
+                })?;
             }
             self.follower.add_running(thread.resume(signal)?);
             return Ok(());
@@ -278,7 +317,16 @@ impl Following {
         if FAULTS.contains(&signal) {
             let report = self.crash_report(&thread, signal, &info);
             self.follower.add_stopped(thread, Why::Dying);
-            return Err(Stop::RollBack(format!("the follower {}", died_of(signal)), Some(report)));
+            return Err(Stop::RollBack(
+                format!("the follower {}", died_of(signal)),
+                Some(report),
+            ));
+        }
+        if signal == libc::SIGSTOP && info.si_code == libc::SI_USER {
+            // An operator stops the follower by hand. A program cannot see that, so it is no
+            // divergence; if it lasts it is a hang.
+            self.follower.add_running(thread.resume(signal)?);
+            return Ok(());
         }
         // The follower gets the leader's signals and no others: this one is meant for nobody
         // (its own timers and children do not exist as far as it knows).
@@ -287,8 +335,14 @@ impl Following {
     }
 
     /// Queues a signal of the leader for the follower's thread of the same lane.
-    pub(super) fn queue_signal(&mut self, index: usize, info: Box<libc::siginfo_t>) -> Result<(), Stop> {
-        let Some(tid) = self.lanes[index].follower else { return Ok(()) };
+    pub(super) fn queue_signal(
+        &mut self,
+        index: usize,
+        info: Box<libc::siginfo_t>,
+    ) -> Result<(), Stop> {
+        let Some(tid) = self.lanes[index].follower else {
+            return Ok(());
+        };
         let mut marked = *info;
         marked.si_code = QUEUED_BY_US;
         let signal = info.si_signo;
@@ -314,11 +368,13 @@ pub(super) fn died_of(signal: i32) -> String {
 /// an exit the kernel says so in no field, but every thread of an `exit_group` has `SIGKILL` pending
 /// except the one that called it, which is inside that call.
 fn is_group_exit(pid: i32, tid: i32, status: i32) -> bool {
-    if libc::WIFSIGNALED(status) || inspect::threads(pid).map_or(true, |threads| threads.len() <= 1) {
+    if libc::WIFSIGNALED(status) || inspect::threads(pid).map_or(true, |threads| threads.len() <= 1)
+    {
         return true;
     }
     let exit_group = super::roles::roles().exit_group;
-    let call = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/syscall")).unwrap_or_default();
+    let call =
+        std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/syscall")).unwrap_or_default();
     call.split(' ').next() == Some(exit_group.to_string().as_str())
         || inspect::status_field(pid, tid, "SigPnd")
             .and_then(|hex| u64::from_str_radix(&hex, 16).ok())

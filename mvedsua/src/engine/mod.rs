@@ -6,7 +6,9 @@
 //! listener, the requests and the ptrace reports, and looks at the ring every time it wakes, so the
 //! leader never wakes anybody.
 
+mod adopt;
 mod attach;
+mod files;
 mod following;
 mod handle;
 mod lane;
@@ -22,4 +24,5 @@ mod snapshot;
 mod transfer;
 mod worker;
 
+pub use adopt::discard_copy;
 pub use handle::{Engine, Target};

@@ -23,11 +23,17 @@ const MMSGHDR: usize = 64;
 const MOST_VECTORS: u64 = 1024;
 
 impl Following {
-    /// Fetches the payload of the last call in a lane, whose thread of the leader is stopped at the
-    /// exit of that call.
-    pub(super) fn fetch_payload(&mut self, index: usize) -> Result<(), Stop> {
+    /// Fetches the payload of the last call of a thread of the leader that is stopped at the exit of
+    /// that call.
+    pub(super) fn fetch_payload(&mut self, tid: i32) -> Result<(), Stop> {
         let pid = self.leader.pid;
-        let Some(Item::Call(event)) = self.order.last_mut(index) else { return Ok(()) };
+        let last = match self.lanes.of_leader(tid) {
+            Some(index) => self.order.last_mut(index),
+            None => self.early.get_mut(&tid).and_then(|items| items.last_mut()),
+        };
+        let Some(Item::Call(event)) = last else {
+            return Ok(());
+        };
         if event.header.flags & FLAG_OUT_OF_LINE == 0 {
             return Ok(());
         }
@@ -38,8 +44,14 @@ impl Following {
 }
 
 fn payload_of(pid: i32, header: &EventHeader) -> Result<Vec<u8>, Stop> {
-    let mut fetch = Fetch { pid, header, payload: Vec::new() };
-    let Some(spec) = table::syscall(header.nr) else { return Ok(Vec::new()) };
+    let mut fetch = Fetch {
+        pid,
+        header,
+        payload: Vec::new(),
+    };
+    let Some(spec) = table::syscall(header.nr) else {
+        return Ok(Vec::new());
+    };
     for index in 0..6u8 {
         let address = header.args[usize::from(index)];
         if address == 0 {
@@ -47,7 +59,10 @@ fn payload_of(pid: i32, header: &EventHeader) -> Result<Vec<u8>, Stop> {
         }
         let arg = spec.arg_of(usize::from(index), &header.args);
         fetch.argument(index, arg, address).map_err(|error| {
-            Stop::roll_back(format!("reading the payload of the leader's {}: {error}", spec.name))
+            Stop::roll_back(format!(
+                "reading the payload of the leader's {}: {error}",
+                spec.name
+            ))
         })?;
     }
     Ok(fetch.payload)
@@ -67,7 +82,10 @@ impl Fetch<'_> {
             Arg::Unused | Arg::Int | Arg::Long | Arg::Fd | Arg::Opaque => return Ok(()),
             Arg::Path | Arg::Mem(_, Len::Str) => {
                 let mut text = memory::read_available(self.pid, address, 4096);
-                let end = text.iter().position(|byte| *byte == 0).map_or(text.len(), |at| at + 1);
+                let end = text
+                    .iter()
+                    .position(|byte| *byte == 0)
+                    .map_or(text.len(), |at| at + 1);
                 text.truncate(end);
                 push_part(&mut self.payload, index, PART_WHOLE, &text);
                 return Ok(());
@@ -119,14 +137,17 @@ impl Fetch<'_> {
         if address == 0 {
             return Ok(0);
         }
-        Ok(u64::from(u32::from_le_bytes(self.bytes(address, 4)?.try_into().expect("4 bytes"))))
+        Ok(u64::from(u32::from_le_bytes(
+            self.bytes(address, 4)?.try_into().expect("4 bytes"),
+        )))
     }
 
     fn gather(&self, vectors: u64, count: u64, total: u64) -> std::io::Result<Vec<u8>> {
         let table = self.bytes(vectors, count.min(MOST_VECTORS) * 16)?;
         let mut data = Vec::new();
         for vector in table.chunks_exact(16) {
-            let word = |at: usize| u64::from_le_bytes(vector[at..at + 8].try_into().expect("8 bytes"));
+            let word =
+                |at: usize| u64::from_le_bytes(vector[at..at + 8].try_into().expect("8 bytes"));
             let len = word(8).min(total - data.len() as u64);
             data.extend_from_slice(&self.bytes(word(0), len)?);
         }

@@ -12,9 +12,11 @@ use super::replay::replace_thread_id;
 use super::rollback::pass;
 use super::side::{Side, Why};
 use super::snapshot::KEPT_OPTIONS;
+use super::transfer::Timers;
 use super::worker::Kept;
 use crate::follower::Arrival;
 use crate::sys::ptrace::{self, Wait};
+use crate::tracee::snapshot::FOLLOWER_OPTIONS;
 use crate::tracee::thread::Stopped;
 
 /// `-ERESTARTNOINTR`: the kernel makes the call again, now unfiltered.
@@ -74,7 +76,12 @@ impl Following {
             Ok(side) => {
                 let kept = Kept::new(side, self.listener.clone());
                 let old = std::mem::replace(&mut self.leader, Side::new(0));
-                Promoted::Done(Box::new(Exchanged { kept, old, following: self, start }))
+                Promoted::Done(Box::new(Exchanged {
+                    kept,
+                    old,
+                    following: self,
+                    start,
+                }))
             }
             Err(stop) => Promoted::Failed(Box::new(self), stop),
         }
@@ -123,7 +130,9 @@ impl Following {
         }
         match self.listener.receive() {
             Ok(notification) => self.respond(&Arrival::from(notification), RESTART),
-            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINTR)) => Ok(()),
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINTR)) => {
+                Ok(())
+            }
             Err(error) => Err(Stop::roll_back(format!("receiving a call: {error}"))),
         }
     }
@@ -131,12 +140,20 @@ impl Following {
     fn drain_and_move(&mut self, start: Instant) -> Result<Side, Stop> {
         while !self.drained() {
             if start.elapsed() > DRAIN_LIMIT.max(self.options.hang_limit) {
-                return Err(Stop::roll_back("the follower does not consume what is left of the leader"));
+                return Err(Stop::roll_back(
+                    "the follower does not consume what is left of the leader",
+                ));
             }
             self.pump()?;
         }
         let through = self.waiting_arrival()?;
-        let (timers, leader_thread) = match self.leader.take_stopped(Why::Asked).pop_main(self.leader.pid) {
+        // The calls that are now made inside the leader are no events of it.
+        self.recorder.remove_process(self.leader.pid as u32)?;
+        let (timers, leader_thread) = match self
+            .leader
+            .take_stopped(Why::Asked)
+            .pop_main(self.leader.pid)
+        {
             (Some(thread), rest) => {
                 for other in rest {
                     self.leader.add_stopped(other, Why::Asked);
@@ -153,22 +170,51 @@ impl Following {
         }
         let given = self.give_descriptors(&through)?;
         self.halt_follower()?;
-        let mut side = std::mem::replace(&mut self.follower, Side::new(0));
-        let pid = side.pid;
-        self.follower.pid = pid;
-        let mut threads = side.take_stopped(Why::Asked);
-        for thread in &threads {
+        let mut threads = self.follower.take_stopped(Why::Asked);
+        let settled = self.settle_threads(&mut threads, &timers, &given);
+        for thread in threads {
+            self.follower.add_stopped(thread, Why::Asked);
+        }
+        settled?;
+        let pid = self.follower.pid;
+        self.swap_thread_ids(pid, true);
+        self.forget_rest();
+        // The point of no return, in an order that leaves one server if this agent dies here: until
+        // now the follower died with us; then both would live, but the follower's calls wait in its
+        // filter; from the next line on the old leader dies with us and the new one waits for a
+        // successor.
+        self.leader.set_options_stopped(FOLLOWER_OPTIONS)?;
+        Ok(std::mem::replace(&mut self.follower, Side::new(pid)))
+    }
+
+    fn settle_threads(
+        &self,
+        threads: &mut [Stopped],
+        timers: &Timers,
+        given: &[i32],
+    ) -> Result<(), Stop> {
+        for thread in &*threads {
             thread.set_options(KEPT_OPTIONS)?;
         }
-        if let Some(first) = threads.iter_mut().next() {
-            self.settle_in(first, &timers, &given)?;
+        match threads.first_mut() {
+            Some(first) => self.settle_in(first, timers, given),
+            None => Err(Stop::roll_back("the follower has no thread left")),
         }
-        self.swap_thread_ids(pid, true);
-        let _ = self.recorder.remove_process(self.leader.pid as u32);
-        for thread in threads {
-            side.add_stopped(thread, Why::Asked);
+    }
+
+    /// Releases what is left in the ring: the ends of threads, and the leader's calls after the last
+    /// that the follower was to see.
+    fn forget_rest(&mut self) {
+        for index in 0..self.lanes.len() {
+            while let Some(item) = self.order.take(index) {
+                if let Item::Call(event) = item {
+                    self.recorder.ring.release(event);
+                }
+            }
         }
-        Ok(side)
+        while let Some(event) = self.recorder.ring.peek_new() {
+            self.recorder.ring.release(event);
+        }
     }
 
     /// Nothing is left of the leader but deaths of threads.
@@ -176,9 +222,8 @@ impl Following {
         if self.drain_ring().is_err() {
             return false;
         }
-        (0..self.lanes.len()).all(|index| {
-            matches!(self.order.next(index), None | Some((Item::Exit, _)))
-        })
+        (0..self.lanes.len())
+            .all(|index| matches!(self.order.next(index), None | Some((Item::Exit, _))))
     }
 
     /// A thread of the follower that waits in a call: descriptors are installed through it.
@@ -229,8 +274,14 @@ impl Following {
     fn swap_thread_ids(&self, pid: i32, own: bool) {
         for lane in self.lanes.iter() {
             let Some(tid) = lane.follower else { continue };
-            let Some(address) = self.tid_addresses.get(&lane.leader) else { continue };
-            let (from, to) = if own { (lane.leader, tid) } else { (tid, lane.leader) };
+            let Some(address) = self.tid_addresses.get(&lane.leader) else {
+                continue;
+            };
+            let (from, to) = if own {
+                (lane.leader, tid)
+            } else {
+                (tid, lane.leader)
+            };
             replace_thread_id(pid, *address, from, to);
         }
     }
@@ -243,7 +294,10 @@ trait PopMain {
 
 impl PopMain for Vec<Stopped> {
     fn pop_main(mut self, pid: i32) -> (Option<Stopped>, Vec<Stopped>) {
-        let at = self.iter().position(|thread| thread.tid() == pid).unwrap_or(0);
+        let at = self
+            .iter()
+            .position(|thread| thread.tid() == pid)
+            .unwrap_or(0);
         if self.is_empty() {
             return (None, self);
         }

@@ -1,7 +1,5 @@
 //! One step of the follower: the next item of a thread against the call in which it waits.
 
-use std::os::fd::AsFd;
-
 use mvedsua_common::event::{EventHeader, FLAG_OUT_OF_LINE};
 use mvedsua_common::spec::{Arg, Class, Dir};
 use mvedsua_common::table;
@@ -36,38 +34,47 @@ impl Following {
     pub(super) fn step(&mut self, index: usize) -> Result<bool, Stop> {
         let next = match self.order.next(index) {
             None => return Ok(false),
-            Some((Item::Call(event), _)) => Next::Call { ret: event.header.ret },
+            Some((Item::Call(event), _)) => Next::Call {
+                ret: event.header.ret,
+            },
             Some((Item::Signal(_, in_call), _)) => Next::Signal(*in_call),
             Some((Item::Exit, _)) => Next::Exit,
         };
         match next {
-            Next::Exit => {
-                // Nothing to compare: the follower's thread ends by itself, or will be found
-                // making a call that the leader did not make.
-                if self.lanes[index].waiting.is_some() {
-                    return self.call_after_the_end(index);
-                }
-                if self.lanes[index].follower.is_none() {
-                    self.order.take(index);
-                    return Ok(true);
-                }
-                Ok(false)
-            }
+            Next::Exit => self.step_exit(index),
             Next::Signal(in_call) => self.step_signal(index, in_call),
             Next::Call { ret } if is_interrupted(ret) => self.step_interrupted(index, ret),
             Next::Call { .. } => self.step_call(index),
         }
     }
 
-    fn call_after_the_end(&mut self, index: usize) -> Result<bool, Stop> {
-        let arrival = self.lanes[index].waiting.expect("checked by the caller");
+    /// The leader's thread ended: so must the follower's.
+    fn step_exit(&mut self, index: usize) -> Result<bool, Stop> {
+        let Some(arrival) = self.lanes[index].waiting else {
+            if self.lanes[index].ended {
+                self.order.take(index);
+                return Ok(true);
+            }
+            return Ok(false);
+        };
+        if arrival.call.nr == roles().exit {
+            self.lanes[index].waiting = None;
+            self.order.take(index);
+            self.let_run(&arrival)?;
+            return Ok(true);
+        }
         if arrival.call.nr == roles().exit_group {
             // Both sides end; the leader's end decides what becomes of the session.
             return Ok(false);
         }
+        self.counts.diverged += 1;
         let report = self.divergence_report(index, &arrival, None, None);
         Err(Stop::RollBack(
-            format!("divergence: the follower calls {} where the leader's thread ended", arrival.call.name()),
+            format!(
+                "divergence in thread {}: the follower calls {} where the leader's thread ended",
+                self.lanes[index].leader,
+                arrival.call.name()
+            ),
             Some(report),
         ))
     }
@@ -83,7 +90,9 @@ impl Following {
             }
             return Ok(false);
         };
-        let Some(Item::Signal(info, _)) = self.order.take(index) else { return Ok(false) };
+        let Some(Item::Signal(info, _)) = self.order.take(index) else {
+            return Ok(false);
+        };
         self.queue_signal(index, info)?;
         // The handler runs first; then the thread makes the very call again.
         self.respond(&arrival, RESTART_ALWAYS)?;
@@ -91,7 +100,9 @@ impl Following {
     }
 
     fn sleeps_in(&self, index: usize, nr: u16) -> bool {
-        let Some(tid) = self.lanes[index].follower else { return false };
+        let Some(tid) = self.lanes[index].follower else {
+            return false;
+        };
         std::fs::read_to_string(format!("/proc/{}/task/{tid}/syscall", self.follower.pid))
             .is_ok_and(|text| text.split(' ').next() == Some(nr.to_string().as_str()))
     }
@@ -124,13 +135,22 @@ impl Following {
             // The temporary mask must be in force when the handler is set up.
             self.let_run(&arrival)?;
         } else {
-            self.respond(&arrival, if ret == RESTART_BLOCK { RESTART_WITHOUT_HANDLER } else { ret })?;
+            self.respond(
+                &arrival,
+                if ret == RESTART_BLOCK {
+                    RESTART_WITHOUT_HANDLER
+                } else {
+                    ret
+                },
+            )?;
         }
         Ok(true)
     }
 
     fn step_call(&mut self, index: usize) -> Result<bool, Stop> {
-        let Some(arrival) = self.lanes[index].waiting else { return Ok(false) };
+        let Some(arrival) = self.lanes[index].waiting else {
+            return Ok(false);
+        };
         if let Some((Item::Call(event), _)) = self.order.next(index)
             && event.header.flags & FLAG_OUT_OF_LINE != 0
             && !self.fetched.contains_key(&event.position)
@@ -152,10 +172,15 @@ impl Following {
         if matches!(self.options.kind, crate::session::UpdateKind::Fault { .. }) {
             self.inject_fault(arrival);
         }
-        let Some((Item::Call(event), _)) = self.order.next(index) else { return Ok(()) };
+        let Some((Item::Call(event), _)) = self.order.next(index) else {
+            return Ok(());
+        };
         let record = record(&self.recorder, &self.fetched, event);
-        let mut memory = ProcessMemory { pid: self.follower.pid };
-        let Err(difference) = compare(&record, &arrival.call, &mut memory, &mut self.scratch) else {
+        let mut memory = ProcessMemory {
+            pid: self.follower.pid,
+        };
+        let Err(difference) = compare(&record, &arrival.call, &mut memory, &mut self.scratch)
+        else {
             return self.note_registration(index, arrival);
         };
         self.counts.diverged += 1;
@@ -172,15 +197,22 @@ impl Following {
 
     /// `--inject-fault`: flips one bit of the bytes that the follower is about to write.
     fn inject_fault(&mut self, arrival: &Arrival) {
-        let Some(spec) = table::syscall(arrival.call.nr) else { return };
+        let Some(spec) = table::syscall(arrival.call.nr) else {
+            return;
+        };
         let written = (0..6).find(|at| {
-            matches!(spec.arg_of(*at, &arrival.call.args), Arg::Mem(Dir::In, _)) && arrival.call.args[*at] != 0
+            matches!(spec.arg_of(*at, &arrival.call.args), Arg::Mem(Dir::In, _))
+                && arrival.call.args[*at] != 0
         });
         let Some(at) = written else { return };
         if self.fault_strikes() {
-            let mut memory = ProcessMemory { pid: self.follower.pid };
+            let mut memory = ProcessMemory {
+                pid: self.follower.pid,
+            };
             let mut address = arrival.call.args[at];
-            if let Arg::Mem(_, mvedsua_common::spec::Len::Iov(_)) = spec.arg_of(at, &arrival.call.args) {
+            if let Arg::Mem(_, mvedsua_common::spec::Len::Iov(_)) =
+                spec.arg_of(at, &arrival.call.args)
+            {
                 let mut vector = [0u8; 8];
                 let _ = memory.read(address, &mut vector);
                 address = u64::from_le_bytes(vector);
@@ -198,7 +230,9 @@ impl Following {
         if arrival.call.nr != roles().epoll_ctl {
             return Ok(());
         }
-        let Some((Item::Call(event), _)) = self.order.next(index) else { return Ok(()) };
+        let Some((Item::Call(event), _)) = self.order.next(index) else {
+            return Ok(());
+        };
         let record = record(&self.recorder, &self.fetched, event);
         if record.header.ret < 0 {
             return Ok(());
@@ -210,13 +244,19 @@ impl Following {
             return Ok(());
         }
         let mut own = [0u8; 12];
-        let mut memory = ProcessMemory { pid: self.follower.pid };
+        let mut memory = ProcessMemory {
+            pid: self.follower.pid,
+        };
         if let Some(leader) = record.data(3).filter(|data| data.len() >= 12)
             && memory.read(pointer, &mut own).is_ok()
         {
             let word = |bytes: &[u8]| u64::from_le_bytes(bytes[4..12].try_into().expect("8 bytes"));
             let events = u32::from_le_bytes(own[..4].try_into().expect("4 bytes"));
-            let registration = Registration { events, leader: word(leader), follower: word(&own) };
+            let registration = Registration {
+                events,
+                leader: word(leader),
+                follower: word(&own),
+            };
             self.epoll.registered(epfd, fd, registration);
         }
         Ok(())
@@ -224,9 +264,13 @@ impl Following {
 
     /// Gives the follower what the leader's call brought; returns the result.
     fn write_answer(&mut self, index: usize, arrival: &Arrival) -> Result<i64, Stop> {
-        let Some((Item::Call(event), _)) = self.order.next(index) else { return Ok(0) };
+        let Some((Item::Call(event), _)) = self.order.next(index) else {
+            return Ok(0);
+        };
         let record = record(&self.recorder, &self.fetched, event);
-        let mut memory = ProcessMemory { pid: self.follower.pid };
+        let mut memory = ProcessMemory {
+            pid: self.follower.pid,
+        };
         let answer = answer(&record, &arrival.call, &mut memory, &self.epoll).and_then(|answer| {
             matcher::finish_messages(&record, &arrival.call, &mut memory)?;
             Ok(answer)
@@ -266,10 +310,14 @@ impl Following {
             if ret < 0 {
                 return self.respond(arrival, ret);
             }
-            return Err(Stop::roll_back("the follower is to execute another program"));
+            return Err(Stop::roll_back(
+                "the follower is to execute another program",
+            ));
         }
         if nr == roles.set_tid_address {
-            return Err(Stop::roll_back("set_tid_address after the start of a thread"));
+            return Err(Stop::roll_back(
+                "set_tid_address after the start of a thread",
+            ));
         }
         if let Some(call) = table::syscall(nr)
             && ret >= 0
@@ -287,46 +335,6 @@ impl Following {
         }
     }
 
-    /// A local call is notified only when it maps a file. The follower has no descriptors, so the
-    /// file that the leader opened under that number is opened again, for reading only, and put
-    /// there; the mapping is then the follower's own business, like all memory.
-    pub(super) fn map_file(&mut self, arrival: &Arrival) -> Result<(), Stop> {
-        let fd = arrival.call.args[4] as i32;
-        let Some(path) = self.opened.get(&fd) else {
-            return Err(Stop::roll_back(format!(
-                "the follower maps descriptor {fd} into memory, and what it is was not seen"
-            )));
-        };
-        let inside = format!("/proc/{}/root{path}", self.leader.pid);
-        let file = std::fs::File::open(&inside)
-            .map_err(|e| Stop::roll_back(format!("opening {path} for the follower to map: {e}")))?;
-        self.listener
-            .install_fd(arrival.id, file.as_fd(), fd, true)
-            .map_err(|e| Stop::roll_back(format!("giving {path} to the follower: {e}")))?;
-        self.let_run(arrival)
-    }
-
-    /// Remembers which files the leader opened for reading, for [`Self::map_file`].
-    fn note_file(&mut self, index: usize) {
-        let Some((Item::Call(event), _)) = self.order.next(index) else { return };
-        let Some(spec) = table::syscall(event.header.nr)
-            .filter(|spec| spec.returns_fd(&event.header.args))
-        else { return };
-        let fd = event.header.ret as i32;
-        if event.header.ret < 0 {
-            return;
-        }
-        self.opened.remove(&fd);
-        let Some(at) = spec.args.iter().position(|arg| *arg == Arg::Path) else { return };
-        let record = record(&self.recorder, &self.fetched, event);
-        let path = record.data(at as u8).and_then(|bytes| bytes.split(|byte| *byte == 0).next());
-        if let Some(path) = path.and_then(|path| std::str::from_utf8(path).ok())
-            && path.starts_with('/')
-        {
-            self.opened.insert(fd, path.to_owned());
-        }
-    }
-
     fn clone_flags(&self, arrival: &Arrival) -> Result<u64, Stop> {
         if arrival.call.nr == roles().clone {
             return Ok(arrival.call.args[0]);
@@ -341,10 +349,14 @@ impl Following {
     /// Replaces the follower's new thread id by the leader's wherever the clone stored it: a
     /// follower believes that it is the leader.
     pub(super) fn write_thread_id(&mut self, creator: usize, born: i32, leader: i32) {
-        let Some(tid) = self.lanes[creator].follower else { return };
+        let Some(tid) = self.lanes[creator].follower else {
+            return;
+        };
         let pid = self.follower.pid;
         // The addresses are still in the creator's registers and memory.
-        let Ok(text) = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/syscall")) else { return };
+        let Ok(text) = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/syscall")) else {
+            return;
+        };
         let args: Vec<u64> = text
             .split_whitespace()
             .skip(1)
@@ -358,9 +370,14 @@ impl Following {
             if memory::read(pid, from, &mut words).is_err() {
                 return;
             }
-            words.chunks(8).map(|w| u64::from_le_bytes(w.try_into().expect("8 bytes"))).collect()
+            words
+                .chunks(8)
+                .map(|w| u64::from_le_bytes(w.try_into().expect("8 bytes")))
+                .collect()
         } else {
-            args.get(2..4).map(|words| vec![words[1], words[0]]).unwrap_or_default()
+            args.get(2..4)
+                .map(|words| vec![words[1], words[0]])
+                .unwrap_or_default()
         };
         if let Some(child) = addresses.first() {
             self.tid_addresses.insert(leader, *child);
@@ -383,7 +400,10 @@ impl Following {
 /// If the word at `address` is the thread id `from`, makes it `to`.
 pub(super) fn replace_thread_id(pid: i32, address: u64, from: i32, to: i32) {
     let mut word = [0u8; 4];
-    if address != 0 && memory::read(pid, address, &mut word).is_ok() && i32::from_le_bytes(word) == from {
+    if address != 0
+        && memory::read(pid, address, &mut word).is_ok()
+        && i32::from_le_bytes(word) == from
+    {
         // A word that cannot be written is not where a thread keeps its id.
         let _ = memory::write(pid, address, &to.to_le_bytes());
     }
@@ -392,9 +412,9 @@ pub(super) fn replace_thread_id(pid: i32, address: u64, from: i32, to: i32) {
 /// A thread that died while it waited is reported by ptrace; here it is no error.
 fn answered(result: std::io::Result<()>) -> Result<(), Stop> {
     match result {
-        Err(error) if error.raw_os_error() != Some(libc::ENOENT) => {
-            Err(Stop::roll_back(format!("answering a call of the follower: {error}")))
-        }
+        Err(error) if error.raw_os_error() != Some(libc::ENOENT) => Err(Stop::roll_back(format!(
+            "answering a call of the follower: {error}"
+        ))),
         _ => Ok(()),
     }
 }
@@ -413,7 +433,10 @@ pub(super) fn record<'a>(
         && let Some(payload) = fetched.get(&event.position)
     {
         // As many parts as the payload has.
-        let header = EventHeader { parts: u32::MAX, ..event.header };
+        let header = EventHeader {
+            parts: u32::MAX,
+            ..event.header
+        };
         return Record { header, payload };
     }
     recorder.ring.event(event)

@@ -9,10 +9,10 @@ use super::following::Following;
 use super::lane::Item;
 use super::replay::record;
 use crate::follower::{Arrival, ProcessMemory};
-use crate::sys::memory;
 use crate::matcher::{Call, Difference, Memory, What};
 use crate::report::call::format_call;
 use crate::report::hex;
+use crate::sys::{memory, ptrace};
 use crate::tracee::symbol;
 use crate::tracee::thread::Stopped;
 
@@ -21,13 +21,17 @@ const SHOWN: usize = 4096;
 
 /// The difference as the end of a sentence.
 pub(super) fn in_words(difference: &Difference, call: &Call) -> String {
-    let Some(arg) = difference.arg else { return String::new() };
+    let Some(arg) = difference.arg else {
+        return String::new();
+    };
     let name = table::syscall(call.nr)
         .and_then(|spec| spec.names.get(usize::from(arg)).copied())
         .unwrap_or("?");
     match &difference.what {
         What::Call => String::new(),
-        What::Value(leader, follower) => format!(" with another {name}: {leader} against {follower}"),
+        What::Value(leader, follower) => {
+            format!(" with another {name}: {leader} against {follower}")
+        }
         What::Bytes(_, _, at) => format!(" with other bytes in {name}, first at offset {at}"),
         What::Fault(address) => format!(" whose {name} cannot be read at {address:#x}"),
     }
@@ -45,12 +49,18 @@ impl Following {
     ) -> String {
         let lane = &self.lanes[index];
         let mut text = String::new();
-        let _ = writeln!(text, "thread      leader {} / follower {}", lane.leader, arrival.tid);
+        let _ = writeln!(
+            text,
+            "thread      leader {} / follower {}",
+            lane.leader, arrival.tid
+        );
         let _ = match expected.and_then(|index| self.order.next(index)) {
             Some((Item::Call(event), _)) => {
                 let record = record(&self.recorder, &self.fetched, event);
                 let header = &record.header;
-                let line = format_call(header.nr, &header.args, Some(header.ret), &|arg| record.data(arg));
+                let line = format_call(header.nr, &header.args, Some(header.ret), &|arg| {
+                    record.data(arg)
+                });
                 writeln!(text, "leader      {line}")
             }
             _ => writeln!(text, "leader      (its thread ended)"),
@@ -60,8 +70,15 @@ impl Following {
             own.get(usize::from(arg)).and_then(Option::as_deref)
         });
         let _ = writeln!(text, "follower    {line}");
-        if let Some(Difference { what: What::Bytes(leader, follower, at), .. }) = difference {
-            let _ = writeln!(text, "first difference at byte {at} (leader above, follower below):");
+        if let Some(Difference {
+            what: What::Bytes(leader, follower, at),
+            ..
+        }) = difference
+        {
+            let _ = writeln!(
+                text,
+                "first difference at byte {at} (leader above, follower below):"
+            );
             let _ = writeln!(text, "{}", hex::context(leader, follower, *at).trim_end());
         }
         let _ = writeln!(
@@ -84,14 +101,19 @@ impl Following {
                 let len = match arg {
                     Arg::Path | Arg::Mem(Dir::In, Len::Str) => {
                         let mut text = memory::read_available(pid, address, 4096);
-                        let end = text.iter().position(|byte| *byte == 0).map_or(text.len(), |at| at + 1);
+                        let end = text
+                            .iter()
+                            .position(|byte| *byte == 0)
+                            .map_or(text.len(), |at| at + 1);
                         text.truncate(end);
                         return Some(text);
                     }
                     Arg::Mem(Dir::In, Len::RetCapped(at, times) | Len::Arg(at, times)) => {
                         value(at).checked_mul(usize::from(times))?
                     }
-                    Arg::Mem(Dir::In, Len::Fixed(len)) | Arg::Struct(Dir::In, len, _) => usize::from(len),
+                    Arg::Mem(Dir::In, Len::Fixed(len)) | Arg::Struct(Dir::In, len, _) => {
+                        usize::from(len)
+                    }
                     Arg::SockaddrIn(at) => value(at).min(128),
                     Arg::EpollEvent => 12,
                     Arg::PollFds(at) => value(at).checked_mul(8)?,
@@ -105,7 +127,11 @@ impl Following {
     }
 
     fn append_history(&self, text: &mut String) {
-        let _ = writeln!(text, "the {} calls before, equal on both sides:", self.history.len());
+        let _ = writeln!(
+            text,
+            "the {} calls before, equal on both sides:",
+            self.history.len()
+        );
         for past in &self.history {
             let line = format_call(past.nr, &past.args, Some(past.ret), &|_| None);
             let _ = writeln!(text, "  {:>7}  {line}", past.tid);
@@ -139,22 +165,33 @@ impl Following {
                 }
                 (None, None) => "has no follower thread".into(),
             };
-            let _ = writeln!(text, "thread {}: {expected}; the follower {place}", lane.leader);
+            let _ = writeln!(
+                text,
+                "thread {}: {expected}; the follower {place}",
+                lane.leader
+            );
         }
         self.append_history(&mut text);
         text
     }
 
     /// A crash of the follower: the signal, the address, and where it was.
-    pub(super) fn crash_report(&self, thread: &Stopped, signal: i32, info: &libc::siginfo_t) -> String {
+    pub(super) fn crash_report(
+        &self,
+        thread: &Stopped,
+        signal: i32,
+        info: &libc::siginfo_t,
+    ) -> String {
         let mut text = String::new();
         let _ = writeln!(text, "follower thread {} got signal {signal}", thread.tid());
-        // SAFETY: for a fault the kernel stores an address here; for any other signal the bytes are
-        // merely a number that is printed.
-        let address = unsafe { info.si_addr() } as u64;
+        let address = ptrace::fault_address(info);
         let _ = writeln!(text, "fault address {address:#x}, code {}", info.si_code);
         if let Ok(regs) = thread.registers() {
-            let _ = writeln!(text, "follower at {}", symbol::describe(self.follower.pid, regs.rip));
+            let _ = writeln!(
+                text,
+                "follower at {}",
+                symbol::describe(self.follower.pid, regs.rip)
+            );
             let mut frames = symbol::frames(self.follower.pid, regs.rip, regs.rbp, regs.rsp);
             frames.truncate(16);
             for frame in frames {

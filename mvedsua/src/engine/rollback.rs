@@ -1,13 +1,19 @@
 //! Back to a single leader: the follower is thrown away and the leader is bare again.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollTimeout, poll};
 
 use super::following::Following;
 use super::side::{Side, Why};
 use super::worker::Home;
 use crate::sys::ptrace::{self, Wait};
+use crate::tracee::inspect;
 use crate::tracee::stub::Vdso;
 use crate::tracee::thread::Running;
+
+/// A thread that has not stopped after this long is worth a line in the log.
+const SLOW_STOP: Duration = Duration::from_secs(5);
 
 impl Following {
     /// Kills the follower, detaches the recorder and frees the leader. Never fails: what does not
@@ -31,6 +37,24 @@ pub(super) fn pass(side: &mut Side, tid: i32, wait: Wait) {
         return;
     }
     let Some(thread) = side.reported(tid) else {
+        // A thread at its birth, reported before its creator's event names it: lost here, it would
+        // stand still for ever.
+        if wait == Wait::Interrupted && inspect::process_of(tid) == Some(side.pid) {
+            let born = Running::born(tid).reported();
+            if let Ok(running) = born.resume(0) {
+                side.add_running(running);
+            }
+        } else {
+            // Whoever it is, it must not stand still because of us.
+            let _ = ptrace::resume(
+                tid,
+                if let Wait::Signal(signal) = wait {
+                    signal
+                } else {
+                    0
+                },
+            );
+        }
         return;
     };
     let signal = match wait {
@@ -42,8 +66,12 @@ pub(super) fn pass(side: &mut Side, tid: i32, wait: Wait) {
             }
             return;
         }
-        Wait::Event(libc::PTRACE_EVENT_CLONE | libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK) => {
-            if let Ok(born) = thread.event_message() {
+        Wait::Event(
+            libc::PTRACE_EVENT_CLONE | libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK,
+        ) => {
+            if let Ok(born) = thread.event_message()
+                && !side.has(born as i32)
+            {
                 side.add_running(Running::born(born as i32));
             }
             0
@@ -60,27 +88,44 @@ fn is_ours(tid: i32) -> bool {
     ptrace::signal_info(tid).is_ok_and(|info| info.si_code == libc::SI_KERNEL)
 }
 
-/// Stops all threads of a side for a moment; signals that arrive are delivered.
+/// Stops all threads of a side; signals that arrive are delivered. Returns only when all stand: a
+/// thread that was left behind would stay in its next stop for ever.
 pub(super) fn stop_side(side: &mut Side) {
     let start = Instant::now();
+    let mut warned = false;
     side.interrupt_all();
-    while side.running().next().is_some() && start.elapsed().as_secs() < 10 {
-        let Ok(Some((tid, wait))) = ptrace::wait(-1, true) else { break };
-        if !side.has(tid) {
-            // A thread born a moment ago, before its creator's event: it stays in its birth stop.
-            if wait == Wait::Interrupted {
-                side.add_stopped(Running::born(tid).reported(), Why::Asked);
+    while side.running().next().is_some() {
+        match ptrace::wait(-1, false) {
+            Ok(Some((tid, wait))) if !side.has(tid) => {
+                // A thread born a moment ago, before its creator's event: it stays in its birth stop.
+                if wait == Wait::Interrupted && inspect::process_of(tid) == Some(side.pid) {
+                    side.add_stopped(Running::born(tid).reported(), Why::Asked);
+                }
             }
-            continue;
-        }
-        if wait == Wait::Interrupted {
-            if let Some(thread) = side.reported(tid) {
-                side.add_stopped(thread, Why::Asked);
+            Ok(Some((tid, Wait::Interrupted))) => {
+                if let Some(thread) = side.reported(tid) {
+                    side.add_stopped(thread, Why::Asked);
+                }
             }
-        } else {
-            pass(side, tid, wait);
-            // The event may have brought a thread of which nobody knew.
-            side.interrupt_all();
+            Ok(Some((tid, wait))) => {
+                pass(side, tid, wait);
+                // The event may have brought a thread of which nobody knew.
+                side.interrupt_all();
+            }
+            Ok(None) | Err(_) => {
+                side.settle_stragglers();
+                if !warned && start.elapsed() > SLOW_STOP {
+                    warned = true;
+                    let tids: Vec<i32> = side.running().map(Running::tid).collect();
+                    tracing::warn!(
+                        pid = side.pid,
+                        ?tids,
+                        "these threads do not stop; waiting for them"
+                    );
+                }
+                // No descriptor tells of a ptrace report to this thread alone.
+                let _ = poll(&mut [], PollTimeout::from(1u8));
+            }
         }
     }
 }

@@ -38,7 +38,10 @@ pub(super) struct Side {
 
 impl Side {
     pub(super) fn new(pid: i32) -> Self {
-        Self { pid, threads: HashMap::new() }
+        Self {
+            pid,
+            threads: HashMap::new(),
+        }
     }
 
     pub(super) fn add_running(&mut self, thread: Running) {
@@ -46,7 +49,8 @@ impl Side {
     }
 
     pub(super) fn add_stopped(&mut self, thread: Stopped, why: Why) {
-        self.threads.insert(thread.tid(), Thread::Stopped(thread, why));
+        self.threads
+            .insert(thread.tid(), Thread::Stopped(thread, why));
     }
 
     pub(super) fn has(&self, tid: i32) -> bool {
@@ -85,7 +89,9 @@ impl Side {
             .filter(|(_, thread)| matches!(thread, Thread::Stopped(_, why) if *why == because))
             .map(|(tid, _)| *tid)
             .collect();
-        tids.into_iter().filter_map(|tid| self.reported(tid)).collect()
+        tids.into_iter()
+            .filter_map(|tid| self.reported(tid))
+            .collect()
     }
 
     /// Takes a thread that was reported at its birth before anybody knew it.
@@ -97,7 +103,8 @@ impl Side {
     }
 
     pub(super) fn count_stopped(&self, because: Why) -> usize {
-        let counts = |thread: &&Thread| matches!(thread, Thread::Stopped(_, why) if *why == because);
+        let counts =
+            |thread: &&Thread| matches!(thread, Thread::Stopped(_, why) if *why == because);
         self.threads.values().filter(counts).count()
     }
 
@@ -113,6 +120,36 @@ impl Side {
         for thread in self.running() {
             // A thread that is gone will be reported as such.
             let _ = thread.interrupt();
+        }
+    }
+
+    /// Sets the options of all threads that are stopped.
+    pub(super) fn set_options_stopped(&self, options: u32) -> Result<()> {
+        for thread in self.threads.values() {
+            if let Thread::Stopped(stopped, _) = thread {
+                stopped.set_options(options)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Threads that run as far as we know and of which the kernel will report nothing: those whose
+    /// stop was reported already, and those that have ended (a main thread that left before the
+    /// others is reported with the last of them).
+    pub(super) fn settle_stragglers(&mut self) {
+        for tid in self.tids() {
+            if !matches!(self.threads.get(&tid), Some(Thread::Running(_))) {
+                continue;
+            }
+            if ptrace::registers(tid).is_ok() {
+                if let Some(stopped) = self.reported(tid) {
+                    self.add_stopped(stopped, Why::Asked);
+                }
+            } else if inspect::status_field(self.pid, tid, "State")
+                .is_none_or(|s| s.starts_with(['Z', 'X']))
+            {
+                self.ended(tid);
+            }
         }
     }
 
@@ -137,7 +174,9 @@ impl Side {
         let _ = crate::sys::pidfd::kill(self.pid);
         while !self.threads.is_empty() {
             match ptrace::wait(-1, true) {
-                Ok(Some((tid, Wait::Exited(_) | Wait::Killed(_)))) if self.has(tid) => self.ended(tid),
+                Ok(Some((tid, Wait::Exited(_) | Wait::Killed(_)))) if self.has(tid) => {
+                    self.ended(tid)
+                }
                 Ok(Some((tid, _))) if self.has(tid) => {
                     // An exit stop: on with it.
                     let _ = ptrace::resume(tid, 0);
@@ -168,8 +207,12 @@ impl Side {
     /// Steps every stopped thread out of the vDSO (code and stub), so that it can be written.
     pub(super) fn leave_vdso(&mut self, vdso: &crate::tracee::stub::Vdso) -> Result<()> {
         for tid in self.tids() {
-            let Some(Thread::Stopped(..)) = self.threads.get(&tid) else { continue };
-            let Some(Thread::Stopped(mut stopped, why)) = self.threads.remove(&tid) else { continue };
+            let Some(Thread::Stopped(..)) = self.threads.get(&tid) else {
+                continue;
+            };
+            let Some(Thread::Stopped(mut stopped, why)) = self.threads.remove(&tid) else {
+                continue;
+            };
             let mut steps = 0;
             while vdso.contains(stopped.registers()?.rip) && steps < 20_000 {
                 stopped = stopped.single_step()?;

@@ -29,10 +29,8 @@ pub(super) struct Begun {
 }
 
 /// Options of a promoted process, while it leads alone and while it leads an update.
-pub(super) const KEPT_OPTIONS: u32 = LEADER_OPTIONS
-    | ptrace::O_TRACEFORK
-    | ptrace::O_TRACEVFORK
-    | ptrace::O_SUSPEND_SECCOMP;
+pub(super) const KEPT_OPTIONS: u32 =
+    LEADER_OPTIONS | ptrace::O_TRACEFORK | ptrace::O_TRACEVFORK | ptrace::O_SUSPEND_SECCOMP;
 
 /// Takes a copy of the leader and makes it a follower. On failure the leader is as it was.
 ///
@@ -45,12 +43,18 @@ pub(super) fn begin(
 ) -> std::result::Result<Begun, Failure> {
     let pid = home.pid();
     let told = |e: TraceeError| {
-        refused("E220", format!("the snapshot failed and nothing was changed: {e}"))
+        refused(
+            "E220",
+            format!("the snapshot failed and nothing was changed: {e}"),
+        )
     };
     let vdso = Vdso::of(pid).map_err(told)?;
     // Everything that takes its time happens before the pause.
-    let mut recorder = Recorder::load(options.ring_bytes).map_err(|e| refused("E221", e.to_string()))?;
-    recorder.attach().map_err(|e| refused("E221", e.to_string()))?;
+    let mut recorder =
+        Recorder::load(options.ring_bytes).map_err(|e| refused("E221", e.to_string()))?;
+    recorder
+        .attach()
+        .map_err(|e| refused("E221", e.to_string()))?;
 
     let start = Instant::now();
     let threads = match home {
@@ -66,7 +70,11 @@ pub(super) fn begin(
         leader.add_running(copied.cloner);
         let (cloner, middle) = (contexts.1, copied.middle);
         let made = furnish(pid, copied.follower, &contexts.0, &vdso, listener)?;
-        let addresses = contexts.0.iter().map(|context| (context.tid, context.tid_address)).collect();
+        let addresses = contexts
+            .0
+            .iter()
+            .map(|context| (context.tid, context.tid_address))
+            .collect();
         Ok((made, cloner, middle, addresses))
     });
     match made {
@@ -91,7 +99,9 @@ pub(super) fn begin(
                 following.abandon(home);
                 return Err(refused(
                     "E222",
-                    format!("a ring of {capacity} bytes is too small for this many threads; use a larger --ring"),
+                    format!(
+                        "a ring of {capacity} bytes is too small for this many threads; use a larger --ring"
+                    ),
                 ));
             }
             Ok(Begun { following, pause })
@@ -121,7 +131,12 @@ fn copy(
         recorder
             .add_process(pid as u32)
             .map_err(|e| TraceeError::Unsuitable(e.to_string()))?;
-        let cloner = captured.iter().find(|c| c.context.tid == pid).unwrap_or(&captured[0]).context.tid;
+        let cloner = captured
+            .iter()
+            .find(|c| c.context.tid == pid)
+            .unwrap_or(&captured[0])
+            .context
+            .tid;
         let mut resumed = Vec::new();
         let copied = snapshot::take(pid, &mut captured, vdso, &mut |others| {
             for other in others {
@@ -137,7 +152,11 @@ fn copy(
     })();
     if result.is_err() {
         // The handles are gone with the error; the threads are still ours, and where they were.
-        for tid in tids.into_iter().filter(|tid| !leader.has(*tid)).collect::<Vec<_>>() {
+        for tid in tids
+            .into_iter()
+            .filter(|tid| !leader.has(*tid))
+            .collect::<Vec<_>>()
+        {
             leader.add_running(crate::tracee::thread::Running::born(tid));
         }
     }
@@ -171,7 +190,12 @@ fn furnish(
             thread.set_options(snapshot::FOLLOWER_OPTIONS)?;
             side.add_running(thread.resume(0)?);
         }
-        Ok(Made { side, pairs, listener: installed.listener, no_new_privs: installed.no_new_privs })
+        Ok(Made {
+            side,
+            pairs,
+            listener: installed.listener,
+            no_new_privs: installed.no_new_privs,
+        })
     })();
     if result.is_err() {
         let mut side = Side::new(pid);
@@ -192,8 +216,21 @@ pub(super) fn reverse(
     exchanged: Exchanged,
     wakeup: &Wakeup,
 ) -> std::result::Result<(Following, Home, Duration), (Home, String)> {
-    let Exchanged { mut kept, old, following, start } = exchanged;
-    let Following { recorder, vdso, epoll, options, lanes, tid_addresses, .. } = following;
+    let Exchanged {
+        mut kept,
+        old,
+        following,
+        start,
+    } = exchanged;
+    let Following {
+        recorder,
+        vdso,
+        epoll,
+        options,
+        lanes,
+        tid_addresses,
+        ..
+    } = following;
     let mut recorder = recorder;
     let old_pid = old.pid;
     let recorded = recorder.add_process(kept.side.pid as u32);
@@ -201,8 +238,10 @@ pub(super) fn reverse(
     kept.side.resume_all();
     let pause = start.elapsed();
 
-    let pairs: Vec<(i32, i32)> =
-        lanes.iter().filter_map(|lane| Some((lane.follower?, lane.leader))).collect();
+    let pairs: Vec<(i32, i32)> = lanes
+        .iter()
+        .filter_map(|lane| Some((lane.follower?, lane.leader)))
+        .collect();
     let made = recorded
         .map_err(|e| TraceeError::Unsuitable(e.to_string()))
         .and_then(|()| turn_follower(old, &vdso, kept.previous.take()));
@@ -218,7 +257,10 @@ pub(super) fn reverse(
                 }
             }
             let leader = std::mem::replace(&mut kept.side, Side::new(0));
-            let pairs = pairs.into_iter().filter(|(_, follower)| side.has(*follower)).collect();
+            let pairs = pairs
+                .into_iter()
+                .filter(|(_, follower)| side.has(*follower))
+                .collect();
             let following = Following::new(Parts {
                 leader,
                 follower: side,

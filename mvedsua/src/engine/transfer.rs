@@ -21,7 +21,9 @@ const INTERVAL_TIMERS: u64 = 3;
 pub(super) type Timers = Vec<[u8; 32]>;
 
 fn number(name: &str) -> u16 {
-    mvedsua_common::table::by_name(name).expect("the table has every call").nr
+    mvedsua_common::table::by_name(name)
+        .expect("the table has every call")
+        .nr
 }
 
 fn failed(what: &str) -> impl Fn(std::io::Error) -> Stop + '_ {
@@ -38,8 +40,9 @@ impl Following {
         let process = pidfd::open(self.leader.pid).map_err(failed("opening the leader"))?;
         let mut given = Vec::new();
         for (fd, cloexec) in inspect::descriptors(self.leader.pid)? {
-            let ours = pidfd::duplicate(process.as_fd(), fd)
-                .map_err(|e| Stop::roll_back(format!("taking descriptor {fd} at promotion: {e}")))?;
+            let ours = pidfd::duplicate(process.as_fd(), fd).map_err(|e| {
+                Stop::roll_back(format!("taking descriptor {fd} at promotion: {e}"))
+            })?;
             self.give(through, ours.as_fd(), fd, cloexec)?;
             given.push(fd);
         }
@@ -52,7 +55,13 @@ impl Following {
         Ok(given)
     }
 
-    fn give(&self, through: &Arrival, fd: BorrowedFd<'_>, number: i32, cloexec: bool) -> Result<(), Stop> {
+    fn give(
+        &self,
+        through: &Arrival,
+        fd: BorrowedFd<'_>,
+        number: i32,
+        cloexec: bool,
+    ) -> Result<(), Stop> {
         self.listener
             .install_fd(through.id, fd, number, cloexec)
             .map_err(|e| Stop::roll_back(format!("giving descriptor {number} at promotion: {e}")))
@@ -63,21 +72,36 @@ impl Following {
     ///
     /// # Errors
     /// When the follower refuses one of the calls.
-    pub(super) fn settle_in(&self, thread: &mut Stopped, timers: &Timers, given: &[i32]) -> Result<(), Stop> {
+    pub(super) fn settle_in(
+        &self,
+        thread: &mut Stopped,
+        timers: &Timers,
+        given: &[i32],
+    ) -> Result<(), Stop> {
         let plain = Plain { vdso: &self.vdso };
         let pid = self.follower.pid;
         let scratch = (thread.registers()?.rsp - 4096) & !63;
         let write = |bytes: &[u8]| {
-            crate::sys::memory::write(pid, scratch, bytes).map_err(failed("writing the new leader's stack"))
+            crate::sys::memory::write(pid, scratch, bytes)
+                .map_err(failed("writing the new leader's stack"))
         };
         for ((epfd, fd), registration) in self.epoll.differing() {
             let mut event = [0u8; 12];
             event[..4].copy_from_slice(&registration.events.to_le_bytes());
             event[4..].copy_from_slice(&registration.follower.to_le_bytes());
             write(&event)?;
-            let args = [epfd as u64, libc::EPOLL_CTL_MOD as u64, fd as u64, scratch, 0, 0];
+            let args = [
+                epfd as u64,
+                libc::EPOLL_CTL_MOD as u64,
+                fd as u64,
+                scratch,
+                0,
+                0,
+            ];
             // A registration that went with its descriptor is none to be changed.
-            plain.call_with(thread, "epoll_ctl", number("epoll_ctl"), &args, &mut |_| Ok(()))?;
+            plain.call_with(thread, "epoll_ctl", number("epoll_ctl"), &args, &mut |_| {
+                Ok(())
+            })?;
         }
         for (which, timer) in timers.iter().enumerate() {
             if timer.iter().any(|byte| *byte != 0) {
@@ -89,7 +113,12 @@ impl Following {
         // Files that the follower had open to map them, and that the leader has not.
         for (fd, _) in inspect::descriptors(pid)? {
             if !given.contains(&fd) {
-                plain.call_ok(thread, "close", number("close"), &[fd as u64, 0, 0, 0, 0, 0])?;
+                plain.call_ok(
+                    thread,
+                    "close",
+                    number("close"),
+                    &[fd as u64, 0, 0, 0, 0, 0],
+                )?;
             }
         }
         let leader = self.leader.pid;
@@ -142,7 +171,10 @@ impl Following {
         }
         let timers = std::fs::read_to_string(format!("/proc/{pid}/timers")).unwrap_or_default();
         if !timers.trim().is_empty() {
-            return Some("the leader has POSIX timers (timer_create), which cannot be carried over yet".into());
+            return Some(
+                "the leader has POSIX timers (timer_create), which cannot be carried over yet"
+                    .into(),
+            );
         }
         if !self.lasting.is_empty() {
             let names: Vec<&str> = self.lasting.iter().copied().collect();

@@ -17,8 +17,8 @@ use super::rollback::{pass, stop_side};
 use super::side::{Side, Why};
 use super::snapshot::{self, begin};
 use crate::session::{
-    Command, Done, Failure, FollowerStatus, LastUpdate, Mark, Outcome, OutdatedLeader, SingleLeader,
-    Stage, Status, TimelineEntry, UpdateOptions, UpdatedLeader, Updating, WaitFor,
+    Command, Done, Failure, FollowerStatus, LastUpdate, Mark, Outcome, OutdatedLeader,
+    SingleLeader, Stage, Status, TimelineEntry, UpdateOptions, UpdatedLeader, Updating, WaitFor,
 };
 use crate::sys::ptrace::{self, Wait};
 use crate::sys::seccomp::Listener;
@@ -26,6 +26,8 @@ use crate::sys::wakeup::Wakeup;
 use crate::tracee::inspect;
 use crate::tracee::thread::Stopped;
 
+/// Longest time that a promotion waits for the follower to catch up.
+const PROMOTION_PATIENCE: Duration = Duration::from_secs(30);
 /// How often the status is refreshed while an update runs.
 const REFRESH: Duration = Duration::from_millis(100);
 
@@ -64,7 +66,11 @@ impl Home {
 
 impl Kept {
     pub(super) fn new(side: Side, listener: Arc<Listener>) -> Self {
-        Self { side, listener, previous: None }
+        Self {
+            side,
+            listener,
+            previous: None,
+        }
     }
 
     /// Stops all its threads for a snapshot and hands them over.
@@ -101,6 +107,13 @@ enum Life {
     Ended,
 }
 
+/// A promotion that was asked for.
+struct PendingPromotion {
+    finalize: bool,
+    reply: oneshot::Sender<Result<Done, Failure>>,
+    asked: Instant,
+}
+
 /// The engine thread's state.
 pub(super) struct Worker {
     pub(super) name: String,
@@ -108,6 +121,8 @@ pub(super) struct Worker {
     pub(super) changed: watch::Sender<u64>,
     pub(super) requests: Receiver<Request>,
     pub(super) wakeup: Wakeup,
+    /// A promotion that waits for the follower to catch up: the leader serves on meanwhile.
+    promotion: Option<PendingPromotion>,
     /// Who waits for the end of `update`.
     waiting: Option<oneshot::Sender<Result<Done, Failure>>>,
     refreshed: Instant,
@@ -123,14 +138,29 @@ impl Worker {
         wakeup: Wakeup,
     ) -> Self {
         let now = Instant::now();
-        Self { name, shared, changed, requests, wakeup, waiting: None, refreshed: now, started: now }
+        Self {
+            name,
+            shared,
+            changed,
+            requests,
+            wakeup,
+            promotion: None,
+            waiting: None,
+            refreshed: now,
+            started: now,
+        }
     }
 
     /// Runs until the service ends or is detached.
-    pub(super) fn run(mut self, pid: i32) {
+    pub(super) fn run(mut self, home: Home) {
+        let pid = home.pid();
         tracing::info!(name = self.name, pid, "supervising");
-        self.mark(None, Stage::SingleLeader, format!("attached to process {pid}"));
-        let mut life = Life::Single(SingleLeader::new(), Home::Bare(pid));
+        let how = match home {
+            Home::Bare(_) => "attached to process",
+            Home::Kept(_) => "took over the promoted process",
+        };
+        self.mark(None, Stage::SingleLeader, format!("{how} {pid}"));
+        let mut life = Life::Single(SingleLeader::new(), home);
         loop {
             life = match life {
                 Life::Single(token, home) => match self.single(token, home) {
@@ -156,7 +186,7 @@ impl Worker {
             self.ended("it has ended");
             return Some(Life::Ended);
         }
-        self.refresh_single(&home);
+        self.refresh_single(home.pid());
         match self.requests.try_recv() {
             Err(TryRecvError::Empty) => Some(Life::Single(token, home)),
             Err(TryRecvError::Disconnected) => match home {
@@ -225,14 +255,20 @@ impl Worker {
                 self.started = Instant::now();
                 let following = begun.following;
                 self.change(|status| {
-                    status.pauses_ms = crate::session::Pauses { snapshot: Some(pause), promotion: None };
+                    status.pauses_ms = crate::session::Pauses {
+                        snapshot: Some(pause),
+                        promotion: None,
+                    };
                     status.last_update = None;
                 });
                 let follower = following.follower.pid;
+                self.refresh(&following, Stage::Updating);
                 self.mark(
                     Some(Mark::T1),
                     Stage::Updating,
-                    format!("snapshot of process {pid} as {follower}, the leader paused {pause:.2} ms"),
+                    format!(
+                        "snapshot of process {pid} as {follower}, the leader paused {pause:.2} ms"
+                    ),
                 );
                 if following.no_new_privs {
                     self.mark(
@@ -241,10 +277,15 @@ impl Worker {
                         format!("process {follower} now has no_new_privs: its set-uid programs lose their effect"),
                     );
                 }
-                self.mark(Some(Mark::T2), Stage::Updating, "the follower consumes events".into());
+                self.mark(
+                    Some(Mark::T2),
+                    Stage::Updating,
+                    "the follower consumes events".into(),
+                );
                 if options.wait == WaitFor::None {
-                    let message =
-                        format!("process {follower} follows process {pid}; the leader paused {pause:.2} ms");
+                    let message = format!(
+                        "process {follower} follows process {pid}; the leader paused {pause:.2} ms"
+                    );
                     let _ = reply.send(Ok(Done { message }));
                 } else {
                     self.waiting = Some(reply);
@@ -284,6 +325,26 @@ impl Worker {
             }
             stage => stage,
         };
+        let stage = match (self.promotion.take(), stage) {
+            (Some(pending), Live::Outdated(token, home)) if following.has_caught_up() => {
+                return self.promote(following, token, home, pending.finalize, pending.reply);
+            }
+            (Some(pending), stage) if pending.asked.elapsed() > PROMOTION_PATIENCE => {
+                let message = format!(
+                    "the follower is {} events behind and does not catch up under this load; try again when \
+                     the load is lower",
+                    following.lag_events()
+                );
+                self.mark(None, stage.stage(), format!("not promoted: {message}"));
+                // Whoever asked may have gone away.
+                let _ = pending.reply.send(Err(refused("E233", message)));
+                stage
+            }
+            (pending, stage) => {
+                self.promotion = pending;
+                stage
+            }
+        };
         if !rang {
             return stage.into_life(following);
         }
@@ -304,13 +365,31 @@ impl Worker {
         reply: oneshot::Sender<Result<Done, Failure>>,
     ) -> Life {
         match (command, stage) {
-            (Command::Promote { finalize }, Live::Outdated(token, home)) => {
-                self.promote(following, token, home, finalize, reply)
+            (Command::Promote { finalize }, stage @ Live::Outdated(..))
+                if self.promotion.is_none() =>
+            {
+                self.mark(
+                    Some(Mark::T4),
+                    Stage::OutdatedLeader,
+                    "promotion was asked for".into(),
+                );
+                self.promotion = Some(PendingPromotion {
+                    finalize,
+                    reply,
+                    asked: Instant::now(),
+                });
+                stage.into_life(following)
             }
             (Command::Rollback { reason }, stage) => {
                 let message = match &stage {
-                    Live::Updated(..) => "the old version leads again".to_owned(),
-                    _ => format!("rolled back; process {} serves on, bare", following.leader.pid),
+                    Live::Updated(..) => format!(
+                        "the old version was dropped; process {} serves on",
+                        following.leader.pid
+                    ),
+                    _ => format!(
+                        "rolled back; process {} serves on, bare",
+                        following.leader.pid
+                    ),
                 };
                 let life = self.stopped(following, stage, Stop::RollBack(reason, None));
                 let _ = reply.send(Ok(Done { message }));
@@ -335,7 +414,8 @@ impl Worker {
                         (Command::Promote { .. }, Live::Updating(..)) =>
                             "; wait until the follower has caught up (`mvedsua watch`)",
                         (Command::Finalize, _) => "; promote first",
-                        (Command::Update(_) | Command::Detach, _) => "; finalize or roll back first",
+                        (Command::Update(_) | Command::Detach, _) =>
+                            "; finalize or roll back first",
                         _ => "",
                     }
                 );
@@ -353,7 +433,7 @@ impl Worker {
         finalize: bool,
         reply: oneshot::Sender<Result<Done, Failure>>,
     ) -> Life {
-        self.mark(Some(Mark::T4), Stage::Promoting, "promotion was asked for".into());
+        self.mark(None, Stage::Promoting, "the roles are exchanged".into());
         let promoting = token.promote();
         match following.promote() {
             Promoted::NotNow(following, why) => {
@@ -372,7 +452,12 @@ impl Worker {
                 Life::Single(promoting.roll_back(), home)
             }
             Promoted::Done(exchanged) if finalize => {
-                let (life, message) = self.finalized(*exchanged, promoting.exchanged_for_good(), Outcome::Finalized, "promoted and finalized");
+                let (life, message) = self.finalized(
+                    *exchanged,
+                    promoting.exchanged_for_good(),
+                    Outcome::Finalized,
+                    "promoted and finalized",
+                );
                 let _ = reply.send(match message {
                     Ok(message) => Ok(Done { message }),
                     Err(reason) => Err(Failure::Ended { reason }),
@@ -382,24 +467,26 @@ impl Worker {
             Promoted::Done(mut exchanged) => {
                 exchanged.kept.previous = home.listener();
                 match snapshot::reverse(*exchanged, &self.wakeup) {
-                Ok((following, home, pause)) => {
-                    let pause = pause.as_secs_f64() * 1e3;
-                    self.change(|status| status.pauses_ms.promotion = Some(pause));
-                    let message = format!(
-                        "process {} leads, the old version follows as {}; paused {pause:.2} ms",
-                        following.leader.pid, following.follower.pid
-                    );
-                    self.mark(Some(Mark::T5), Stage::UpdatedLeader, message.clone());
-                    let _ = reply.send(Ok(Done { message }));
-                    Life::Updated(promoting.exchanged(), Box::new(following), home)
-                }
-                Err((home, why)) => {
-                    let message = format!("promoted; the old version could not follow and was dropped: {why}");
-                    self.finish(Outcome::Finalized, message.clone(), None);
-                    self.mark(Some(Mark::T6), Stage::SingleLeader, message.clone());
-                    let _ = reply.send(Ok(Done { message }));
-                    Life::Single(promoting.exchanged().finalize(), home)
-                }
+                    Ok((following, home, pause)) => {
+                        let pause = pause.as_secs_f64() * 1e3;
+                        self.change(|status| status.pauses_ms.promotion = Some(pause));
+                        let message = format!(
+                            "process {} leads, the old version follows as {}; paused {pause:.2} ms",
+                            following.leader.pid, following.follower.pid
+                        );
+                        self.mark(Some(Mark::T5), Stage::UpdatedLeader, message.clone());
+                        let _ = reply.send(Ok(Done { message }));
+                        Life::Updated(promoting.exchanged(), Box::new(following), home)
+                    }
+                    Err((home, why)) => {
+                        let message = format!(
+                            "promoted; the old version could not follow and was dropped: {why}"
+                        );
+                        self.finish(Outcome::Finalized, message.clone(), None);
+                        self.mark(Some(Mark::T6), Stage::SingleLeader, message.clone());
+                        let _ = reply.send(Ok(Done { message }));
+                        Life::Single(promoting.exchanged().finalize(), home)
+                    }
                 }
             }
         }
@@ -419,12 +506,17 @@ impl Worker {
                 let pause = pause.as_secs_f64() * 1e3;
                 self.change(|status| status.pauses_ms.promotion = Some(pause));
                 let pid = kept.side.pid;
-                self.refresh(&following, Stage::SingleLeader);
+                self.refresh_single(pid);
                 drop(following);
                 self.finish(outcome, reason.to_owned(), None);
-                let message = format!("process {pid} serves, process {old} is gone; paused {pause:.2} ms");
+                let message =
+                    format!("process {pid} serves, process {old} is gone; paused {pause:.2} ms");
                 self.mark(Some(Mark::T5), Stage::SingleLeader, message.clone());
-                self.mark(Some(Mark::T6), Stage::SingleLeader, "the old version is gone".into());
+                self.mark(
+                    Some(Mark::T6),
+                    Stage::SingleLeader,
+                    "the old version is gone".into(),
+                );
                 (Life::Single(token, Home::Kept(kept)), Ok(message))
             }
             Err(stop) => {
@@ -437,12 +529,24 @@ impl Worker {
 
     /// The update cannot go on: rolls back, or lets the other version take over.
     fn stopped(&mut self, following: Box<Following>, stage: Live, stop: Stop) -> Life {
+        if let Some(pending) = self.promotion.take() {
+            // Whoever waits for the promotion learns what became of the update instead.
+            self.waiting = Some(pending.reply);
+        }
         match (stop, stage) {
             (Stop::RollBack(reason, report), Live::Updated(token, home)) => {
                 // The old version diverged, crashed or is not wanted any more: the new one stays.
                 let life = self.drop_follower(*following, home, token.finalize());
-                self.finish(Outcome::Finalized, format!("the old version was dropped: {reason}"), report);
-                self.mark(Some(Mark::T6), Stage::SingleLeader, format!("the old version was dropped: {reason}"));
+                self.finish(
+                    Outcome::Finalized,
+                    format!("the old version was dropped: {reason}"),
+                    report,
+                );
+                self.mark(
+                    Some(Mark::T6),
+                    Stage::SingleLeader,
+                    format!("the old version was dropped: {reason}"),
+                );
                 life
             }
             (Stop::RollBack(reason, report), stage) => {
@@ -458,13 +562,19 @@ impl Worker {
                 self.finish(Outcome::RolledBack, reason, report);
                 Life::Single(token, home)
             }
-            (Stop::LeaderCrashed { how, held: true }, stage) => self.take_over(following, stage, &how),
+            (Stop::LeaderCrashed { how, held: true }, stage) => {
+                self.take_over(following, stage, &how)
+            }
             (Stop::LeaderCrashed { how, held: false } | Stop::LeaderEnded(how), _) => {
                 let mut following = following;
                 let mut leader = std::mem::replace(&mut following.leader, Side::new(0));
-                following.follower.kill(&mut |tid, wait| pass(&mut leader, tid, wait));
+                following
+                    .follower
+                    .kill(&mut |tid, wait| pass(&mut leader, tid, wait));
                 if let Some(reply) = self.waiting.take() {
-                    let _ = reply.send(Err(Failure::Ended { reason: how.clone() }));
+                    let _ = reply.send(Err(Failure::Ended {
+                        reason: how.clone(),
+                    }));
                 }
                 self.ended(&how);
                 Life::Ended
@@ -484,15 +594,19 @@ impl Worker {
                         reason: format!("{reason}; process {pid} serves now"),
                     }));
                 }
-                self.finalized(*exchanged, token, Outcome::TookOver, &reason).0
+                self.finalized(*exchanged, token, Outcome::TookOver, &reason)
+                    .0
             }
-            Promoted::NotNow(mut following, why) | Promoted::Failed(mut following, Stop::RollBack(why, _)) => {
+            Promoted::NotNow(mut following, why)
+            | Promoted::Failed(mut following, Stop::RollBack(why, _)) => {
                 let why = format!("{reason}, and the follower could not take over: {why}");
                 following.follower.kill(&mut |_, _| {});
                 let dying = std::mem::replace(&mut following.leader, Side::new(0));
                 release_dying(dying);
                 if let Some(reply) = self.waiting.take() {
-                    let _ = reply.send(Err(Failure::Ended { reason: why.clone() }));
+                    let _ = reply.send(Err(Failure::Ended {
+                        reason: why.clone(),
+                    }));
                 }
                 self.ended(&why);
                 Life::Ended
@@ -513,7 +627,11 @@ impl Worker {
 
     fn ended(&mut self, how: &str) {
         tracing::info!(name = self.name, how, "the service has ended");
-        self.mark(None, Stage::SingleLeader, format!("the service has ended: {how}"));
+        self.mark(
+            None,
+            Stage::SingleLeader,
+            format!("the service has ended: {how}"),
+        );
     }
 
     fn finish(&mut self, outcome: Outcome, reason: String, report: Option<String>) {
@@ -524,31 +642,50 @@ impl Worker {
         self.change(|status| {
             status.stage = Stage::SingleLeader;
             status.follower = None;
-            status.last_update = Some(LastUpdate { outcome, reason, report });
+            status.last_update = Some(LastUpdate {
+                outcome,
+                reason,
+                report,
+            });
         });
     }
 
     fn mark(&mut self, mark: Option<Mark>, stage: Stage, what: String) {
-        let unix_ms =
-            SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        let unix_ms = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_millis() as u64);
         tracing::info!(name = self.name, ?mark, %stage, what);
         self.shared
             .timeline
             .lock()
             .expect("nobody panics holding this")
-            .push(TimelineEntry { unix_ms, mark, stage, what });
+            .push(TimelineEntry {
+                unix_ms,
+                mark,
+                stage,
+                what,
+            });
         self.change(|status| status.stage = stage);
     }
 
     fn change(&self, edit: impl FnOnce(&mut Status)) {
-        edit(&mut self.shared.status.lock().expect("nobody panics holding this"));
+        edit(
+            &mut self
+                .shared
+                .status
+                .lock()
+                .expect("nobody panics holding this"),
+        );
         self.changed.send_modify(|count| *count += 1);
     }
 
-    fn refresh_single(&self, home: &Home) {
-        let pid = home.pid();
+    fn refresh_single(&self, pid: i32) {
         let threads = inspect::threads(pid).map_or(0, |threads| threads.len() as u32);
-        let mut status = self.shared.status.lock().expect("nobody panics holding this");
+        let mut status = self
+            .shared
+            .status
+            .lock()
+            .expect("nobody panics holding this");
         status.leader = crate::session::LeaderStatus { pid, threads };
     }
 

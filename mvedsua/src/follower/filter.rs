@@ -46,9 +46,12 @@ pub fn program() -> Result<BpfProgram, FilterError> {
             }
             Class::Multiplexed => {
                 let (at, commands) = call.commands.unwrap_or((0, &[]));
-                let local = commands.iter().filter(|command| command.class == Class::Local);
-                let allowed =
-                    local.map(|command: &Command| equals(at, command.value)).collect::<Result<Vec<_>, _>>()?;
+                let local = commands
+                    .iter()
+                    .filter(|command| command.class == Class::Local);
+                let allowed = local
+                    .map(|command: &Command| equals(at, command.value))
+                    .collect::<Result<Vec<_>, _>>()?;
                 if !allowed.is_empty() {
                     rules.insert(i64::from(call.nr), allowed);
                 }
@@ -70,7 +73,11 @@ pub fn program() -> Result<BpfProgram, FilterError> {
             rewritten += 1;
         }
     }
-    if rewritten == 0 { Err(FilterError::DefaultAction(rewritten)) } else { Ok(program) }
+    if rewritten == 0 {
+        Err(FilterError::DefaultAction(rewritten))
+    } else {
+        Ok(program)
+    }
 }
 
 /// A local call is allowed, but not one that maps a file: the follower's descriptors are virtual.
@@ -82,8 +89,12 @@ fn local_rules(call: &Syscall) -> Result<Vec<SeccompRule>, FilterError> {
 }
 
 fn equals(arg: u8, value: u32) -> Result<SeccompRule, FilterError> {
-    let condition =
-        SeccompCondition::new(arg, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, u64::from(value))?;
+    let condition = SeccompCondition::new(
+        arg,
+        SeccompCmpArgLen::Dword,
+        SeccompCmpOp::Eq,
+        u64::from(value),
+    )?;
     Ok(SeccompRule::new(vec![condition])?)
 }
 
@@ -126,18 +137,45 @@ mod tests {
     fn local_calls_pass_and_everything_else_is_notified() {
         const ALLOW: u32 = 0x7fff_0000;
         let program = program().expect("builds");
-        for name in ["futex", "munmap", "brk", "rt_sigprocmask", "rt_sigreturn", "sched_yield"] {
+        for name in [
+            "futex",
+            "munmap",
+            "brk",
+            "rt_sigprocmask",
+            "rt_sigreturn",
+            "sched_yield",
+        ] {
             assert_eq!(run(&program, nr(name), [0; 6]), ALLOW, "{name}");
         }
-        for name in ["read", "write", "clock_gettime", "clone", "close", "getpid", "exit_group", "execve"] {
+        for name in [
+            "read",
+            "write",
+            "clock_gettime",
+            "clone",
+            "close",
+            "getpid",
+            "exit_group",
+            "execve",
+        ] {
             assert_eq!(run(&program, nr(name), [0; 6]), RET_USER_NOTIF, "{name}");
         }
-        assert_eq!(run(&program, 9999, [0; 6]), RET_USER_NOTIF, "a call that nobody knows");
+        assert_eq!(
+            run(&program, 9999, [0; 6]),
+            RET_USER_NOTIF,
+            "a call that nobody knows"
+        );
         let anonymous = [0, 4096, 3, 0x22, u64::from(u32::MAX), 0];
         assert_eq!(run(&program, nr("mmap"), anonymous), ALLOW);
-        assert_eq!(run(&program, nr("mmap"), [0, 4096, 1, 2, 5, 0]), RET_USER_NOTIF, "maps a file");
+        assert_eq!(
+            run(&program, nr("mmap"), [0, 4096, 1, 2, 5, 0]),
+            RET_USER_NOTIF,
+            "maps a file"
+        );
         let set_name = libc::PR_SET_NAME as u64;
         assert_eq!(run(&program, nr("prctl"), [set_name, 0, 0, 0, 0, 0]), ALLOW);
-        assert_eq!(run(&program, nr("prctl"), [38, 0, 0, 0, 0, 0]), RET_USER_NOTIF);
+        assert_eq!(
+            run(&program, nr("prctl"), [38, 0, 0, 0, 0, 0]),
+            RET_USER_NOTIF
+        );
     }
 }

@@ -22,7 +22,13 @@ pub fn parking_number(pid: i32) -> i32 {
     let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap_or_default();
     let soft = limits
         .lines()
-        .find_map(|line| line.strip_prefix("Max open files")?.split_whitespace().next()?.parse::<i64>().ok())
+        .find_map(|line| {
+            line.strip_prefix("Max open files")?
+                .split_whitespace()
+                .next()?
+                .parse::<i64>()
+                .ok()
+        })
         .unwrap_or(1024);
     (soft.clamp(16, 1 << 20) - 1) as i32
 }
@@ -53,10 +59,22 @@ pub fn install(
     listener: Option<Arc<Listener>>,
 ) -> Result<Installed> {
     let plain = Plain { vdso };
-    let nr = |name| mvedsua_common::table::by_name(name).expect("the table has every call").nr;
-    plain.call_ok(thread, "close_range", nr("close_range"), &[0, u64::from(u32::MAX), 0, 0, 0, 0])?;
+    let nr = |name| {
+        mvedsua_common::table::by_name(name)
+            .expect("the table has every call")
+            .nr
+    };
+    plain.call_ok(
+        thread,
+        "close_range",
+        nr("close_range"),
+        &[0, u64::from(u32::MAX), 0, 0, 0, 0],
+    )?;
     if let Some(listener) = listener {
-        return Ok(Installed { listener, no_new_privs: false });
+        return Ok(Installed {
+            listener,
+            no_new_privs: false,
+        });
     }
 
     let capable = inspect::status_field(pid, pid, "CapEff")
@@ -79,7 +97,13 @@ pub fn install(
         bytes.extend_from_slice(&[i.jt, i.jf]);
         bytes.extend_from_slice(&i.k.to_le_bytes());
     }
-    let kernel = |what: &'static str| move |source| TraceeError::Kernel { what, tid: pid, source };
+    let kernel = |what: &'static str| {
+        move |source| TraceeError::Kernel {
+            what,
+            tid: pid,
+            source,
+        }
+    };
     memory::write(pid, at, &bytes).map_err(kernel("write the filter"))?;
     let args = [seccomp::SET_MODE_FILTER, seccomp::FILTER_FLAGS, at, 0, 0, 0];
     let fd = plain.call_ok(thread, "seccomp", nr("seccomp"), &args)?;
@@ -89,5 +113,8 @@ pub fn install(
         pidfd::duplicate(process.as_fd(), fd as i32).map_err(kernel("fetch the listener"))?;
     plain.call_ok(thread, "close", nr("close"), &[fd, 0, 0, 0, 0, 0])?;
     let listener = Listener::new(listener).map_err(kernel("set up the listener"))?;
-    Ok(Installed { listener: Arc::new(listener), no_new_privs: !capable })
+    Ok(Installed {
+        listener: Arc::new(listener),
+        no_new_privs: !capable,
+    })
 }

@@ -32,7 +32,10 @@ impl From<Notification> for Arrival {
         Self {
             tid: n.tid as i32,
             id: n.id,
-            call: Call { nr: n.nr as u16, args: n.args },
+            call: Call {
+                nr: n.nr as u16,
+                args: n.args,
+            },
             instruction_pointer: n.instruction_pointer,
         }
     }

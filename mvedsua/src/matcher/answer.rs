@@ -24,11 +24,17 @@ pub fn answer(
     memory: &mut dyn Memory,
     epoll: &EpollData,
 ) -> Result<Answer, Fault> {
-    let Some(spec) = table::syscall(call.nr) else { return Ok(Answer { result: record.header.ret }) };
+    let Some(spec) = table::syscall(call.nr) else {
+        return Ok(Answer {
+            result: record.header.ret,
+        });
+    };
     let mut message = None;
     for part in record.parts() {
         let index = usize::from(part.arg);
-        let Some(&address) = call.args.get(index) else { continue };
+        let Some(&address) = call.args.get(index) else {
+            continue;
+        };
         if address == 0 {
             continue;
         }
@@ -49,10 +55,14 @@ pub fn answer(
                     piece(memory, own, part.flags, data)?;
                 }
                 if part.flags == PART_MSG_HEADER && data.len() >= msghdr::SIZE + 4 {
-                    memory.write(own + msghdr::SIZE as u64, &data[msghdr::SIZE..msghdr::SIZE + 4])?;
+                    memory.write(
+                        own + msghdr::SIZE as u64,
+                        &data[msghdr::SIZE..msghdr::SIZE + 4],
+                    )?;
                 }
             }
-            Arg::Mem(Dir::Out | Dir::InOut | Dir::OutAlways, Len::Word(len)) | Arg::SockaddrOut(len) => {
+            Arg::Mem(Dir::Out | Dir::InOut | Dir::OutAlways, Len::Word(len))
+            | Arg::SockaddrOut(len) => {
                 // The kernel may report more than it had room to store: the room is what the
                 // follower's own length word says, which is written after this (a later argument).
                 let room = length_word(memory, call.args[usize::from(len)])?;
@@ -74,7 +84,9 @@ pub fn answer(
             _ => {}
         }
     }
-    Ok(Answer { result: record.header.ret })
+    Ok(Answer {
+        result: record.header.ret,
+    })
 }
 
 fn length_word(memory: &mut dyn Memory, address: u64) -> Result<usize, Fault> {
@@ -86,25 +98,36 @@ fn length_word(memory: &mut dyn Memory, address: u64) -> Result<usize, Fault> {
 }
 
 fn scatter(memory: &mut dyn Memory, vectors: u64, count: u64, data: &[u8]) -> Result<(), Fault> {
-    each_vector(memory, vectors, count, data.len(), &mut |memory, at, range| {
-        memory.write(at, &data[range])
-    })
+    each_vector(
+        memory,
+        vectors,
+        count,
+        data.len(),
+        &mut |memory, at, range| memory.write(at, &data[range]),
+    )
 }
 
 /// One piece of a received `struct msghdr`, into the follower's own.
 fn piece(memory: &mut dyn Memory, header: u64, piece: u8, data: &[u8]) -> Result<(), Fault> {
     let mut own = [0u8; msghdr::SIZE];
     memory.read(header, &mut own)?;
-    let name_room = u32::from_le_bytes(own[msghdr::NAME_LEN..][..4].try_into().expect("4 bytes")) as usize;
+    let name_room =
+        u32::from_le_bytes(own[msghdr::NAME_LEN..][..4].try_into().expect("4 bytes")) as usize;
     let control_room = word(&own, msghdr::CONTROL_LEN) as usize;
     match piece {
-        PART_MSG_DATA => scatter(memory, word(&own, msghdr::IOV), word(&own, msghdr::IOV_LEN), data),
+        PART_MSG_DATA => scatter(
+            memory,
+            word(&own, msghdr::IOV),
+            word(&own, msghdr::IOV_LEN),
+            data,
+        ),
         PART_MSG_NAME if word(&own, msghdr::NAME) != 0 => {
             memory.write(word(&own, msghdr::NAME), &data[..data.len().min(name_room)])
         }
-        PART_MSG_CONTROL if word(&own, msghdr::CONTROL) != 0 => {
-            memory.write(word(&own, msghdr::CONTROL), &data[..data.len().min(control_room)])
-        }
+        PART_MSG_CONTROL if word(&own, msghdr::CONTROL) != 0 => memory.write(
+            word(&own, msghdr::CONTROL),
+            &data[..data.len().min(control_room)],
+        ),
         _ => Ok(()),
     }
 }
@@ -114,8 +137,14 @@ fn piece(memory: &mut dyn Memory, header: u64, piece: u8, data: &[u8]) -> Result
 ///
 /// # Errors
 /// When the follower's memory cannot be written where the leader's could.
-pub fn finish_messages(record: &Record<'_>, call: &Call, memory: &mut dyn Memory) -> Result<(), Fault> {
-    let Some(spec) = table::syscall(call.nr) else { return Ok(()) };
+pub fn finish_messages(
+    record: &Record<'_>,
+    call: &Call,
+    memory: &mut dyn Memory,
+) -> Result<(), Fault> {
+    let Some(spec) = table::syscall(call.nr) else {
+        return Ok(());
+    };
     let mut message = 0;
     for part in record.parts().filter(|part| part.flags == PART_MSG_HEADER) {
         let stride = match spec.arg_of(usize::from(part.arg), &call.args) {
@@ -127,7 +156,11 @@ pub fn finish_messages(record: &Record<'_>, call: &Call, memory: &mut dyn Memory
             continue;
         }
         let own = call.args[usize::from(part.arg)] + message * stride;
-        for (at, len) in [(msghdr::NAME_LEN, 4), (msghdr::CONTROL_LEN, 8), (msghdr::FLAGS, 4)] {
+        for (at, len) in [
+            (msghdr::NAME_LEN, 4),
+            (msghdr::CONTROL_LEN, 8),
+            (msghdr::FLAGS, 4),
+        ] {
             memory.write(own + at as u64, &part.data[at..at + len])?;
         }
         message += 1;

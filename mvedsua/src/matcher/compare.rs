@@ -46,10 +46,16 @@ pub fn compare(
     scratch: &mut Vec<u8>,
 ) -> Result<(), Difference> {
     if record.header.nr != call.nr {
-        return Err(Difference { arg: None, what: What::Call });
+        return Err(Difference {
+            arg: None,
+            what: What::Call,
+        });
     }
     let Some(spec) = table::syscall(call.nr) else {
-        return Err(Difference { arg: None, what: What::Call });
+        return Err(Difference {
+            arg: None,
+            what: What::Call,
+        });
     };
     let mut comparison = Comparison { memory, scratch };
     for index in 0..6u8 {
@@ -59,7 +65,10 @@ pub fn compare(
         let arg = spec.arg_of(usize::from(index), &call.args);
         comparison
             .argument(arg, index, leader, follower, record, call)
-            .map_err(|what| Difference { arg: Some(index), what })?;
+            .map_err(|what| Difference {
+                arg: Some(index),
+                what,
+            })?;
     }
     Ok(())
 }
@@ -84,7 +93,11 @@ impl Comparison<'_> {
                 };
             }
             Arg::Long => {
-                return if leader == follower { Ok(()) } else { Err(What::Value(leader, follower)) };
+                return if leader == follower {
+                    Ok(())
+                } else {
+                    Err(What::Value(leader, follower))
+                };
             }
             _ => {}
         }
@@ -121,7 +134,9 @@ impl Comparison<'_> {
             self.scratch.resize(len, 0);
         }
         let buffer = &mut self.scratch[..len];
-        self.memory.read(address, buffer).map_err(|fault| What::Fault(fault.address))?;
+        self.memory
+            .read(address, buffer)
+            .map_err(|fault| What::Fault(fault.address))?;
         Ok(buffer)
     }
 
@@ -131,11 +146,16 @@ impl Comparison<'_> {
     }
 
     fn vectors(&mut self, address: u64, count: u64, expected: &[u8]) -> Result<(), What> {
-        self.scratch.resize(self.scratch.len().max(expected.len()), 0);
+        self.scratch
+            .resize(self.scratch.len().max(expected.len()), 0);
         let scratch = &mut *self.scratch;
-        each_vector(self.memory, address, count, expected.len(), &mut |memory, at, range| {
-            memory.read(at, &mut scratch[range])
-        })
+        each_vector(
+            self.memory,
+            address,
+            count,
+            expected.len(),
+            &mut |memory, at, range| memory.read(at, &mut scratch[range]),
+        )
         .map_err(|Fault { address }| What::Fault(address))?;
         equal(expected, &self.scratch[..expected.len()])
     }
@@ -146,7 +166,11 @@ impl Comparison<'_> {
         match piece {
             PART_MSG_NAME => self.bytes(word(&own, msghdr::NAME), expected),
             PART_MSG_CONTROL => self.bytes(word(&own, msghdr::CONTROL), expected),
-            PART_MSG_DATA => self.vectors(word(&own, msghdr::IOV), word(&own, msghdr::IOV_LEN), expected),
+            PART_MSG_DATA => self.vectors(
+                word(&own, msghdr::IOV),
+                word(&own, msghdr::IOV_LEN),
+                expected,
+            ),
             _ => Ok(()),
         }
     }
@@ -169,8 +193,16 @@ impl Comparison<'_> {
         let got = self.read(address, expected.len())?;
         for (at, (leader, follower)) in expected.chunks(8).zip(got.chunks(8)).enumerate() {
             if leader[..6.min(leader.len())] != follower[..6.min(follower.len())] {
-                let inside = leader.iter().zip(follower).position(|(a, b)| a != b).unwrap_or(0);
-                return Err(What::Bytes(expected.to_vec(), got.to_vec(), at * 8 + inside));
+                let inside = leader
+                    .iter()
+                    .zip(follower)
+                    .position(|(a, b)| a != b)
+                    .unwrap_or(0);
+                return Err(What::Bytes(
+                    expected.to_vec(),
+                    got.to_vec(),
+                    at * 8 + inside,
+                ));
             }
         }
         Ok(())
@@ -181,6 +213,10 @@ fn equal(expected: &[u8], got: &[u8]) -> Result<(), What> {
     if expected == got {
         return Ok(());
     }
-    let at = expected.iter().zip(got).position(|(a, b)| a != b).unwrap_or(0);
+    let at = expected
+        .iter()
+        .zip(got)
+        .position(|(a, b)| a != b)
+        .unwrap_or(0);
     Err(What::Bytes(expected.to_vec(), got.to_vec(), at))
 }

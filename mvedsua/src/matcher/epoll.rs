@@ -25,7 +25,9 @@ pub struct Registration {
 impl EpollData {
     /// Both sides made the same `epoll_ctl` that adds or changes `fd` in `epfd`.
     pub fn registered(&mut self, epfd: i32, fd: i32, registration: Registration) {
-        let Registration { leader, follower, .. } = registration;
+        let Registration {
+            leader, follower, ..
+        } = registration;
         if leader == follower {
             self.translation.remove(&(epfd, leader));
             self.registered.remove(&(epfd, fd));
@@ -48,13 +50,18 @@ impl EpollData {
         if self.translation.is_empty() {
             return leader;
         }
-        self.translation.get(&(epfd, leader)).copied().unwrap_or(leader)
+        self.translation
+            .get(&(epfd, leader))
+            .copied()
+            .unwrap_or(leader)
     }
 
     /// The registrations that hold another word on the follower's side: what must be registered
     /// anew when the follower is promoted.
     pub fn differing(&self) -> impl Iterator<Item = ((i32, i32), Registration)> {
-        self.registered.iter().map(|(key, registration)| (*key, *registration))
+        self.registered
+            .iter()
+            .map(|(key, registration)| (*key, *registration))
     }
 
     /// The same from the other side: after a promotion the old leader follows.
@@ -62,7 +69,11 @@ impl EpollData {
     pub fn reversed(&self) -> Self {
         let mut reversed = Self::default();
         for ((epfd, fd), r) in self.differing() {
-            let turned = Registration { events: r.events, leader: r.follower, follower: r.leader };
+            let turned = Registration {
+                events: r.events,
+                leader: r.follower,
+                follower: r.leader,
+            };
             reversed.registered(epfd, fd, turned);
         }
         reversed
@@ -76,7 +87,11 @@ mod tests {
     #[test]
     fn differing_words_are_translated_and_equal_ones_pass() {
         let mut epoll = EpollData::default();
-        let both = |leader, follower| Registration { events: 1, leader, follower };
+        let both = |leader, follower| Registration {
+            events: 1,
+            leader,
+            follower,
+        };
         epoll.registered(5, 8, both(8, 8));
         epoll.registered(5, 9, both(0x1000, 0x2000));
         assert_eq!(epoll.follower_data(5, 8), 8);

@@ -16,6 +16,9 @@ pub use epoll::{EpollData, Registration};
 pub use order::Order;
 pub use record::{Part, Parts, Record, push_part};
 
+#[cfg(test)]
+pub(crate) use record::tests::record as test_record;
+
 /// A system call as the follower is about to make it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Call {
@@ -74,13 +77,16 @@ fn word(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"))
 }
 
-/// Calls `piece(address, length)` for the memory that an `iovec` array covers, at most `total` bytes.
+/// What is done with one vector: its address, and the range of all data that belongs there.
+type Piece<'a> = dyn FnMut(&mut dyn Memory, u64, std::ops::Range<usize>) -> Result<(), Fault> + 'a;
+
+/// Calls `piece(address, range)` for the memory that an `iovec` array covers, at most `total` bytes.
 fn each_vector(
     memory: &mut dyn Memory,
     vectors: u64,
     count: u64,
     total: usize,
-    piece: &mut dyn FnMut(&mut dyn Memory, u64, std::ops::Range<usize>) -> Result<(), Fault>,
+    piece: &mut Piece<'_>,
 ) -> Result<(), Fault> {
     let mut done = 0;
     let mut index = 0;
@@ -92,5 +98,9 @@ fn each_vector(
         done += len;
         index += 1;
     }
-    if done < total { Err(Fault { address: vectors }) } else { Ok(()) }
+    if done < total {
+        Err(Fault { address: vectors })
+    } else {
+        Ok(())
+    }
 }

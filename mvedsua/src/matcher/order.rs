@@ -10,14 +10,20 @@ use std::collections::VecDeque;
 #[derive(Debug)]
 pub struct Order<T> {
     lanes: Vec<VecDeque<(u64, T)>>,
-    /// For each place from `first` on: was it taken?
-    taken: VecDeque<bool>,
+    /// For each place from `first` on: whose it is, `None` once it was taken.
+    places: VecDeque<Option<usize>>,
     first: u64,
+    len: usize,
 }
 
 impl<T> Default for Order<T> {
     fn default() -> Self {
-        Self { lanes: Vec::new(), taken: VecDeque::new(), first: 0 }
+        Self {
+            lanes: Vec::new(),
+            places: VecDeque::new(),
+            first: 0,
+            len: 0,
+        }
     }
 }
 
@@ -30,14 +36,17 @@ impl<T> Order<T> {
 
     /// Appends an item to a thread's queue, after everything so far in the global order.
     pub fn push(&mut self, lane: usize, item: T) {
-        self.lanes[lane].push_back((self.first + self.taken.len() as u64, item));
-        self.taken.push_back(false);
+        self.lanes[lane].push_back((self.first + self.places.len() as u64, item));
+        self.places.push_back(Some(lane));
+        self.len += 1;
     }
 
     /// The next item of a thread, and whether it is its turn.
     #[must_use]
     pub fn next(&self, lane: usize) -> Option<(&T, bool)> {
-        self.lanes[lane].front().map(|(place, item)| (item, *place == self.first))
+        self.lanes[lane]
+            .front()
+            .map(|(place, item)| (item, *place == self.first))
     }
 
     /// The item after the next one of a thread.
@@ -66,9 +75,10 @@ impl<T> Order<T> {
     }
 
     fn mark(&mut self, place: u64) {
-        self.taken[(place - self.first) as usize] = true;
-        while self.taken.front() == Some(&true) {
-            self.taken.pop_front();
+        self.places[(place - self.first) as usize] = None;
+        self.len -= 1;
+        while self.places.front() == Some(&None) {
+            self.places.pop_front();
             self.first += 1;
         }
     }
@@ -76,21 +86,19 @@ impl<T> Order<T> {
     /// The queue whose turn it is.
     #[must_use]
     pub fn turn(&self) -> Option<usize> {
-        self.lanes
-            .iter()
-            .position(|lane| lane.front().is_some_and(|(place, _)| *place == self.first))
+        self.places.front().copied().flatten()
     }
 
     /// Items of all threads that wait.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.lanes.iter().map(VecDeque::len).sum()
+        self.len
     }
 
     /// True when no item waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.taken.is_empty()
+        self.places.is_empty()
     }
 }
 
@@ -111,7 +119,11 @@ mod tests {
         assert_eq!(order.take(b), Some(2), "relaxed: out of turn");
         assert_eq!(order.next(a), Some((&1, true)));
         assert_eq!(order.take(a), Some(1));
-        assert_eq!(order.next(a), Some((&3, true)), "the relaxed one does not come again");
+        assert_eq!(
+            order.next(a),
+            Some((&3, true)),
+            "the relaxed one does not come again"
+        );
         assert_eq!(order.take_last(a), Some(3));
         assert!(order.is_empty());
     }

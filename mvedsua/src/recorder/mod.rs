@@ -8,6 +8,7 @@
 //! tracepoint costs), so it is done last, and dropping the [`Recorder`] ends it.
 
 mod error;
+mod map_value;
 mod program;
 mod ring;
 

@@ -12,24 +12,12 @@ use mvedsua_common::{
     table::SYSCALLS,
 };
 
-use super::{RecorderError, ring::Ring};
+use super::{RecorderError, map_value::Value, ring::Ring};
 
 static OBJECT: &[u8] = include_bytes_aligned!(env!("MVEDSUA_EBPF_OBJECT"));
 
 const SMALLEST_RING: u64 = 1 << 20;
 const LARGEST_RING: u64 = 1 << 31;
-
-/// A map value, for aya's typed access.
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-struct Value<T>(T);
-
-// SAFETY: `repr(C)` structs of integers without padding bytes, see their size assertions.
-unsafe impl aya::Pod for Value<CallPlan> {}
-// SAFETY: as above.
-unsafe impl aya::Pod for Value<Config> {}
-// SAFETY: as above.
-unsafe impl aya::Pod for Value<Counters> {}
 
 /// The loaded recorder. Dropping it detaches the program and frees the ring.
 pub struct Recorder {

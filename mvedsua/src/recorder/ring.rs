@@ -324,7 +324,7 @@ mod tests {
     use nix::sys::memfd::{MFdFlags, memfd_create};
 
     use super::*;
-    use crate::recorder::event::tests::record;
+    use crate::matcher::test_record as record;
 
     const CAPACITY: u64 = 64 * 1024;
 

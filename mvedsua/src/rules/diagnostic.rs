@@ -13,7 +13,7 @@ pub enum Severity {
     Error,
 }
 
-/// Stable codes, `E300` to `E399`; `docs/errors.md` explains each.
+/// Stable codes, those of section E3xx; `docs/errors.md` explains each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Code(pub &'static str);
 

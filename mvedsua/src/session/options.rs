@@ -80,7 +80,7 @@ pub enum Command {
     },
     /// t6: drop the old version.
     Finalize,
-    /// Throw the follower away (before promotion), or return to the old version (after it).
+    /// Throw the follower away: the copy, or after a promotion the old version.
     Rollback {
         /// Why, for the timeline.
         reason: String,
@@ -141,4 +141,3 @@ impl Failure {
         }
     }
 }
-

@@ -14,12 +14,19 @@ pub fn read(pid: i32, address: u64, buffer: &mut [u8]) -> Result<()> {
     if buffer.is_empty() {
         return Ok(());
     }
-    let local = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
-    let remote = libc::iovec { iov_base: address as *mut _, iov_len: buffer.len() };
+    let local = libc::iovec {
+        iov_base: buffer.as_mut_ptr().cast(),
+        iov_len: buffer.len(),
+    };
+    let remote = libc::iovec {
+        iov_base: address as *mut _,
+        iov_len: buffer.len(),
+    };
     // SAFETY: `local` covers exactly `buffer`, which is exclusively borrowed; the remote address is
     // checked by the kernel.
-    let got =
-        check(unsafe { libc::process_vm_readv(pid, &raw const local, 1, &raw const remote, 1, 0) as i64 })?;
+    let got = check(unsafe {
+        libc::process_vm_readv(pid, &raw const local, 1, &raw const remote, 1, 0) as i64
+    })?;
     whole(got, buffer.len())
 }
 
@@ -31,16 +38,27 @@ pub fn write(pid: i32, address: u64, data: &[u8]) -> Result<()> {
     if data.is_empty() {
         return Ok(());
     }
-    let local = libc::iovec { iov_base: data.as_ptr().cast_mut().cast(), iov_len: data.len() };
-    let remote = libc::iovec { iov_base: address as *mut _, iov_len: data.len() };
+    let local = libc::iovec {
+        iov_base: data.as_ptr().cast_mut().cast(),
+        iov_len: data.len(),
+    };
+    let remote = libc::iovec {
+        iov_base: address as *mut _,
+        iov_len: data.len(),
+    };
     // SAFETY: `local` covers exactly `data`, which the kernel only reads.
-    let put =
-        check(unsafe { libc::process_vm_writev(pid, &raw const local, 1, &raw const remote, 1, 0) as i64 })?;
+    let put = check(unsafe {
+        libc::process_vm_writev(pid, &raw const local, 1, &raw const remote, 1, 0) as i64
+    })?;
     whole(put, data.len())
 }
 
 fn whole(done: i64, wanted: usize) -> Result<()> {
-    if done as usize == wanted { Ok(()) } else { Err(std::io::Error::from_raw_os_error(libc::EFAULT)) }
+    if done as usize == wanted {
+        Ok(())
+    } else {
+        Err(std::io::Error::from_raw_os_error(libc::EFAULT))
+    }
 }
 
 /// Reads up to `limit` bytes, as many as are mapped, e.g. for a string of unknown length.
@@ -67,6 +85,8 @@ pub fn read_available(pid: i32, address: u64, limit: usize) -> Vec<u8> {
 /// # Errors
 /// `EIO` when a page is not mapped.
 pub fn force_write(pid: i32, address: u64, data: &[u8]) -> Result<()> {
-    let file = File::options().write(true).open(format!("/proc/{pid}/mem"))?;
+    let file = File::options()
+        .write(true)
+        .open(format!("/proc/{pid}/mem"))?;
     file.write_all_at(data, address)
 }

@@ -17,5 +17,9 @@ pub type Result<T> = std::io::Result<T>;
 
 /// Turns the C convention "-1 and errno" into a [`Result`].
 fn check(ret: libc::c_long) -> Result<libc::c_long> {
-    if ret < 0 { Err(std::io::Error::last_os_error()) } else { Ok(ret) }
+    if ret < 0 {
+        Err(std::io::Error::last_os_error())
+    } else {
+        Ok(ret)
+    }
 }

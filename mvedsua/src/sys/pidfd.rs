@@ -34,7 +34,13 @@ pub fn duplicate(pidfd: BorrowedFd<'_>, fd: i32) -> Result<OwnedFd> {
 pub fn queue_signal(tgid: i32, tid: i32, signal: i32, info: &libc::siginfo_t) -> Result<()> {
     // SAFETY: `info` outlives the call and is only read.
     check(unsafe {
-        libc::syscall(libc::SYS_rt_tgsigqueueinfo, tgid, tid, signal, std::ptr::from_ref(info))
+        libc::syscall(
+            libc::SYS_rt_tgsigqueueinfo,
+            tgid,
+            tid,
+            signal,
+            std::ptr::from_ref(info),
+        )
     })
     .map(drop)
 }
@@ -54,5 +60,8 @@ pub fn kill_thread(tgid: i32, tid: i32, signal: i32) -> Result<()> {
 /// `ESRCH` when it is gone.
 pub fn kill(pid: i32) -> Result<()> {
     // SAFETY: no pointers.
-    check(libc::c_long::from(unsafe { libc::kill(pid, libc::SIGKILL) })).map(drop)
+    check(libc::c_long::from(unsafe {
+        libc::kill(pid, libc::SIGKILL)
+    }))
+    .map(drop)
 }

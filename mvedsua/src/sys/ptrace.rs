@@ -72,7 +72,15 @@ pub enum Wait {
 fn request(request: u32, tid: i32, addr: usize, data: *mut c_void) -> Result<i64> {
     // SAFETY: every caller in this file passes an `addr`/`data` pair that the request's contract in
     // ptrace(2) asks for, with buffers that live across the call; a wrong tid only yields ESRCH.
-    check(unsafe { libc::syscall(libc::SYS_ptrace, u64::from(request), i64::from(tid), addr, data) })
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_ptrace,
+            u64::from(request),
+            i64::from(tid),
+            addr,
+            data,
+        )
+    })
 }
 
 fn plain(what: libc::c_uint, tid: i32, data: usize) -> Result<()> {
@@ -153,14 +161,29 @@ pub fn event_message(tid: i32) -> Result<u64> {
     Ok(message)
 }
 
+/// Registers for tests to fill in.
+#[cfg(test)]
+pub(crate) fn zeroed_registers() -> Registers {
+    // SAFETY: plain integers, for which all-zero is a value.
+    unsafe { std::mem::zeroed() }
+}
+
 /// General registers (`PTRACE_GETREGSET`, `NT_PRSTATUS`).
 ///
 /// # Errors
 /// `ESRCH` when it is gone or not stopped.
 pub fn registers(tid: i32) -> Result<Registers> {
     let mut regs = MaybeUninit::<Registers>::zeroed();
-    let mut iov = libc::iovec { iov_base: regs.as_mut_ptr().cast(), iov_len: size_of::<Registers>() };
-    request(libc::PTRACE_GETREGSET, tid, NT_PRSTATUS, (&raw mut iov).cast())?;
+    let mut iov = libc::iovec {
+        iov_base: regs.as_mut_ptr().cast(),
+        iov_len: size_of::<Registers>(),
+    };
+    request(
+        libc::PTRACE_GETREGSET,
+        tid,
+        NT_PRSTATUS,
+        (&raw mut iov).cast(),
+    )?;
     // SAFETY: plain integers, zeroed at first and then filled by the kernel.
     Ok(unsafe { regs.assume_init() })
 }
@@ -171,8 +194,17 @@ pub fn registers(tid: i32) -> Result<Registers> {
 /// `ESRCH` when it is gone or not stopped.
 pub fn set_registers(tid: i32, regs: &Registers) -> Result<()> {
     let mut copy = *regs;
-    let mut iov = libc::iovec { iov_base: (&raw mut copy).cast(), iov_len: size_of::<Registers>() };
-    request(libc::PTRACE_SETREGSET, tid, NT_PRSTATUS, (&raw mut iov).cast()).map(drop)
+    let mut iov = libc::iovec {
+        iov_base: (&raw mut copy).cast(),
+        iov_len: size_of::<Registers>(),
+    };
+    request(
+        libc::PTRACE_SETREGSET,
+        tid,
+        NT_PRSTATUS,
+        (&raw mut iov).cast(),
+    )
+    .map(drop)
 }
 
 /// The extended state (x87, SSE, AVX ...) in the standard XSAVE format (`NT_X86_XSTATE`).
@@ -181,8 +213,16 @@ pub fn set_registers(tid: i32, regs: &Registers) -> Result<()> {
 /// `ESRCH` when it is gone or not stopped.
 pub fn extended_state(tid: i32) -> Result<Vec<u8>> {
     let mut buffer = vec![0u8; 16 * 1024];
-    let mut iov = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
-    request(libc::PTRACE_GETREGSET, tid, NT_X86_XSTATE, (&raw mut iov).cast())?;
+    let mut iov = libc::iovec {
+        iov_base: buffer.as_mut_ptr().cast(),
+        iov_len: buffer.len(),
+    };
+    request(
+        libc::PTRACE_GETREGSET,
+        tid,
+        NT_X86_XSTATE,
+        (&raw mut iov).cast(),
+    )?;
     buffer.truncate(iov.iov_len);
     Ok(buffer)
 }
@@ -192,8 +232,17 @@ pub fn extended_state(tid: i32) -> Result<Vec<u8>> {
 /// # Errors
 /// `ESRCH` when it is gone or not stopped, `EINVAL` for a malformed state.
 pub fn set_extended_state(tid: i32, state: &[u8]) -> Result<()> {
-    let mut iov = libc::iovec { iov_base: state.as_ptr().cast_mut().cast(), iov_len: state.len() };
-    request(libc::PTRACE_SETREGSET, tid, NT_X86_XSTATE, (&raw mut iov).cast()).map(drop)
+    let mut iov = libc::iovec {
+        iov_base: state.as_ptr().cast_mut().cast(),
+        iov_len: state.len(),
+    };
+    request(
+        libc::PTRACE_SETREGSET,
+        tid,
+        NT_X86_XSTATE,
+        (&raw mut iov).cast(),
+    )
+    .map(drop)
 }
 
 /// The blocked signals, bit n-1 for signal n (`PTRACE_GETSIGMASK`).
@@ -202,7 +251,12 @@ pub fn set_extended_state(tid: i32, state: &[u8]) -> Result<()> {
 /// `ESRCH` when it is gone or not stopped.
 pub fn signal_mask(tid: i32) -> Result<u64> {
     let mut mask: u64 = 0;
-    request(PTRACE_GETSIGMASK, tid, size_of::<u64>(), (&raw mut mask).cast())?;
+    request(
+        PTRACE_GETSIGMASK,
+        tid,
+        size_of::<u64>(),
+        (&raw mut mask).cast(),
+    )?;
     Ok(mask)
 }
 
@@ -212,7 +266,13 @@ pub fn signal_mask(tid: i32) -> Result<u64> {
 /// `ESRCH` when it is gone or not stopped.
 pub fn set_signal_mask(tid: i32, mask: u64) -> Result<()> {
     let mut mask = mask;
-    request(PTRACE_SETSIGMASK, tid, size_of::<u64>(), (&raw mut mask).cast()).map(drop)
+    request(
+        PTRACE_SETSIGMASK,
+        tid,
+        size_of::<u64>(),
+        (&raw mut mask).cast(),
+    )
+    .map(drop)
 }
 
 /// The thread's restartable-sequences registration (Linux 5.13).
@@ -241,12 +301,26 @@ pub fn signal_info(tid: i32) -> Result<libc::siginfo_t> {
     Ok(unsafe { info.assume_init() })
 }
 
+/// The address that a fault is about. Of a signal that is no fault: some number.
+#[must_use]
+pub fn fault_address(info: &libc::siginfo_t) -> u64 {
+    // SAFETY: every member of the union is made of integers, so that any bytes are a value; the
+    // kernel fills in the whole structure.
+    (unsafe { info.si_addr() }) as u64
+}
+
 /// Replaces the `siginfo_t` of the signal about to be delivered.
 ///
 /// # Errors
 /// `EINVAL` when this is not a signal-delivery stop.
 pub fn set_signal_info(tid: i32, info: &libc::siginfo_t) -> Result<()> {
-    request(libc::PTRACE_SETSIGINFO, tid, 0, std::ptr::from_ref(info).cast_mut().cast()).map(drop)
+    request(
+        libc::PTRACE_SETSIGINFO,
+        tid,
+        0,
+        std::ptr::from_ref(info).cast_mut().cast(),
+    )
+    .map(drop)
 }
 
 /// Next report of a tracee of the calling thread: of `tid`, or of any (-1). Returns `None` when

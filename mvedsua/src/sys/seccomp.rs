@@ -10,7 +10,8 @@ use super::{Result, check};
 pub const SET_MODE_FILTER: u64 = 1;
 /// Flags with which a follower's filter is installed: all threads at once, failing as a whole;
 /// once a notification was received only a fatal signal interrupts the wait.
-pub const FILTER_FLAGS: u64 = FLAG_TSYNC | FLAG_NEW_LISTENER | FLAG_TSYNC_ESRCH | FLAG_WAIT_KILLABLE_RECV;
+pub const FILTER_FLAGS: u64 =
+    FLAG_TSYNC | FLAG_NEW_LISTENER | FLAG_TSYNC_ESRCH | FLAG_WAIT_KILLABLE_RECV;
 const FLAG_TSYNC: u64 = 1 << 0;
 const FLAG_NEW_LISTENER: u64 = 1 << 3;
 const FLAG_TSYNC_ESRCH: u64 = 1 << 4;
@@ -108,9 +109,17 @@ impl Listener {
     /// # Errors
     /// `ENOENT` when that thread is gone.
     pub fn respond(&self, id: u64, result: i64) -> Result<()> {
-        let (val, error) =
-            if (-4095..0).contains(&result) { (0, result as i32) } else { (result, 0) };
-        self.send(&Response { id, val, error, flags: 0 })
+        let (val, error) = if (-4095..0).contains(&result) {
+            (0, result as i32)
+        } else {
+            (result, 0)
+        };
+        self.send(&Response {
+            id,
+            val,
+            error,
+            flags: 0,
+        })
     }
 
     /// Lets the thread make the call itself.
@@ -118,7 +127,12 @@ impl Listener {
     /// # Errors
     /// `ENOENT` when that thread is gone.
     pub fn let_run(&self, id: u64) -> Result<()> {
-        self.send(&Response { id, val: 0, error: 0, flags: USER_NOTIF_FLAG_CONTINUE })
+        self.send(&Response {
+            id,
+            val: 0,
+            error: 0,
+            flags: USER_NOTIF_FLAG_CONTINUE,
+        })
     }
 
     fn send(&self, response: &Response) -> Result<()> {
@@ -133,7 +147,13 @@ impl Listener {
     ///
     /// # Errors
     /// `ENOENT` when that thread is gone, `EBADF` when `number` is over its limit.
-    pub fn install_fd(&self, id: u64, fd: BorrowedFd<'_>, number: i32, cloexec: bool) -> Result<()> {
+    pub fn install_fd(
+        &self,
+        id: u64,
+        fd: BorrowedFd<'_>,
+        number: i32,
+        cloexec: bool,
+    ) -> Result<()> {
         let add = AddFd {
             id,
             flags: ADDFD_FLAG_SETFD,
@@ -143,8 +163,9 @@ impl Listener {
         };
         loop {
             // SAFETY: `add` outlives the call and is only read.
-            let done =
-                check(i64::from(unsafe { libc::ioctl(self.0.as_raw_fd(), IOCTL_ADDFD, &raw const add) }));
+            let done = check(i64::from(unsafe {
+                libc::ioctl(self.0.as_raw_fd(), IOCTL_ADDFD, &raw const add)
+            }));
             match done {
                 Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
                 other => return other.map(drop),

@@ -50,13 +50,18 @@ impl Wakeup {
     pub fn new() -> Result<Self> {
         static HANDLER: Once = Once::new();
         // SAFETY: no pointers; the result is a new descriptor that nobody else owns.
-        let fd = check(i64::from(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) }))?;
+        let fd = check(i64::from(unsafe {
+            libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK)
+        }))?;
         // SAFETY: as above.
         let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
         let raw = fd.as_raw_fd();
         let index = WAKEUPS
             .iter()
-            .position(|slot| slot.compare_exchange(-1, raw, Ordering::AcqRel, Ordering::Relaxed).is_ok())
+            .position(|slot| {
+                slot.compare_exchange(-1, raw, Ordering::AcqRel, Ordering::Relaxed)
+                    .is_ok()
+            })
             .ok_or_else(|| std::io::Error::from_raw_os_error(libc::EMFILE))?;
         HANDLER.call_once(|| {
             // SAFETY: the handler only makes async-signal-safe calls; the structure is zeroed

@@ -68,7 +68,8 @@ impl Context {
         if rewind(&mut regs, inspect::deliverable_signals(pid, tid) != 0) {
             thread.set_registers(&regs)?;
         }
-        let name = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/comm")).unwrap_or_default();
+        let name =
+            std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/comm")).unwrap_or_default();
         Ok(Self {
             tid,
             regs,
@@ -90,8 +91,16 @@ impl Context {
     pub fn complete(&mut self, thread: Stopped, vdso: &Vdso, pid: i32) -> Result<Stopped> {
         let mut guarded = Guarded::begin(thread, self, vdso)?;
         let out = guarded.scratch();
-        let nr = |name| mvedsua_common::table::by_name(name).expect("the table has every call").nr;
-        guarded.call("prctl", nr("prctl"), &[libc::PR_GET_TID_ADDRESS as u64, out, 0, 0, 0, 0])?;
+        let nr = |name| {
+            mvedsua_common::table::by_name(name)
+                .expect("the table has every call")
+                .nr
+        };
+        guarded.call(
+            "prctl",
+            nr("prctl"),
+            &[libc::PR_GET_TID_ADDRESS as u64, out, 0, 0, 0, 0],
+        )?;
         guarded.call("sigaltstack", nr("sigaltstack"), &[0, out + 8, 0, 0, 0, 0])?;
         let mut answer = [0u8; 32];
         memory::read(pid, out, &mut answer).named("read the injected calls' answers", self.tid)?;
@@ -106,7 +115,11 @@ impl Context {
     /// # Errors
     /// When the follower refuses one of the calls.
     pub fn apply(&self, mut thread: Stopped, vdso: &Vdso) -> Result<Stopped> {
-        let nr = |name| mvedsua_common::table::by_name(name).expect("the table has every call").nr;
+        let nr = |name| {
+            mvedsua_common::table::by_name(name)
+                .expect("the table has every call")
+                .nr
+        };
         let tid = thread.tid();
         // The injected calls are made on the leader's registers, so that fs and gs are right.
         let mut regs = self.regs;
@@ -129,17 +142,30 @@ impl Context {
             call("sigaltstack", [scratch, 0, 0, 0, 0, 0])?;
         }
         if self.robust.0 != 0 {
-            call("set_robust_list", [self.robust.0, self.robust.1, 0, 0, 0, 0])?;
+            call(
+                "set_robust_list",
+                [self.robust.0, self.robust.1, 0, 0, 0, 0],
+            )?;
         }
         call("set_tid_address", [self.tid_address, 0, 0, 0, 0, 0])?;
         if self.rseq.abi_pointer != 0 {
             let rseq = self.rseq;
             call(
                 "rseq",
-                [rseq.abi_pointer, u64::from(rseq.abi_size), 0, u64::from(rseq.signature), 0, 0],
+                [
+                    rseq.abi_pointer,
+                    u64::from(rseq.abi_size),
+                    0,
+                    u64::from(rseq.signature),
+                    0,
+                    0,
+                ],
             )?;
         }
-        call("prctl", [libc::PR_SET_NAME as u64, scratch + 32, 0, 0, 0, 0])?;
+        call(
+            "prctl",
+            [libc::PR_SET_NAME as u64, scratch + 32, 0, 0, 0, 0],
+        )?;
         ptrace::set_extended_state(tid, &self.xstate).named("set the extended state", tid)?;
         ptrace::set_signal_mask(tid, self.mask).named("set the signal mask", tid)?;
         thread.set_registers(&regs)?;
@@ -163,8 +189,7 @@ mod tests {
     use super::*;
 
     fn regs(rax: i64, orig_rax: i64) -> Registers {
-        // SAFETY: plain integers, for which all-zero is a value.
-        let mut regs: Registers = unsafe { std::mem::zeroed() };
+        let mut regs = ptrace::zeroed_registers();
         regs.rip = 0x1002;
         regs.rax = rax as u64;
         regs.orig_rax = orig_rax as u64;
@@ -175,13 +200,19 @@ mod tests {
     fn interrupted_calls_are_rewound_and_others_left_alone() {
         let mut interrupted = regs(-4, 232);
         assert!(rewind(&mut interrupted, false));
-        assert_eq!((interrupted.rip, interrupted.rax, interrupted.orig_rax), (0x1000, 232, u64::MAX));
+        assert_eq!(
+            (interrupted.rip, interrupted.rax, interrupted.orig_rax),
+            (0x1000, 232, u64::MAX)
+        );
 
         let mut restart = regs(-516, 35);
         assert!(rewind(&mut restart, true));
         assert_eq!(restart.rax, 35);
 
-        assert!(!rewind(&mut regs(-4, 232), true), "a signal handler will run: EINTR is genuine");
+        assert!(
+            !rewind(&mut regs(-4, 232), true),
+            "a signal handler will run: EINTR is genuine"
+        );
         assert!(!rewind(&mut regs(-11, 0), false), "EAGAIN is a result");
         assert!(!rewind(&mut regs(-4, -1), false), "not in a call");
     }

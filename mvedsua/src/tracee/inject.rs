@@ -36,7 +36,11 @@ fn step_over_call(
     let mut inside = false;
     loop {
         let Some((stopped, wait)) = thread.resume_to_syscall()?.wait()? else {
-            return Err(TraceeError::Unexpected { tid, expected: call, got: "its end".into() });
+            return Err(TraceeError::Unexpected {
+                tid,
+                expected: call,
+                got: "its end".into(),
+            });
         };
         thread = stopped;
         match wait {
@@ -50,7 +54,11 @@ fn step_over_call(
             }
             Wait::Interrupted => {}
             other => {
-                return Err(TraceeError::Unexpected { tid, expected: call, got: format!("{other:?}") });
+                return Err(TraceeError::Unexpected {
+                    tid,
+                    expected: call,
+                    got: format!("{other:?}"),
+                });
             }
         }
     }
@@ -102,7 +110,13 @@ impl Plain<'_> {
     ///
     /// # Errors
     /// Also when the call itself fails.
-    pub fn call_ok(self, thread: &mut Stopped, call: &'static str, nr: u16, args: &[u64; 6]) -> Result<u64> {
+    pub fn call_ok(
+        self,
+        thread: &mut Stopped,
+        call: &'static str,
+        nr: u16,
+        args: &[u64; 6],
+    ) -> Result<u64> {
         let tid = thread.tid();
         let result = self.call_with(thread, call, nr, args, &mut |_| Ok(()))?;
         into_result(call, tid, result)
@@ -127,7 +141,8 @@ impl<'a> Guarded<'a> {
     /// When there is no room on the stack, or the thread is gone.
     pub fn begin(thread: Stopped, context: &Context, vdso: &'a Vdso) -> Result<Self> {
         let layout = Frame::build(context);
-        memory::write(thread.tid(), layout.scratch, &layout.bytes).map_err(|_| no_room(thread.tid()))?;
+        memory::write(thread.tid(), layout.scratch, &layout.bytes)
+            .map_err(|_| no_room(thread.tid()))?;
         Ok(Self {
             thread,
             vdso,
@@ -150,7 +165,8 @@ impl<'a> Guarded<'a> {
         prepare(&mut regs, entry, nr, args);
         regs.rsp = self.frame;
         self.thread.set_registers(&regs)?;
-        ptrace::set_signal_mask(self.thread.tid(), u64::MAX).named("block signals", self.thread.tid())
+        ptrace::set_signal_mask(self.thread.tid(), u64::MAX)
+            .named("block signals", self.thread.tid())
     }
 
     /// Makes one call.
@@ -160,7 +176,10 @@ impl<'a> Guarded<'a> {
     pub fn call(&mut self, call: &'static str, nr: u16, args: &[u64; 6]) -> Result<u64> {
         self.aim(self.vdso.call_address(), nr, args)?;
         let tid = self.thread.tid();
-        let taken = std::mem::replace(&mut self.thread, super::thread::Running::born(tid).reported());
+        let taken = std::mem::replace(
+            &mut self.thread,
+            super::thread::Running::born(tid).reported(),
+        );
         let (stopped, result) = step_over_call(taken, call, &mut |_| Ok(()))?;
         self.thread = stopped;
         into_result(call, tid, result)
@@ -173,11 +192,15 @@ impl<'a> Guarded<'a> {
     pub fn end(self) -> Result<Stopped> {
         let (stopped, _) = step_over_call(self.thread, "rt_sigreturn", &mut |_| Ok(()))?;
         let regs = stopped.registers()?;
-        if (regs.rip, regs.rsp, regs.rax) != (self.context.rip, self.context.rsp, self.context.rax) {
+        if (regs.rip, regs.rsp, regs.rax) != (self.context.rip, self.context.rsp, self.context.rax)
+        {
             return Err(TraceeError::Unexpected {
                 tid: stopped.tid(),
                 expected: "return to its context",
-                got: format!("rip {:#x} rsp {:#x} rax {:#x}", regs.rip, regs.rsp, regs.rax),
+                got: format!(
+                    "rip {:#x} rsp {:#x} rax {:#x}",
+                    regs.rip, regs.rsp, regs.rax
+                ),
             });
         }
         Ok(stopped)
@@ -188,7 +211,9 @@ impl<'a> Guarded<'a> {
     /// # Errors
     /// When the thread is gone.
     pub fn into_clone(self) -> Result<Stopped> {
-        let nr = mvedsua_common::table::by_name("clone").expect("the table has every call").nr;
+        let nr = mvedsua_common::table::by_name("clone")
+            .expect("the table has every call")
+            .nr;
         let flags = (libc::CLONE_VM | libc::CLONE_FS | libc::CLONE_FILES) as u64;
         self.aim(self.vdso.clone_address(), nr, &[flags, 0, 0, 0, 0, 0])?;
         Ok(self.thread)
@@ -260,12 +285,18 @@ impl Frame {
         let state = &mut bytes[at..at + xsize + 4];
         state[..xsize].copy_from_slice(&context.xstate);
         // In the ptrace format the first word of the software bytes is the feature mask.
-        let features: [u8; 8] = state[SW_RESERVED..SW_RESERVED + 8].try_into().expect("8 bytes");
+        let features: [u8; 8] = state[SW_RESERVED..SW_RESERVED + 8]
+            .try_into()
+            .expect("8 bytes");
         state[SW_RESERVED..SW_RESERVED + 4].copy_from_slice(&FP_XSTATE_MAGIC1.to_le_bytes());
         state[SW_RESERVED + 4..SW_RESERVED + 8].copy_from_slice(&(xsize as u32 + 4).to_le_bytes());
         state[SW_RESERVED + 8..SW_RESERVED + 16].copy_from_slice(&features);
         state[SW_RESERVED + 16..SW_RESERVED + 20].copy_from_slice(&(xsize as u32).to_le_bytes());
         state[xsize..xsize + 4].copy_from_slice(&FP_XSTATE_MAGIC2.to_le_bytes());
-        Self { bytes, scratch, stack_pointer }
+        Self {
+            bytes,
+            scratch,
+            stack_pointer,
+        }
     }
 }

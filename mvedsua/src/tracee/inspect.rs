@@ -26,7 +26,8 @@ pub struct Mapping {
 /// # Errors
 /// When the process is gone.
 pub fn maps(pid: i32) -> Result<Vec<Mapping>> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/maps")).named("read the memory map", pid)?;
+    let text =
+        std::fs::read_to_string(format!("/proc/{pid}/maps")).named("read the memory map", pid)?;
     Ok(text.lines().filter_map(parse_mapping).collect())
 }
 
@@ -53,7 +54,10 @@ fn parse_mapping(line: &str) -> Option<Mapping> {
 /// When the process is gone.
 pub fn threads(pid: i32) -> Result<Vec<i32>> {
     let entries = std::fs::read_dir(format!("/proc/{pid}/task")).named("list the threads", pid)?;
-    Ok(entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
+    Ok(entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect())
 }
 
 /// The descriptors of a process, with their close-on-exec flag.
@@ -61,7 +65,8 @@ pub fn threads(pid: i32) -> Result<Vec<i32>> {
 /// # Errors
 /// When the process is gone.
 pub fn descriptors(pid: i32) -> Result<Vec<(i32, bool)>> {
-    let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).named("list the descriptors", pid)?;
+    let entries =
+        std::fs::read_dir(format!("/proc/{pid}/fd")).named("list the descriptors", pid)?;
     let mut all: Vec<(i32, bool)> = entries
         .flatten()
         .filter_map(|entry| {
@@ -85,11 +90,19 @@ pub fn status_field(pid: i32, tid: i32, field: &str) -> Option<String> {
         .map(|value| value.trim().to_owned())
 }
 
+/// The process that a thread belongs to; `None` when it is gone.
+#[must_use]
+pub fn process_of(tid: i32) -> Option<i32> {
+    status_field(tid, tid, "Tgid")?.parse().ok()
+}
+
 /// Bit n-1 set: signal n waits for this thread and is not blocked.
 #[must_use]
 pub fn deliverable_signals(pid: i32, tid: i32) -> u64 {
     let mask = |field| {
-        status_field(pid, tid, field).and_then(|hex| u64::from_str_radix(&hex, 16).ok()).unwrap_or(0)
+        status_field(pid, tid, field)
+            .and_then(|hex| u64::from_str_radix(&hex, 16).ok())
+            .unwrap_or(0)
     };
     (mask("SigPnd") | mask("ShdPnd")) & !mask("SigBlk")
 }
@@ -97,10 +110,16 @@ pub fn deliverable_signals(pid: i32, tid: i32) -> u64 {
 /// Live child processes of a process, whichever thread made them.
 #[must_use]
 pub fn children(pid: i32) -> Vec<i32> {
-    let Ok(tids) = threads(pid) else { return Vec::new() };
+    let Ok(tids) = threads(pid) else {
+        return Vec::new();
+    };
     tids.iter()
         .filter_map(|tid| std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/children")).ok())
-        .flat_map(|text| text.split_whitespace().filter_map(|p| p.parse().ok()).collect::<Vec<i32>>())
+        .flat_map(|text| {
+            text.split_whitespace()
+                .filter_map(|p| p.parse().ok())
+                .collect::<Vec<i32>>()
+        })
         .collect()
 }
 
@@ -110,7 +129,8 @@ mod tests {
 
     #[test]
     fn a_maps_line_with_spaces_in_the_name() {
-        let map = parse_mapping("7f00-7f10 rw-s 00001000 00:01 42    /tmp/a file (deleted)").expect("parses");
+        let map = parse_mapping("7f00-7f10 rw-s 00001000 00:01 42    /tmp/a file (deleted)")
+            .expect("parses");
         assert_eq!(
             map,
             Mapping {

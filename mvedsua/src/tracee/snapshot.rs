@@ -71,7 +71,10 @@ pub fn capture(pid: i32, threads: Vec<Stopped>, vdso: &Vdso) -> Result<Vec<Captu
 
 /// Index of the thread that makes the clone: one with room on its stack, the main thread if it has.
 fn cloner_of(pid: i32, captured: &[Captured]) -> usize {
-    captured.iter().position(|c| c.context.tid == pid).unwrap_or(0)
+    captured
+        .iter()
+        .position(|c| c.context.tid == pid)
+        .unwrap_or(0)
 }
 
 /// Clones the stopped process. `cloned` is called as soon as the copy exists, for the leader to be
@@ -87,7 +90,11 @@ pub fn take(
 ) -> Result<Copied> {
     let Captured { thread, context } = captured.swap_remove(cloner_of(pid, captured));
     let tid = context.tid;
-    let mut cloner = Some(Guarded::begin(thread, &context, vdso)?.into_clone()?.resume_to_syscall()?);
+    let mut cloner = Some(
+        Guarded::begin(thread, &context, vdso)?
+            .into_clone()?
+            .resume_to_syscall()?,
+    );
     let (mut entered, mut middle, mut follower, mut follower_tid) = (false, None, None, None);
     let mut middle_gone = false;
     while follower.is_none() || !middle_gone {
@@ -111,7 +118,11 @@ pub fn take(
                     cloner = Some(stopped.resume(0)?);
                     if result < 0 {
                         let source = std::io::Error::from_raw_os_error(-result as i32);
-                        return Err(TraceeError::Injected { call: "clone", tid, source });
+                        return Err(TraceeError::Injected {
+                            call: "clone",
+                            tid,
+                            source,
+                        });
                     }
                 }
                 Wait::Event(libc::PTRACE_EVENT_CLONE) => {
@@ -140,7 +151,11 @@ pub fn take(
                     middle_gone = true;
                     if follower_tid.is_none() {
                         let source = std::io::Error::other("the middle process made no copy");
-                        return Err(TraceeError::Injected { call: "clone", tid, source });
+                        return Err(TraceeError::Injected {
+                            call: "clone",
+                            tid,
+                            source,
+                        });
                     }
                 }
                 Wait::Event(libc::PTRACE_EVENT_CLONE) => {
@@ -172,10 +187,15 @@ pub fn populate(
     contexts: &[Context],
     vdso: &Vdso,
 ) -> Result<Vec<(i32, Stopped)>> {
-    let clone = mvedsua_common::table::by_name("clone").expect("the table has every call").nr;
-    let main = contexts.iter().find(|context| context.tid == leader).ok_or_else(|| {
-        TraceeError::Unsuitable(format!("the main thread of process {leader} has ended"))
-    })?;
+    let clone = mvedsua_common::table::by_name("clone")
+        .expect("the table has every call")
+        .nr;
+    let main = contexts
+        .iter()
+        .find(|context| context.tid == leader)
+        .ok_or_else(|| {
+            TraceeError::Unsuitable(format!("the main thread of process {leader} has ended"))
+        })?;
     let mut first = main.apply(follower, vdso)?;
     let mut rest = Vec::with_capacity(contexts.len());
     for context in contexts.iter().filter(|context| context.tid != leader) {
@@ -187,8 +207,14 @@ pub fn populate(
             | libc::CLONE_SYSVSEM
             | libc::CLONE_SETTLS
             | libc::CLONE_CHILD_CLEARTID;
-        let args =
-            [flags as u64, context.regs.rsp, 0, context.tid_address, context.regs.fs_base, 0];
+        let args = [
+            flags as u64,
+            context.regs.rsp,
+            0,
+            context.tid_address,
+            context.regs.fs_base,
+            0,
+        ];
         let mut born = None;
         let result = Plain { vdso }.call_with(&mut first, "clone", clone, &args, &mut |tid| {
             born = Some(tid);
@@ -196,7 +222,11 @@ pub fn populate(
         })?;
         let Some(tid) = born else {
             let source = std::io::Error::from_raw_os_error(-result as i32);
-            return Err(TraceeError::Injected { call: "clone", tid: first.tid(), source });
+            return Err(TraceeError::Injected {
+                call: "clone",
+                tid: first.tid(),
+                source,
+            });
         };
         let (thread, _) =
             Running::born(tid).expect("stop at its birth", |wait| wait == Wait::Interrupted)?;
@@ -246,7 +276,8 @@ fn seize_some(pid: i32, tids: &[i32], options: u32) -> Result<Vec<Stopped>> {
                 running.push(thread);
             }
             // A thread that ended, or one that the kernel seized at its birth, is no failure.
-            Err(TraceeError::Kernel { source, .. }) if source.raw_os_error() == Some(libc::ESRCH) => {}
+            Err(TraceeError::Kernel { source, .. })
+                if source.raw_os_error() == Some(libc::ESRCH) => {}
             Err(_) if traced_by_us(pid, tid) => {
                 let thread = Running::born(tid);
                 let _ = thread.interrupt();
@@ -274,14 +305,15 @@ fn seize_some(pid: i32, tids: &[i32], options: u32) -> Result<Vec<Stopped>> {
 }
 
 fn traced_by_us(pid: i32, tid: i32) -> bool {
-    inspect::status_field(pid, tid, "TracerPid")
-        == Some(nix::unistd::gettid().as_raw().to_string())
+    inspect::status_field(pid, tid, "TracerPid") == Some(nix::unistd::gettid().as_raw().to_string())
 }
 
 /// Waits until an interrupted thread stands in the interrupt's stop.
 fn settle(mut thread: Running) -> Result<Option<Stopped>> {
     loop {
-        let Some((stopped, wait)) = thread.wait()? else { return Ok(None) };
+        let Some((stopped, wait)) = thread.wait()? else {
+            return Ok(None);
+        };
         thread = match wait {
             Wait::Interrupted => return Ok(Some(stopped)),
             Wait::Signal(signal) => stopped.resume(signal)?,

@@ -34,7 +34,8 @@ const CALL: &[u8] = &[
 /// follower is a child of init or a subreaper and never of the server. A follower that no tracer
 /// takes over exits at once. Nothing here touches the stack.
 const CLONE: &[u8] = &[
-    0x0f, 0x05, //  0: syscall                  clone(CLONE_VM|CLONE_FS|CLONE_FILES), in the registers
+    0x0f,
+    0x05, //  0: syscall                  clone(CLONE_VM|CLONE_FS|CLONE_FILES), in the registers
     0x85, 0xc0, //  2: test eax, eax
     0x74, 0x1f, //  4: je middle (37)
     0x78, 0x16, //  6: js done (30)
@@ -54,7 +55,8 @@ const CLONE: &[u8] = &[
     0x4d, 0x31, 0xc0, // 46: xor r8, r8
     0xb8, 0x38, 0x00, 0x00, 0x00, // 49: mov eax, 56   clone: a plain fork with exit signal 0
     0x0f, 0x05, // 54: syscall
-    0x31, 0xff, // 56: xor edi, edi            both: exit_group(0), unless the tracer moves the child
+    0x31,
+    0xff, // 56: xor edi, edi            both: exit_group(0), unless the tracer moves the child
     0xb8, 0xe7, 0x00, 0x00, 0x00, // 58: mov eax, 231
     0x0f, 0x05, // 63: syscall
     0x0f, 0x0b, // 65: ud2
@@ -90,16 +92,31 @@ impl Vdso {
             let Some((_, call)) = PATCHED.iter().find(|(name, _)| symbol.name() == Ok(name)) else {
                 continue;
             };
-            let nr = mvedsua_common::table::by_name(call).expect("the table has every call").nr;
+            let nr = mvedsua_common::table::by_name(call)
+                .expect("the table has every call")
+                .nr;
             let nr = u32::from(nr).to_le_bytes();
-            patches.push((symbol.address(), [0xb8, nr[0], nr[1], nr[2], nr[3], 0x0f, 0x05, 0xc3]));
+            patches.push((
+                symbol.address(),
+                [0xb8, nr[0], nr[1], nr[2], nr[3], 0x0f, 0x05, 0xc3],
+            ));
         }
-        let used = image.iter().rposition(|&byte| byte != 0).map_or(0, |at| at + 1);
+        let used = image
+            .iter()
+            .rposition(|&byte| byte != 0)
+            .map_or(0, |at| at + 1);
         let stub = (used as u64 + 63) & !63;
         if stub as usize + CALL.len() + CLONE.len() + 64 > image.len() {
-            return Err(TraceeError::Unsuitable("the vDSO has no room for the injection stub".into()));
+            return Err(TraceeError::Unsuitable(
+                "the vDSO has no room for the injection stub".into(),
+            ));
         }
-        let vdso = Self { base, image, patches, stub };
+        let vdso = Self {
+            base,
+            image,
+            patches,
+            stub,
+        };
         if !vdso.is_known(&theirs) {
             return Err(TraceeError::Unsuitable(format!(
                 "the vDSO of process {pid} is not the kernel's: it was changed by somebody else"
@@ -228,7 +245,10 @@ mod tests {
         let starts = lengths(CLONE);
         for at in [4usize, 6] {
             let target = at + 2 + CLONE[at + 1] as usize;
-            assert!(starts.contains(&target), "the jump at {at} lands at {target}: {starts:?}");
+            assert!(
+                starts.contains(&target),
+                "the jump at {at} lands at {target}: {starts:?}"
+            );
         }
         assert_eq!(4 + 2 + CLONE[5] as usize, 37, "middle");
         assert_eq!(6 + 2 + CLONE[7] as usize, 30, "done");

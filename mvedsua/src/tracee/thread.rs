@@ -67,12 +67,24 @@ impl Running {
     ///
     /// # Errors
     /// When it is gone or reports something else.
-    pub fn expect(self, expected: &'static str, accept: impl Fn(Wait) -> bool) -> Result<(Stopped, Wait)> {
+    pub fn expect(
+        self,
+        expected: &'static str,
+        accept: impl Fn(Wait) -> bool,
+    ) -> Result<(Stopped, Wait)> {
         let tid = self.tid;
         match self.wait()? {
             Some((stopped, wait)) if accept(wait) => Ok((stopped, wait)),
-            Some((_, wait)) => Err(TraceeError::Unexpected { tid, expected, got: format!("{wait:?}") }),
-            None => Err(TraceeError::Unexpected { tid, expected, got: "its end".into() }),
+            Some((_, wait)) => Err(TraceeError::Unexpected {
+                tid,
+                expected,
+                got: format!("{wait:?}"),
+            }),
+            None => Err(TraceeError::Unexpected {
+                tid,
+                expected,
+                got: "its end".into(),
+            }),
         }
     }
 }

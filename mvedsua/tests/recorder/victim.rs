@@ -7,7 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mvedsua::recorder::{Event, EventRef, Recorder};
+use mvedsua::matcher::Record;
+use mvedsua::recorder::{EventRef, Recorder};
 
 const RING: u64 = 1 << 20;
 const LIMIT: Duration = Duration::from_secs(20);
@@ -87,7 +88,7 @@ impl Victim {
     }
 
     /// The first event of call `nr` that `wanted` says yes to, waiting for it; all before are released.
-    pub fn find(&mut self, nr: u16, wanted: impl Fn(&Event<'_>) -> bool) -> EventRef {
+    pub fn find(&mut self, nr: u16, wanted: impl Fn(&Record<'_>) -> bool) -> EventRef {
         let start = Instant::now();
         loop {
             match self.recorder.ring.peek_new() {

@@ -5,8 +5,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use super::dataset::{Dataset, name, value};
+use super::protocol::Answer;
 use super::record::Kind;
-use crate::resp::{self, Reply};
 
 /// How long a connection attempt may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -78,14 +78,12 @@ impl Connection {
         let version = if write { data.start_write(key) } else { None };
         let what = match version {
             Some(version) => {
-                resp::encode(
-                    &mut self.out,
-                    &[b"SET", name(key).as_bytes(), &value(key, version)],
-                );
+                data.protocol()
+                    .set(&mut self.out, &name(key), &value(key, version));
                 Request::Set { key, version }
             }
             None => {
-                resp::encode(&mut self.out, &[b"GET", name(key).as_bytes()]);
+                data.protocol().get(&mut self.out, &name(key));
                 Request::Get {
                     key,
                     oldest: data.oldest_allowed(key),
@@ -126,7 +124,7 @@ impl Connection {
             }
             Err(e) => return Err(e),
         }
-        let Some((reply, len)) = resp::parse(&self.input)? else {
+        let Some((answer, len)) = data.protocol().parse(&self.input)? else {
             return Ok(Progress::Waiting);
         };
         let Some(pending) = self.pending.take() else {
@@ -136,14 +134,14 @@ impl Connection {
             return Err(io::Error::other("more bytes than one reply"));
         }
         self.input.clear();
-        Ok(match (pending.what, reply) {
-            (Request::Get { key, oldest }, Reply::Bulk(Some(bytes)))
+        Ok(match (pending.what, answer) {
+            (Request::Get { key, oldest }, Answer::Value(Some(bytes)))
                 if data.allows(key, oldest, &bytes) =>
             {
                 Progress::Answered(pending.due)
             }
-            (Request::Get { .. }, Reply::Bulk(_)) => Progress::Wrong(pending.due, Kind::Value),
-            (Request::Set { key, version }, Reply::Status(ok)) if ok == "OK" => {
+            (Request::Get { .. }, Answer::Value(_)) => Progress::Wrong(pending.due, Kind::Value),
+            (Request::Set { key, version }, Answer::Stored) => {
                 data.finish_write(key, version);
                 Progress::Answered(pending.due)
             }

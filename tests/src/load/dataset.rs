@@ -4,7 +4,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::resp::{Client, Reply, encode};
+use super::protocol::{Answer, Protocol};
+use crate::resp::{Client, Reply};
 
 /// Bytes of a value.
 const VALUE_LEN: usize = 64;
@@ -22,6 +23,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// see any version between the last acknowledged before it asked and the last sent when it was answered.
 #[derive(Debug)]
 pub struct Dataset {
+    protocol: Protocol,
     /// Newest version that was sent, per key.
     sent: Vec<u32>,
     /// Newest version that the server has acknowledged, per key.
@@ -37,7 +39,7 @@ pub struct Verified {
     pub missing: u64,
     /// Keys with a wrong value.
     pub wrong: u64,
-    /// What `DBSIZE` says.
+    /// How many keys the server says that it has (`DBSIZE`, or `curr_items` of memcached).
     pub dbsize: u64,
 }
 
@@ -54,11 +56,23 @@ impl Dataset {
     /// `keys` keys, all in version 0, none written yet.
     #[must_use]
     pub fn new(keys: u32) -> Self {
+        Self::of(Protocol::Redis, keys)
+    }
+
+    /// The same for a server of another protocol.
+    #[must_use]
+    pub fn of(protocol: Protocol, keys: u32) -> Self {
         let keys = keys as usize;
         Self {
+            protocol,
             sent: vec![0; keys],
             acknowledged: vec![0; keys],
         }
+    }
+
+    /// How to talk to the server.
+    pub(super) fn protocol(&self) -> Protocol {
+        self.protocol
     }
 
     /// Number of keys.
@@ -77,19 +91,13 @@ impl Dataset {
         for (first, last) in batches(self.keys()) {
             out.clear();
             for key in first..last {
-                encode(
-                    &mut out,
-                    &[
-                        b"SET",
-                        name(key).as_bytes(),
-                        &value(key, self.sent[key as usize]),
-                    ],
-                );
+                let value = value(key, self.sent[key as usize]);
+                self.protocol.set(&mut out, &name(key), &value);
             }
             client.send(&out)?;
             for key in first..last {
-                match client.receive()? {
-                    Reply::Status(ok) if ok == "OK" => {}
+                match client.receive_with(|input| self.protocol.parse(input))? {
+                    Answer::Stored => {}
                     other => {
                         return Err(io::Error::other(format!(
                             "SET {} answered {other:?}",
@@ -110,28 +118,18 @@ impl Dataset {
     pub fn verify(&self, addr: SocketAddr) -> io::Result<Verified> {
         let mut client = Client::connect(addr, LIMIT)?;
         let mut found = Verified::default();
+        let mut out = Vec::new();
         for (first, last) in batches(self.keys()) {
-            let names: Vec<String> = (first..last).map(name).collect();
-            let words: Vec<&str> = ["MGET"]
-                .into_iter()
-                .chain(names.iter().map(String::as_str))
-                .collect();
-            let reply = client.command(&words)?;
-            let Reply::Array(Some(values)) = reply else {
-                return Err(io::Error::other(format!("MGET answered {reply:?}")));
-            };
-            if values.len() != names.len() {
-                return Err(io::Error::other(format!(
-                    "MGET of {} keys answered {}",
-                    names.len(),
-                    values.len()
-                )));
+            out.clear();
+            for key in first..last {
+                self.protocol.get(&mut out, &name(key));
             }
-            for (key, reply) in (first..last).zip(&values) {
-                match reply {
-                    Reply::Bulk(None) => found.missing += 1,
-                    Reply::Bulk(Some(bytes))
-                        if self.allows(key, self.acknowledged[key as usize], bytes) =>
+            client.send(&out)?;
+            for key in first..last {
+                match client.receive_with(|input| self.protocol.parse(input))? {
+                    Answer::Value(None) => found.missing += 1,
+                    Answer::Value(Some(bytes))
+                        if self.allows(key, self.acknowledged[key as usize], &bytes) =>
                     {
                         found.right += 1;
                     }
@@ -139,10 +137,13 @@ impl Dataset {
                 }
             }
         }
-        match client.command(&["DBSIZE"])? {
-            Reply::Integer(count) => found.dbsize = u64::try_from(count).unwrap_or(0),
-            other => return Err(io::Error::other(format!("DBSIZE answered {other:?}"))),
-        }
+        found.dbsize = match self.protocol {
+            Protocol::Redis => match client.command(&["DBSIZE"])? {
+                Reply::Integer(count) => u64::try_from(count).unwrap_or(0),
+                other => return Err(io::Error::other(format!("DBSIZE answered {other:?}"))),
+            },
+            Protocol::Memcached => memcached_items(&mut client)?,
+        };
         Ok(found)
     }
 
@@ -173,6 +174,18 @@ impl Dataset {
         };
         (oldest..=self.sent[key as usize]).contains(&version) && value(key, version) == bytes
     }
+}
+
+/// `curr_items` of memcached's `stats`.
+fn memcached_items(client: &mut Client) -> io::Result<u64> {
+    client.send(b"stats\r\n")?;
+    let text = client.receive_with(|input| {
+        let whole = input.ends_with(b"END\r\n");
+        Ok(whole.then(|| (String::from_utf8_lossy(input).into_owned(), input.len())))
+    })?;
+    text.lines()
+        .find_map(|line| line.strip_prefix("STAT curr_items ")?.trim().parse().ok())
+        .ok_or_else(|| io::Error::other("stats has no curr_items"))
 }
 
 /// The key with this number.

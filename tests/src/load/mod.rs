@@ -1,4 +1,4 @@
-//! A load generator for Redis that knows what every reply must be.
+//! A load generator for Redis and memcached that knows what every reply must be.
 //!
 //! One thread drives many connections with `epoll`, each with one request under way (as
 //! `redis-benchmark` does). Every reply is compared with what the [`Dataset`] allows; a lost
@@ -9,8 +9,10 @@
 mod connection;
 mod dataset;
 mod generator;
+mod protocol;
 mod record;
 
 pub use dataset::{Dataset, Verified};
 pub use generator::{Load, LoadOptions, LoadReport};
+pub use protocol::Protocol;
 pub use record::{Errors, Interval, Phase};

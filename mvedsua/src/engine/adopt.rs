@@ -1,0 +1,157 @@
+//! What a successor of a killed agent finds, and how it takes it over.
+//!
+//! A leader in an update is traced without `O_EXITKILL`: it runs on, with patched clock functions and
+//! the follower gone. A promoted process had its filter suspended by its tracer; without one its
+//! calls are filtered again and *wait*, since it holds its own listener. Its new tracer fetches that
+//! listener, suspends the filter, and lets what waits go.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::rollback::{free_leader, stop_side};
+use super::side::Side;
+use super::snapshot::KEPT_OPTIONS;
+use super::worker::{Home, Kept};
+use crate::follower::parking_number;
+use crate::sys::pidfd;
+use crate::sys::seccomp::Listener;
+use crate::tracee::snapshot::{LEADER_OPTIONS, seize_all};
+use crate::tracee::stub::Vdso;
+use crate::tracee::thread::Running;
+use crate::tracee::{Result, TraceeError, inspect};
+
+/// True if the process was promoted by an agent: it holds the listener of its own filter.
+pub(super) fn is_promoted(pid: i32) -> bool {
+    inspect::status_field(pid, pid, "Seccomp").as_deref() == Some("2")
+        && std::fs::read_link(format!("/proc/{pid}/fd/{}", parking_number(pid)))
+            .is_ok_and(|target| target.to_string_lossy() == "anon_inode:seccomp notify")
+}
+
+/// Kills a copy that a killed agent was about to promote. It stands still in its filter, and the
+/// process that it was to replace serves on.
+pub fn discard_copy(pid: i32) {
+    if is_promoted(pid) {
+        // It may have ended by itself since.
+        let _ = pidfd::kill(pid);
+    }
+}
+
+/// How the process `pid` is held from now on. Repairs what a killed agent left.
+///
+/// # Errors
+/// When the process cannot be traced.
+pub(super) fn home_of(pid: i32) -> Result<Home> {
+    if is_promoted(pid) {
+        return adopt(pid).map(Home::Kept);
+    }
+    let mut home = Home::Bare(pid);
+    let vdso = Vdso::of(pid)?;
+    if !vdso.is_pristine(pid)? {
+        tracing::warn!(
+            pid,
+            "restoring the clock functions that a killed agent left patched"
+        );
+        let mut side = Side::new(pid);
+        for thread in seize_all(pid, LEADER_OPTIONS)? {
+            side.add_running(thread.resume(0)?);
+        }
+        free_leader(side, &vdso, &mut home);
+    }
+    Ok(home)
+}
+
+fn adopt(pid: i32) -> Result<Kept> {
+    let kernel = |what: &'static str| {
+        move |source| TraceeError::Kernel {
+            what,
+            tid: pid,
+            source,
+        }
+    };
+    let process = pidfd::open(pid).map_err(kernel("open a pidfd"))?;
+    let listener = pidfd::duplicate(process.as_fd(), parking_number(pid))
+        .map_err(kernel("fetch the listener"))?;
+    let listener = Arc::new(Listener::new(listener).map_err(kernel("set up the listener"))?);
+    let mut side = Side::new(pid);
+    // Seizing suspends the filter at once; a thread that waits in it is not stopped by that.
+    seize_running(pid, &mut side)?;
+    for child in descendants(pid) {
+        seize_running(child, &mut side)?;
+    }
+    release_waiting(&listener);
+    let vdso = Vdso::of(pid)?;
+    let mut home = Home::Kept(Kept::new(Side::new(pid), listener));
+    if vdso.is_pristine(pid)? {
+        if let Home::Kept(kept) = &mut home {
+            kept.side = side;
+        }
+    } else {
+        stop_side(&mut side);
+        free_leader(side, &vdso, &mut home);
+    }
+    match home {
+        Home::Kept(kept) => Ok(kept),
+        Home::Bare(_) => Err(TraceeError::Unsuitable(format!(
+            "process {pid} is not a promoted one"
+        ))),
+    }
+}
+
+fn seize_running(pid: i32, side: &mut Side) -> Result<()> {
+    loop {
+        let fresh: Vec<i32> = inspect::threads(pid)?
+            .into_iter()
+            .filter(|tid| !side.has(*tid))
+            .collect();
+        if fresh.is_empty() {
+            return Ok(());
+        }
+        for tid in fresh {
+            match Running::seize(tid, KEPT_OPTIONS) {
+                Ok(thread) => side.add_running(thread),
+                // Born since from a thread that is ours already: the kernel seized it.
+                Err(TraceeError::Kernel { source, .. })
+                    if source.raw_os_error() == Some(libc::EPERM) =>
+                {
+                    side.add_running(Running::born(tid));
+                }
+                Err(TraceeError::Kernel { source, .. })
+                    if source.raw_os_error() == Some(libc::ESRCH) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// Child processes inherited the filter: they need its suspension too.
+fn descendants(pid: i32) -> Vec<i32> {
+    let mut all = inspect::children(pid);
+    let mut at = 0;
+    while at < all.len() {
+        let more = inspect::children(all[at]);
+        all.extend(more);
+        at += 1;
+    }
+    all.retain(|pid| inspect::status_field(*pid, *pid, "Seccomp").as_deref() == Some("2"));
+    all
+}
+
+/// Lets every call go that came to the filter while nobody answered it.
+fn release_waiting(listener: &Listener) {
+    loop {
+        let mut fds = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+        let waiting = poll(&mut fds, PollTimeout::ZERO).is_ok_and(|count| count > 0)
+            && fds[0]
+                .revents()
+                .is_some_and(|revents| revents.contains(PollFlags::POLLIN));
+        if !waiting {
+            return;
+        }
+        if let Ok(notification) = listener.receive() {
+            // A thread that died meanwhile needs no answer.
+            let _ = listener.let_run(notification.id);
+        }
+    }
+}

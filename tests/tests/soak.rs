@@ -1,0 +1,93 @@
+//! A thousand update / rollback cycles on one `redis-server`: nothing may grow.
+
+use anyhow::{Context, Result, ensure};
+use mvedsua_tests::bare::Before;
+use mvedsua_tests::supervised::{NAME, Supervised};
+use mvedsua_tests::{Need, can_run, process};
+
+/// Environment variable with another number of cycles.
+const CYCLES: &str = "MVEDSUA_SOAK_CYCLES";
+
+/// Cycles after which memory has found its level.
+const WARM: u32 = 20;
+
+/// What must not grow, of a process.
+#[derive(Clone, Copy, Debug)]
+struct Size {
+    descriptors: usize,
+    threads: usize,
+    zombies: usize,
+    resident_kib: u64,
+}
+
+impl Size {
+    fn of(pid: i32) -> Result<Self> {
+        Ok(Self {
+            descriptors: process::descriptors(pid).len(),
+            threads: process::threads(pid).len(),
+            zombies: process::zombie_children(pid).len(),
+            resident_kib: process::resident_kib(pid).context("resident memory")?,
+        })
+    }
+
+    /// Memory may breathe by 8 MiB, whatever the number of cycles; nothing else may change.
+    fn check(self, now: Self, whose: &str) -> Result<()> {
+        ensure!(
+            now.descriptors <= self.descriptors
+                && now.threads <= self.threads
+                && now.zombies == 0
+                && now.resident_kib <= self.resident_kib + 8 * 1024,
+            "{whose} has grown: {self:?} before, {now:?} now"
+        );
+        Ok(())
+    }
+}
+
+#[test]
+fn a_thousand_updates_and_rollbacks_leave_nothing_behind() -> Result<()> {
+    if !can_run(
+        "a_thousand_updates_and_rollbacks_leave_nothing_behind",
+        &[Need::Root, Need::Program("redis-server")],
+    ) {
+        return Ok(());
+    }
+    let cycles = match std::env::var(CYCLES) {
+        Ok(count) => count.parse().with_context(|| format!("{CYCLES}={count}"))?,
+        Err(_) => 1_000,
+    };
+    let server = Supervised::redis(&[], 5_000, 500)?;
+    let leader = server.server.pid();
+    let agent = server.mvedsua.agent_pid().context("an agent")?;
+    let before = Before::of(leader);
+    let mut warm = None;
+    let mut pauses = Vec::new();
+    for cycle in 0..cycles {
+        if cycle == WARM {
+            warm = Some((Size::of(agent)?, Size::of(leader)?));
+        }
+        let status = server
+            .update(&[])
+            .with_context(|| format!("cycle {cycle}"))?;
+        pauses.extend(status.pauses_ms.snapshot);
+        server.more_requests(10)?;
+        server.mvedsua.rollback(NAME)?;
+        before.check().with_context(|| format!("cycle {cycle}"))?;
+        if cycle % 50 == 49 {
+            let (agent, leader) = (Size::of(agent)?, Size::of(leader)?);
+            println!(
+                "after {} cycles: agent {agent:?}, server {leader:?}",
+                cycle + 1
+            );
+        }
+    }
+    pauses.sort_by(f64::total_cmp);
+    println!(
+        "pauses: median {:?} ms, longest {:?} ms",
+        pauses.get(pauses.len() / 2),
+        pauses.last()
+    );
+    let (agent_warm, leader_warm) = warm.context("too few cycles to say anything")?;
+    agent_warm.check(Size::of(agent)?, "the agent")?;
+    leader_warm.check(Size::of(leader)?, "the server")?;
+    server.finish()
+}
