@@ -174,13 +174,57 @@ fn matches_once<'a>(
                     false
                 }
             }
-            (ArgPattern::Regex(..), _) => false,
+            (ArgPattern::Holes { start, holes, open }, Value::Text(text)) => {
+                frame.burn(text.len() / 64)?;
+                fill(frame, start, holes, *open, text)
+            }
+            (ArgPattern::Regex(..) | ArgPattern::Holes { .. }, _) => false,
         };
         if !fits {
             return Ok(false);
         }
     }
     frame.run(&pattern.guard)
+}
+
+/// Fills the holes of a text. The leftmost place for what follows a hole is always right: any other
+/// leaves less for the holes after it.
+#[expect(
+    clippy::ptr_arg,
+    reason = "a part of a borrowed text is borrowed as well, which a slice would not tell"
+)]
+fn fill<'a>(
+    frame: &mut Frame<'a>,
+    start: &[u8],
+    holes: &[(u16, Vec<u8>)],
+    open: bool,
+    text: &Cow<'a, [u8]>,
+) -> bool {
+    if !text.starts_with(start) {
+        return false;
+    }
+    let mut at = start.len();
+    for (i, (var, after)) in holes.iter().enumerate() {
+        let rest = &text[at..];
+        let last = i + 1 == holes.len();
+        let length = if last && !open {
+            rest.strip_suffix(after.as_slice()).map(<[u8]>::len)
+        } else if after.is_empty() {
+            Some(rest.len())
+        } else {
+            rest.windows(after.len())
+                .position(|w| w == after.as_slice())
+        };
+        let Some(length) = length else {
+            return false;
+        };
+        let taken = Value::Text(super::value::part(text, at, at + length));
+        if !bind(frame, *var, taken) {
+            return false;
+        }
+        at += length + after.len();
+    }
+    true
 }
 
 fn bind<'a>(frame: &mut Frame<'a>, var: u16, value: Value<'a>) -> bool {

@@ -158,6 +158,16 @@ pub enum ArgPattern {
     Exact(Vec<u8>),
     /// These bytes, and perhaps more.
     Prefix(Vec<u8>),
+    /// A text with holes: each takes as little as the bytes after it allow, the last one all of the
+    /// rest when there are none.
+    Holes {
+        /// The bytes before the first hole.
+        start: Vec<u8>,
+        /// The holes, each with the bytes after it; only the last may have none.
+        holes: Vec<(Var, Vec<u8>)>,
+        /// Whether more may follow.
+        open: bool,
+    },
     /// Matched by the expression; groups go to variables.
     Regex(Regex, Vec<(usize, Var)>),
 }

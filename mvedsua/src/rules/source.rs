@@ -47,6 +47,8 @@ pub struct Source {
     pub name: String,
     /// The whole text.
     pub text: Arc<str>,
+    /// First byte of each line, so that a position is found without reading the text.
+    lines: Arc<[u32]>,
 }
 
 /// All files that one rule file consists of.
@@ -73,9 +75,15 @@ impl SourceMap {
 
     /// Adds a file.
     pub fn add(&mut self, name: impl Into<String>, text: impl Into<Arc<str>>) -> FileId {
+        let text = text.into();
+        let starts = text
+            .match_indices('\n')
+            .map(|(at, _)| u32::try_from(at + 1).unwrap_or(u32::MAX));
+        let lines = std::iter::once(0).chain(starts).collect();
         self.files.push(Source {
             name: name.into(),
-            text: text.into(),
+            text,
+            lines,
         });
         FileId(u32::try_from(self.files.len() - 1).unwrap_or(u32::MAX))
     }
@@ -99,10 +107,14 @@ impl SourceMap {
     /// Line and column of a span's first byte.
     #[must_use]
     pub fn position(&self, span: Span) -> Position {
-        let text = &self.file(span.file).text;
-        let upto = text.get(..span.start as usize).unwrap_or(text);
-        let line = upto.bytes().filter(|b| *b == b'\n').count() + 1;
-        let column = upto.rsplit('\n').next().unwrap_or("").chars().count() + 1;
+        let file = self.file(span.file);
+        let line = file
+            .lines
+            .partition_point(|start| *start <= span.start)
+            .max(1);
+        let from = file.lines[line - 1] as usize;
+        let before = file.text.get(from..span.start as usize).unwrap_or("");
+        let column = before.chars().count() + 1;
         Position {
             line: u32::try_from(line).unwrap_or(u32::MAX),
             column: u32::try_from(column).unwrap_or(u32::MAX),

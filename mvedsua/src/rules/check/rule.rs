@@ -237,8 +237,7 @@ impl Checker {
         scope: &mut Scope,
     ) -> Checked<ArgPattern> {
         let mut literal = Vec::new();
-        let mut regex = String::from("(?s-u)^");
-        let mut holes: Vec<(usize, Var)> = Vec::new();
+        let mut holes: Vec<(Var, Vec<u8>)> = Vec::new();
         for (i, part) in parts.iter().enumerate() {
             let bytes = match part {
                 TextPart::Literal(bytes) => bytes.clone(),
@@ -256,29 +255,18 @@ impl Checker {
                             return self.error(Code::TYPE, span, message);
                         }
                         _ => {
-                            if holes.is_empty()
-                                && matches!(parts.get(i + 1), Some(TextPart::Hole(_)))
-                                || matches!(parts.get(i + 1), Some(TextPart::Hole(_)))
-                            {
+                            if matches!(parts.get(i + 1), Some(TextPart::Hole(_))) {
                                 return self.error(Code::BAD_PATTERN, span, "two holes with nothing in between: it is not clear where one ends");
                             }
-                            let last = i + 1 == parts.len();
-                            regex.push_str(if last { "(.*)" } else { "(.*?)" });
-                            holes.push((holes.len() + 1, scope.define(name, Type::Text)));
+                            holes.push((scope.define(name, Type::Text), Vec::new()));
                             continue;
                         }
                     }
                 }
             };
-            if holes.is_empty() {
-                literal.extend_from_slice(&bytes);
-            }
-            for byte in bytes {
-                if byte.is_ascii_alphanumeric() {
-                    regex.push(char::from(byte));
-                } else {
-                    regex.push_str(&format!("\\x{byte:02x}"));
-                }
+            match holes.last_mut() {
+                Some((_, after)) => after.extend_from_slice(&bytes),
+                None => literal.extend_from_slice(&bytes),
             }
         }
         if holes.is_empty() {
@@ -288,11 +276,11 @@ impl Checker {
                 ArgPattern::Exact(literal)
             });
         }
-        if !open {
-            regex.push('$');
-        }
-        let regex = self.compile_regex(&regex, span)?;
-        Ok(ArgPattern::Regex(regex, holes))
+        Ok(ArgPattern::Holes {
+            start: literal,
+            holes,
+            open,
+        })
     }
 
     pub(super) fn add_rule(
@@ -673,6 +661,7 @@ fn one_fd(patterns: &[Pattern]) -> ast::Scope {
 fn literal_prefix(pattern: &ArgPattern) -> Vec<u8> {
     match pattern {
         ArgPattern::Exact(bytes) | ArgPattern::Prefix(bytes) => bytes.clone(),
+        ArgPattern::Holes { start, .. } => start.clone(),
         ArgPattern::Regex(regex, _) => regex_prefix(regex.as_str()),
         ArgPattern::Is(Ex::Value(Value::Text(bytes))) => bytes.to_vec(),
         ArgPattern::Is(_) | ArgPattern::Var(_) => Vec::new(),
@@ -681,10 +670,7 @@ fn literal_prefix(pattern: &ArgPattern) -> Vec<u8> {
 
 /// The literal start of an anchored expression; empty when in doubt.
 fn regex_prefix(regex: &str) -> Vec<u8> {
-    let Some(rest) = regex
-        .strip_prefix("(?s-u)^")
-        .or_else(|| regex.strip_prefix('^'))
-    else {
+    let Some(rest) = regex.strip_prefix('^') else {
         return Vec::new();
     };
     if rest.contains('|') {

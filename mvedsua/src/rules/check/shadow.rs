@@ -78,7 +78,9 @@ fn covers_arg(slot: Slot, arg: &ArgPattern, b: &Pattern) -> bool {
     match (arg, other) {
         (ArgPattern::Exact(a), ArgPattern::Exact(b)) => a == b,
         (ArgPattern::Prefix(a), ArgPattern::Prefix(b) | ArgPattern::Exact(b)) => b.starts_with(a),
-        (ArgPattern::Prefix(a), ArgPattern::Regex(..)) => b.prefix.starts_with(a),
+        (ArgPattern::Prefix(a), ArgPattern::Regex(..) | ArgPattern::Holes { .. }) => {
+            b.prefix.starts_with(a)
+        }
         (ArgPattern::Regex(a, _), ArgPattern::Regex(b, _)) => a.as_str() == b.as_str(),
         (ArgPattern::Is(Ex::Value(a)), ArgPattern::Is(Ex::Value(b))) => a == b,
         _ => false,

@@ -396,3 +396,20 @@ fn messages_are_held_as_long_as_their_rule_says() {
     engine.tick(ms(25), &mut out).expect("released");
     assert_eq!((engine.deadline(), engine.held(), out.len()), (None, 0, 1));
 }
+
+#[test]
+fn holes_take_as_little_as_they_can_and_the_end_is_the_end() {
+    passes(
+        r#"
+rule a: read(5, "a $x b $y b") => read(5, "$x|$y");
+rule open: read(6, "a $x b", _) => read(6, "$x");
+rule twice: read(7, "$x=$x") => read(7, "same");
+test "both" { given { read(5, "a 1 b 2 b 3 b"); } expect { read(5, "1|2 b 3"); } }
+test "no end" { given { read(5, "a 1 b 2 b."); } expect { read(5, "a 1 b 2 b."); } }
+test "too short for both ends" { given { read(5, "a 1 b b"); } expect { read(5, "a 1 b b"); } }
+test "open" { given { read(6, "a 1 b and more"); } expect { read(6, "1"); } }
+test "equal" { given { read(7, "k=k"); } expect { read(7, "same"); } }
+test "unequal" { given { read(7, "k=l"); } expect { read(7, "k=l"); } }
+"#,
+    );
+}
