@@ -8,6 +8,7 @@ mod detach;
 mod doctor;
 mod events;
 mod finalize;
+mod guard;
 mod man;
 mod output;
 mod progress;
@@ -76,6 +77,8 @@ enum Subcommands {
     Agent(agent::Args),
     Completions(completions::Args),
     Man(man::Args),
+    #[command(hide = true)]
+    Guard(guard::Args),
 }
 
 /// What every subcommand is told.
@@ -133,7 +136,10 @@ pub fn main() -> ExitCode {
         Subcommands::Events(args) => args.json,
         Subcommands::Watch(args) => args.json,
         Subcommands::Doctor(args) => args.json,
-        Subcommands::Agent(_) | Subcommands::Completions(_) | Subcommands::Man(_) => false,
+        Subcommands::Agent(_)
+        | Subcommands::Completions(_)
+        | Subcommands::Man(_)
+        | Subcommands::Guard(_) => false,
     };
     let context = Context {
         socket: cli.socket,
@@ -157,6 +163,10 @@ pub fn main() -> ExitCode {
             Ok(())
         }
         Subcommands::Man(args) => args.run(),
+        Subcommands::Guard(args) => {
+            args.run();
+            Ok(())
+        }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
