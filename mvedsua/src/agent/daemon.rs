@@ -21,6 +21,9 @@ use crate::engine::Engine;
 /// It could not start: another agent, no permission, no such group.
 pub fn run(socket: &Path, group: Option<&str>) -> Result<(), Refusal> {
     logging::start();
+    if let Err(error) = crate::engine::start_guard() {
+        tracing::warn!(%error, "no guard: if this agent is killed during an update, the server may stay stopped");
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         // The control plane has little to do, and the machine's CPUs belong to the services.
         .worker_threads(2)

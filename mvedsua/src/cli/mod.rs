@@ -9,6 +9,7 @@ mod detach;
 mod doctor;
 mod events;
 mod finalize;
+mod guard;
 mod man;
 mod output;
 mod progress;
@@ -82,6 +83,8 @@ enum Subcommands {
     Agent(agent::Args),
     Completions(completions::Args),
     Man(man::Args),
+    #[command(hide = true)]
+    Guard(guard::Args),
 }
 
 /// What every subcommand is told.
@@ -169,6 +172,10 @@ pub fn main() -> ExitCode {
             Ok(())
         }
         Subcommands::Man(args) => args.run(),
+        Subcommands::Guard(args) => {
+            args.run();
+            Ok(())
+        }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

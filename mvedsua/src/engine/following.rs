@@ -10,6 +10,7 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
 use super::files::{Opened, open_files};
+use super::guard::Watched;
 use super::lane::{Item, Lanes};
 use super::side::{Side, Why};
 use crate::follower::Arrival;
@@ -92,6 +93,8 @@ pub(super) struct Following {
     pub(super) order: Order<Item>,
     pub(super) recorder: Recorder,
     pub(super) listener: Arc<Listener>,
+    /// Held as long as the recorder may stop the leader.
+    _watched: Watched,
     pub(super) vdso: Vdso,
     pub(super) epoll: EpollData,
     pub(super) options: UpdateOptions,
@@ -135,6 +138,7 @@ pub(super) struct Parts {
     pub(super) pairs: Vec<(i32, i32)>,
     pub(super) recorder: Recorder,
     pub(super) listener: Arc<Listener>,
+    pub(super) watched: Watched,
     pub(super) vdso: Vdso,
     pub(super) epoll: EpollData,
     pub(super) options: UpdateOptions,
@@ -163,6 +167,7 @@ impl Following {
             order,
             recorder: parts.recorder,
             listener: parts.listener,
+            _watched: parts.watched,
             vdso: parts.vdso,
             epoll: parts.epoll,
             options: parts.options,

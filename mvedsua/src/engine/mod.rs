@@ -10,6 +10,7 @@ mod adopt;
 mod attach;
 mod files;
 mod following;
+mod guard;
 mod handle;
 mod lane;
 mod leader_events;
@@ -26,4 +27,5 @@ mod wards;
 mod worker;
 
 pub use adopt::discard_copy;
+pub use guard::{run as run_guard, start as start_guard};
 pub use handle::{Engine, Target};

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::attach::refused;
 use super::following::{Following, Parts};
+use super::guard::Watched;
 use super::promote::Exchanged;
 use super::side::Side;
 use super::worker::Home;
@@ -57,6 +58,7 @@ pub(super) fn begin(
         .attach()
         .map_err(|e| refused("E221", e.to_string()))?;
 
+    let watched = Watched::watch(pid);
     let start = Instant::now();
     let threads = match home {
         Home::Bare(_) => seize_all(pid, LEADER_OPTIONS),
@@ -97,6 +99,7 @@ pub(super) fn begin(
                 pairs: made.pairs,
                 recorder,
                 listener: made.listener,
+                watched,
                 vdso,
                 epoll: EpollData::default(),
                 options,
@@ -262,6 +265,7 @@ pub(super) fn reverse(
     } = following;
     let mut recorder = recorder;
     let old_pid = old.pid;
+    let watched = Watched::watch(kept.side.pid);
     let recorded = recorder.add_process(kept.side.pid as u32);
     // Their interrupted calls are made again by the kernel itself.
     kept.side.resume_all();
@@ -296,6 +300,7 @@ pub(super) fn reverse(
                 pairs,
                 recorder,
                 listener: installed.listener,
+                watched,
                 vdso,
                 epoll: epoll.reversed(),
                 options,

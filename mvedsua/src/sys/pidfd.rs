@@ -54,6 +54,25 @@ pub fn kill_thread(tgid: i32, tid: i32, signal: i32) -> Result<()> {
     check(unsafe { libc::syscall(libc::SYS_tgkill, tgid, tid, signal) }).map(drop)
 }
 
+/// Sends a signal to the process that a pidfd names (`pidfd_send_signal(2)`, Linux 5.1).
+///
+/// # Errors
+/// `ESRCH` when it is gone.
+pub fn signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
+    let (info, flags) = (std::ptr::null::<libc::siginfo_t>(), 0);
+    // SAFETY: a null `info` stands for what kill(2) sends.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal,
+            info,
+            flags,
+        )
+    })
+    .map(drop)
+}
+
 /// Kills a whole process with `SIGKILL`.
 ///
 /// # Errors

@@ -1,0 +1,118 @@
+//! A small process that outlives the agent, against the one harm that the agent's death could do.
+//!
+//! For room in the ring, or for a large payload, the recorder stops the leader's thread with a SIGSTOP,
+//! of which its tracer makes a wait. If the agent is killed in that moment,
+//! nobody holds the signal back any more and the whole server would stand still for ever (tried). The
+//! guard learns of the agent's end from the end of its standard input and lets such servers go on.
+//!
+//! It cannot tell our SIGSTOP from one of an operator: a leader that somebody has stopped by hand
+//! during an update goes on, too, when the agent is killed.
+
+use std::collections::HashMap;
+use std::io::{self, BufRead, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::{ChildStdin, Command, Stdio};
+use std::sync::{Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollTimeout, poll};
+
+use crate::sys::{pidfd, setsid};
+use crate::tracee::inspect;
+
+/// When no server has been found stopped for this long after the agent's end, none will be: the
+/// recorder is gone with the agent's descriptors, before the guard's input ends.
+const SETTLED: Duration = Duration::from_millis(300);
+
+/// Standard input of this agent's guard.
+static GUARD: OnceLock<Mutex<ChildStdin>> = OnceLock::new();
+
+/// Starts the guard of this process, an agent. It ends with the agent.
+///
+/// # Errors
+/// When no process can be started.
+pub fn start() -> io::Result<()> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command
+        .arg("guard")
+        .current_dir("/")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null());
+    let mut guard = setsid::undisturbed(&mut command).spawn()?;
+    let input = guard.stdin.take().expect("it is piped");
+    // Dropping the handle does not end the process. It is never waited for: it outlives us.
+    drop(guard);
+    let _ = GUARD.set(Mutex::new(input));
+    Ok(())
+}
+
+/// A process that the guard watches until this is dropped.
+#[derive(Debug)]
+pub(super) struct Watched(i32);
+
+impl Watched {
+    /// From now on. Without a guard (in tests of the engine alone) nothing happens.
+    pub(super) fn watch(pid: i32) -> Self {
+        tell('+', pid);
+        Self(pid)
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        tell('-', self.0);
+    }
+}
+
+fn tell(what: char, pid: i32) {
+    let Some(input) = GUARD.get() else { return };
+    let mut input = input
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    // One write, less than PIPE_BUF: never half a line.
+    if let Err(error) = input.write_all(format!("{what}{pid}\n").as_bytes()) {
+        tracing::warn!(%error, "the guard is gone: if this agent is killed during an update, the server may stay stopped");
+    }
+}
+
+/// What the guard does, until the agent's end and a moment after it.
+pub fn run() {
+    let mut watched: HashMap<i32, OwnedFd> = HashMap::new();
+    for line in io::stdin().lock().lines().map_while(Result::ok) {
+        let Some((what, pid)) = line
+            .split_at_checked(1)
+            .and_then(|(what, pid)| Some((what, pid.parse::<i32>().ok()?)))
+        else {
+            continue;
+        };
+        if what == "-" {
+            watched.remove(&pid);
+        } else if let Ok(process) = pidfd::open(pid) {
+            watched.insert(pid, process);
+        }
+    }
+    if watched.is_empty() {
+        return;
+    }
+    let mut quiet_since = Instant::now();
+    while quiet_since.elapsed() < SETTLED {
+        for (pid, process) in &watched {
+            // By its descriptor: the number may be another process's by now.
+            if is_stopped(*pid) && pidfd::signal(process.as_fd(), libc::SIGCONT).is_ok() {
+                quiet_since = Instant::now();
+            }
+        }
+        // A stop is no event that a stranger can wait for.
+        let _ = poll(&mut [], PollTimeout::from(5u8));
+    }
+}
+
+/// Stopped by a signal, with no tracer that could be the reason.
+fn is_stopped(pid: i32) -> bool {
+    inspect::threads(pid).is_ok_and(|tids| {
+        tids.iter().any(|tid| {
+            inspect::status_field(pid, *tid, "State").is_some_and(|s| s.starts_with('T'))
+                && inspect::status_field(pid, *tid, "TracerPid").as_deref() == Some("0")
+        })
+    })
+}
