@@ -62,9 +62,11 @@ pub(super) fn begin(
     let mut leader = Side::new(pid);
     let copied = copy(pid, threads, &vdso, &mut recorder, &mut leader);
     let pause = start.elapsed();
+    let mut deferred = Vec::new();
     let made = copied.and_then(|(copied, contexts)| {
         leader.add_running(copied.cloner);
         let (cloner, middle) = (contexts.1, copied.middle);
+        deferred = copied.deferred;
         let made = furnish(pid, copied.follower, &contexts.0, &vdso, listener)?;
         let addresses = contexts.0.iter().map(|context| (context.tid, context.tid_address)).collect();
         Ok((made, cloner, middle, addresses))
@@ -86,6 +88,7 @@ pub(super) fn begin(
                 no_new_privs: made.no_new_privs,
                 tid_addresses,
             });
+            following.deferred = deferred;
             if following.set_margin().is_err() {
                 let capacity = following.recorder.ring.capacity();
                 following.abandon(home);
@@ -97,6 +100,9 @@ pub(super) fn begin(
             Ok(Begun { following, pause })
         }
         Err(error) => {
+            for (tid, wait) in deferred {
+                super::rollback::pass(&mut leader, tid, wait);
+            }
             super::rollback::free_leader(leader, &vdso, home);
             Err(told(error))
         }
