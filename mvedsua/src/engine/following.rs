@@ -103,6 +103,8 @@ pub(super) struct Following {
     pub(super) born: std::collections::HashSet<i32>,
     /// What such threads did already.
     pub(super) early: HashMap<i32, Vec<Item>>,
+    /// Reports of the leader's threads that came during the snapshot.
+    pub(super) deferred: Vec<(i32, Wait)>,
     /// Payloads that were fetched out of line, by the record's position in the ring.
     pub(super) fetched: HashMap<u64, Vec<u8>>,
     /// Calls since the snapshot with a lasting effect on the leader that promotion cannot repeat.
@@ -174,6 +176,7 @@ impl Following {
             wakeup: parts.wakeup,
             born: std::collections::HashSet::new(),
             early: HashMap::new(),
+            deferred: Vec::new(),
             fetched: HashMap::new(),
             lasting: std::collections::BTreeSet::new(),
             tid_addresses: parts.tid_addresses,
@@ -218,6 +221,8 @@ impl Following {
         }
         if rang {
             self.wakeup.clear();
+        }
+        if rang || !self.deferred.is_empty() {
             self.reports()?;
         }
         self.relieve()?;
@@ -351,6 +356,9 @@ impl Following {
 
     /// Handles what ptrace has to report of either side.
     pub(super) fn reports(&mut self) -> Result<(), Stop> {
+        while let Some((tid, wait)) = self.deferred.pop() {
+            self.report(tid, wait)?;
+        }
         while let Some((tid, wait)) =
             ptrace::wait(-1, false).map_err(|e| Stop::roll_back(format!("waitpid: {e}")))?
         {

@@ -98,13 +98,25 @@ impl Following {
             if start.elapsed() > DRAIN_LIMIT {
                 return Err(Stop::roll_back("the leader's threads do not stop"));
             }
-            match ptrace::wait(-1, true) {
-                Ok(Some((tid, wait))) => match self.report(tid, wait) {
-                    // A crash or exit seen while stopping is what a take-over is for.
-                    Err(Stop::LeaderCrashed { held: true, .. }) | Ok(()) => {}
-                    Err(stop) => return Err(stop),
-                },
-                Ok(None) => break,
+            match ptrace::wait(-1, false) {
+                Ok(Some((tid, wait))) => {
+                    match self.report(tid, wait) {
+                        // A crash or exit seen while stopping is what a take-over is for.
+                        Err(Stop::LeaderCrashed { held: true, .. }) | Ok(()) => {}
+                        Err(stop) => return Err(stop),
+                    }
+                    if wait != Wait::Interrupted {
+                        // Any other stop takes the request to stop away, and may have brought a thread.
+                        self.leader.interrupt_all();
+                    }
+                }
+                Ok(None) => {
+                    for (tid, wait) in self.leader.settle_stragglers() {
+                        self.report(tid, wait)?;
+                    }
+                    // No descriptor tells of a ptrace report to this thread alone.
+                    let _ = ppoll(&mut [], Some(TimeSpec::new(0, 50_000)), None);
+                }
                 Err(error) => return Err(Stop::roll_back(format!("waitpid: {error}"))),
             }
         }
@@ -266,6 +278,9 @@ impl Following {
             if let Ok(Some((tid, wait))) = ptrace::wait(-1, false) {
                 if self.follower.has(tid) || !self.leader.has(tid) {
                     self.follower_report(tid, wait)?;
+                    if wait != Wait::Interrupted {
+                        self.follower.interrupt_all();
+                    }
                 } else if !matches!(wait, Wait::Interrupted) {
                     self.report(tid, wait)?;
                 }

@@ -10,8 +10,10 @@ use super::worker::Home;
 use crate::sys::ptrace::{self, Wait};
 use crate::tracee::inspect;
 use crate::tracee::stub::Vdso;
-use crate::tracee::thread::Running;
+use crate::tracee::thread::{Running, Stopped};
 
+/// For this long the stop of a thread is waited for without sleeping.
+const QUICK_STOP: Duration = Duration::from_micros(500);
 /// A thread that has not stopped after this long is worth a line in the log.
 const SLOW_STOP: Duration = Duration::from_secs(5);
 
@@ -22,7 +24,7 @@ impl Following {
         let mut late = Vec::new();
         self.follower.kill(&mut |tid, wait| late.push((tid, wait)));
         let _ = self.recorder.remove_process(self.leader.pid as u32);
-        for (tid, wait) in late {
+        for (tid, wait) in std::mem::take(&mut self.deferred).into_iter().chain(late) {
             pass(&mut self.leader, tid, wait);
         }
         drop(self.recorder);
@@ -88,40 +90,48 @@ pub(super) fn stop_side(side: &mut Side) {
     let mut warned = false;
     side.interrupt_all();
     while side.running().next().is_some() {
-        match ptrace::wait(-1, false) {
-            Ok(Some((tid, wait))) if !side.has(tid) => {
-                // A thread born a moment ago, before its creator's event: it stays in its birth stop.
-                if wait == Wait::Interrupted && inspect::process_of(tid) == Some(side.pid) {
-                    side.add_stopped(Running::born(tid).reported(), Why::Asked);
-                } else {
-                    side.wards.report(tid, wait);
-                }
-            }
-            Ok(Some((tid, Wait::Interrupted))) => {
-                if let Some(thread) = side.reported(tid) {
-                    side.add_stopped(thread, Why::Asked);
-                }
-            }
-            Ok(Some((tid, wait))) => {
-                pass(side, tid, wait);
-                // The event may have brought a thread of which nobody knew.
-                side.interrupt_all();
-            }
-            Ok(None) | Err(_) => {
-                side.settle_stragglers();
-                if !warned && start.elapsed() > SLOW_STOP {
-                    warned = true;
-                    let tids: Vec<i32> = side.running().map(Running::tid).collect();
-                    tracing::warn!(
-                        pid = side.pid,
-                        ?tids,
-                        "these threads do not stop; waiting for them"
-                    );
-                }
-                // No descriptor tells of a ptrace report to this thread alone.
-                let _ = poll(&mut [], PollTimeout::from(1u8));
-            }
+        if let Ok(Some((tid, wait))) = ptrace::wait(-1, false) {
+            stopping_report(side, tid, wait);
+            continue;
         }
+        // Most threads stop within microseconds: the server stands still, so they are not slept for.
+        if start.elapsed() < QUICK_STOP {
+            std::thread::yield_now();
+            continue;
+        }
+        for (tid, wait) in side.settle_stragglers() {
+            stopping_report(side, tid, wait);
+        }
+        if !warned && start.elapsed() > SLOW_STOP {
+            warned = true;
+            let tids: Vec<i32> = side.running().map(Running::tid).collect();
+            tracing::warn!(
+                pid = side.pid,
+                ?tids,
+                "these threads do not stop; waiting for them"
+            );
+        }
+        // No descriptor tells of a ptrace report to this thread alone.
+        let _ = poll(&mut [], PollTimeout::from(1u8));
+    }
+}
+
+fn stopping_report(side: &mut Side, tid: i32, wait: Wait) {
+    if wait == Wait::Interrupted {
+        if let Some(thread) = side.reported(tid) {
+            side.add_stopped(thread, Why::Asked);
+        } else if inspect::process_of(tid) == Some(side.pid) {
+            // Born a moment ago, before its creator's event: it stays in its birth stop.
+            side.add_stopped(Running::born(tid).reported(), Why::Asked);
+        } else {
+            side.wards.report(tid, wait);
+        }
+    } else if !side.has(tid) {
+        side.wards.report(tid, wait);
+    } else {
+        pass(side, tid, wait);
+        // The event may have brought a thread of which nobody knew.
+        side.interrupt_all();
     }
 }
 
@@ -137,13 +147,86 @@ pub(super) fn free_leader(mut leader: Side, vdso: &Vdso, home: &mut Home) {
         Home::Bare(_) => {
             for tid in leader.tids() {
                 if let Some(thread) = leader.reported(tid) {
-                    let _ = thread.detach(0);
+                    detach(leader.pid, thread);
                 }
             }
+            free_unknown(leader.pid);
         }
         Home::Kept(kept) => {
             leader.resume_all();
             kept.side = leader;
         }
+    }
+}
+
+/// Lets a stopped thread go. A `SIGSTOP` of the recorder that it has not seen yet must not stop the
+/// server when nobody is there any more to take it away.
+fn detach(pid: i32, mut thread: Stopped) {
+    let tid = thread.tid();
+    while stop_is_pending(pid, tid) {
+        let Ok(running) = thread.resume(0) else {
+            return;
+        };
+        match running.wait() {
+            Ok(Some((stopped, Wait::Signal(libc::SIGSTOP)))) => {
+                let signal = if is_ours(tid) { 0 } else { libc::SIGSTOP };
+                let _ = stopped.detach(signal);
+                return;
+            }
+            Ok(Some((stopped, Wait::Signal(signal)))) => {
+                let Ok(running) = stopped.resume(signal) else {
+                    return;
+                };
+                let _ = running.interrupt();
+                match running.wait() {
+                    Ok(Some((stopped, _))) => thread = stopped,
+                    _ => return,
+                }
+            }
+            Ok(Some((stopped, _))) => thread = stopped,
+            Ok(None) | Err(_) => return,
+        }
+    }
+    let _ = thread.detach(0);
+}
+
+/// The recorder signals one thread; others signal the process.
+fn stop_is_pending(pid: i32, tid: i32) -> bool {
+    inspect::status_field(pid, tid, "SigPnd")
+        .and_then(|hex| u64::from_str_radix(&hex, 16).ok())
+        .is_some_and(|pending| pending & (1 << (libc::SIGSTOP - 1)) != 0)
+}
+
+/// Threads that are still ours although we know nothing of them would stand still in their next stop.
+fn free_unknown(pid: i32) {
+    let start = Instant::now();
+    loop {
+        let ours: Vec<i32> = inspect::threads(pid)
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|tid| crate::tracee::snapshot::traced_by_us(pid, *tid))
+            // A main thread that has ended is reported with the last thread of its process.
+            .filter(|tid| {
+                *tid != pid
+                    || inspect::status_field(pid, pid, "State").is_some_and(|s| !s.starts_with('Z'))
+            })
+            .collect();
+        if ours.is_empty() {
+            return;
+        }
+        if start.elapsed() > SLOW_STOP {
+            tracing::error!(pid, tids = ?ours, "these threads cannot be let go");
+            return;
+        }
+        for tid in ours {
+            // One that has ended is gone with this wait.
+            let _ = ptrace::interrupt(tid);
+            let signal = match ptrace::wait(tid, false) {
+                Ok(Some((_, Wait::Signal(signal)))) if !is_ours(tid) => signal,
+                _ => 0,
+            };
+            let _ = ptrace::detach(tid, signal);
+        }
+        let _ = poll(&mut [], PollTimeout::from(1u8));
     }
 }

@@ -137,24 +137,34 @@ impl Side {
         Ok(())
     }
 
-    /// Threads that run as far as we know and of which the kernel will report nothing: those whose
-    /// stop was reported already, and those that have ended (a main thread that left before the
-    /// others is reported with the last of them).
-    pub(super) fn settle_stragglers(&mut self) {
+    /// Settles threads that run as far as we know and of which the kernel will report nothing: those
+    /// whose stop was reported already, and those that have ended (a main thread that left before the
+    /// others is reported with the last of them). Returns reports that came meanwhile.
+    pub(super) fn settle_stragglers(&mut self) -> Vec<(i32, Wait)> {
+        let mut reports = Vec::new();
         for tid in self.tids() {
             if !matches!(self.threads.get(&tid), Some(Thread::Running(_))) {
                 continue;
             }
             if ptrace::registers(tid).is_ok() {
-                if let Some(stopped) = self.reported(tid) {
-                    self.add_stopped(stopped, Why::Asked);
+                // It stands, and stays so: only now does "no report" mean that there will be none.
+                match ptrace::wait(tid, false) {
+                    Ok(Some(report)) => reports.push(report),
+                    _ => {
+                        if let Some(stopped) = self.reported(tid) {
+                            self.add_stopped(stopped, Why::Asked);
+                        }
+                    }
                 }
             } else if inspect::status_field(self.pid, tid, "State")
                 .is_none_or(|s| s.starts_with(['Z', 'X']))
             {
+                // A thread that ended stays until its tracer has heard of it.
+                let _ = ptrace::wait(tid, false);
                 self.ended(tid);
             }
         }
+        reports
     }
 
     /// Lets all stopped threads run.

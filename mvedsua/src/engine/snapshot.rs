@@ -80,9 +80,11 @@ pub(super) fn begin(
     }
     let copied = copy(pid, threads, &vdso, &mut recorder, &mut leader);
     let pause = start.elapsed();
+    let mut deferred = Vec::new();
     let made = copied.and_then(|(copied, contexts)| {
         leader.add_running(copied.cloner);
         let (cloner, middle) = (contexts.1, copied.middle);
+        deferred = copied.deferred;
         let made = furnish(pid, copied.follower, &contexts.0, &vdso, listener)?;
         let addresses = contexts
             .0
@@ -109,6 +111,7 @@ pub(super) fn begin(
                 no_new_privs: made.no_new_privs,
                 tid_addresses,
             });
+            following.deferred = deferred;
             if following.set_margin().is_err() {
                 let capacity = following.recorder.ring.capacity();
                 following.abandon(home);
@@ -122,6 +125,9 @@ pub(super) fn begin(
             Ok(Begun { following, pause })
         }
         Err(error) => {
+            for (tid, wait) in deferred {
+                super::rollback::pass(&mut leader, tid, wait);
+            }
             super::rollback::free_leader(leader, &vdso, home);
             Err(told(error))
         }
@@ -247,7 +253,7 @@ fn furnish(
 pub(super) fn reverse(
     exchanged: Exchanged,
     wakeup: &Wakeup,
-) -> std::result::Result<(Following, Home, Duration), (Home, String)> {
+) -> std::result::Result<(Following, Home, Duration), Box<(Home, String)>> {
     let Exchanged {
         mut kept,
         old,
@@ -318,7 +324,7 @@ pub(super) fn reverse(
             let side = std::mem::replace(&mut kept.side, Side::new(0));
             let mut home = Home::Kept(kept);
             super::rollback::free_leader(side, &vdso, &mut home);
-            Err((home, error.to_string()))
+            Err(Box::new((home, error.to_string())))
         }
     }
 }

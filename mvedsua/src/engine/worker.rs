@@ -471,7 +471,8 @@ impl Worker {
                         let _ = reply.send(Ok(Done { message }));
                         Life::Updated(promoting.exchanged(), Box::new(following), home)
                     }
-                    Err((home, why)) => {
+                    Err(dropped) => {
+                        let (home, why) = *dropped;
                         let message = format!(
                             "promoted; the old version could not follow and was dropped: {why}"
                         );

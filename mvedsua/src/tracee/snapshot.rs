@@ -38,6 +38,8 @@ pub struct Copied {
     pub cloner: Running,
     /// The middle process, already gone: the clone and the wait for it are in the cloner's record.
     pub middle: i32,
+    /// What threads of the leader that serve again reported meanwhile: they stand in those stops.
+    pub deferred: Vec<(i32, Wait)>,
 }
 
 /// Reads the contexts of all threads of the stopped process `pid` and makes sure that none stands
@@ -97,6 +99,8 @@ pub fn take(
     );
     let (mut entered, mut middle, mut follower, mut follower_tid) = (false, None, None, None);
     let mut middle_gone = false;
+    let mut serves = false;
+    let mut deferred = Vec::new();
     while follower.is_none() || !middle_gone {
         let Some((who, wait)) = ptrace::wait(-1, true).named("wait for the clone", tid)? else {
             return Err(TraceeError::Unexpected {
@@ -105,7 +109,10 @@ pub fn take(
                 got: "the end of all threads".into(),
             });
         };
-        if who == tid {
+        // The cloner after its clone, the other threads after theirs, and whoever they bring to life.
+        if (who == tid && serves) || (who != tid && inspect::process_of(who) == Some(pid)) {
+            deferred.push((who, wait));
+        } else if who == tid {
             let stopped = cloner.take().expect("reported, so it ran").reported();
             match wait {
                 Wait::Syscall if !entered => {
@@ -114,6 +121,7 @@ pub fn take(
                 }
                 Wait::Syscall => {
                     let result = stopped.registers()?.rax as i64;
+                    serves = true;
                     // From here on the stub leads it back to its context without our help.
                     cloner = Some(stopped.resume(0)?);
                     if result < 0 {
@@ -173,6 +181,7 @@ pub fn take(
         follower,
         cloner: cloner.expect("it was resumed"),
         middle: middle.expect("it made the copy"),
+        deferred,
     })
 }
 
@@ -304,7 +313,9 @@ fn seize_some(pid: i32, tids: &[i32], options: u32) -> Result<Vec<Stopped>> {
     }
 }
 
-fn traced_by_us(pid: i32, tid: i32) -> bool {
+/// True when the calling thread is the tracer of this thread.
+#[must_use]
+pub fn traced_by_us(pid: i32, tid: i32) -> bool {
     inspect::status_field(pid, tid, "TracerPid") == Some(nix::unistd::gettid().as_raw().to_string())
 }
 
@@ -316,15 +327,22 @@ fn settle(mut thread: Running) -> Result<Option<Stopped>> {
         };
         thread = match wait {
             Wait::Interrupted => return Ok(Some(stopped)),
-            Wait::Signal(signal) => stopped.resume(signal)?,
+            // Any other stop takes the request to stop away: it is made again.
+            Wait::Signal(signal) => interrupted_again(stopped.resume(signal)?),
             Wait::GroupStop(signal) => {
                 return Err(TraceeError::Unsuitable(format!(
                     "the process is stopped by signal {signal}; continue it first (kill -CONT)"
                 )));
             }
-            _ => stopped.resume(0)?,
+            _ => interrupted_again(stopped.resume(0)?),
         };
     }
+}
+
+fn interrupted_again(thread: Running) -> Running {
+    // A thread that is gone will be reported as such.
+    let _ = thread.interrupt();
+    thread
 }
 
 /// Lets threads go: untraced, running as before. A call that our stop interrupted is made again.
