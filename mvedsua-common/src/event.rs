@@ -28,6 +28,9 @@ pub const FLAG_OUT_OF_LINE: u16 = 1 << 0;
 pub const FLAG_RING_FULL: u16 = 1 << 1;
 /// The kernel entered through `restart_syscall(2)`; `nr` is the call that was restarted.
 pub const FLAG_RESTARTED: u16 = 1 << 2;
+/// A signal waited for the thread at this exit: it is delivered, as a rule, before the thread runs
+/// its own code again.
+pub const FLAG_SIGNAL: u16 = 1 << 3;
 
 /// Mask of the bits of [`PartHeader::flags`] that say which piece of its argument a part is.
 pub const PART_PIECE: u8 = 0x07;
@@ -127,6 +130,9 @@ pub struct Config {
     pub margin: u64,
     /// Capacity of the ring in bytes.
     pub capacity: u64,
+    /// `_TIF_SIGPENDING` of the running kernel: the bit of `thread_info.flags` that says that a signal
+    /// waits.
+    pub signal_pending: u64,
 }
 
 /// Rounds `len` up to [`PART_ALIGN`].

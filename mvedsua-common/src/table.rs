@@ -103,7 +103,9 @@ pub const ALL: &[Syscall] = &[
     sys!(11, "munmap", Local, addr: Opaque, length: Long),
     sys!(12, "brk", Local, addr: Opaque),
     sys!(13, "rt_sigaction", Local, signum: Int, act: Opaque, oldact: Opaque, sigsetsize: Long),
-    sys!(14, "rt_sigprocmask", Local, how: Int, set: SIGSET, oldset: SIGSET_OUT, sigsetsize: Long),
+    // Made by each side itself, and recorded all the same: a signal that it unblocks is delivered at
+    // its end, and the follower must get it there.
+    sys!(14, "rt_sigprocmask", Process, how: Int, set: Opaque, oldset: Opaque, sigsetsize: Long),
     sys!(15, "rt_sigreturn", Local),
     sys!(16, "ioctl", Multiplexed, fd: Fd, op: Int, arg: Opaque).commands(1, IOCTL),
     sys!(17, "pread64", Replayed, fd: Fd, buf: Mem(Out, Ret(1)), count: Long, offset: Long),

@@ -21,14 +21,14 @@ mod maps;
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_RB_AVAIL_DATA, BPF_RB_NO_WAKEUP},
     helpers::{
-        bpf_get_current_pid_tgid, bpf_get_smp_processor_id, bpf_send_signal_thread,
+        bpf_get_current_pid_tgid, bpf_get_current_task, bpf_get_smp_processor_id, bpf_send_signal_thread,
         generated::bpf_probe_read_kernel,
     },
     macros::raw_tracepoint,
     programs::RawTracePointContext,
 };
 use mvedsua_common::{
-    event::{EventHeader, FLAG_OUT_OF_LINE, FLAG_RESTARTED, FLAG_RING_FULL, MAX_RECORD},
+    event::{EventHeader, FLAG_OUT_OF_LINE, FLAG_RESTARTED, FLAG_RING_FULL, FLAG_SIGNAL, MAX_RECORD},
     plan::{ACTION_BY_COMMAND, ACTION_SKIP, PLANS_BY_NUMBER, RESTART_SYSCALL, command_key},
 };
 
@@ -162,6 +162,16 @@ fn record(ctx: &RawTracePointContext, tgid: u32, tid: u32) -> Option<()> {
     // SAFETY: map values; the ring is a map, `len` bytes of the scratch buffer were written by us
     // or by an earlier record of this CPU.
     unsafe {
+        // `thread_info` is the first member of a task, `flags` its first word.
+        let mut thread_flags = 0u64;
+        bpf_probe_read_kernel(
+            (&raw mut thread_flags).cast(),
+            size_of::<u64>() as u32,
+            bpf_get_current_task() as *const _,
+        );
+        if thread_flags & (*config).signal_pending != 0 {
+            flags |= FLAG_SIGNAL;
+        }
         let used = EVENTS.query(u64::from(BPF_RB_AVAIL_DATA));
         if used + (*config).margin + len as u64 > (*config).capacity {
             flags |= FLAG_RING_FULL;

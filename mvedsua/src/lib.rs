@@ -5,11 +5,13 @@
 pub mod agent;
 pub mod cli;
 pub mod doctor;
+pub mod dsu;
 pub mod engine;
 pub mod follower;
 pub mod matcher;
 pub mod recorder;
 pub mod report;
+pub mod rules;
 pub mod session;
 pub mod sys;
 pub mod tracee;

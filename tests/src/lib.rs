@@ -2,6 +2,7 @@
 //!
 //! - [`server`]: real servers on loopback ports, started, awaited by condition, ended on drop;
 //! - [`mvedsua`]: an agent on its own socket, and the command line against it;
+//! - [`victim`]: the C programs of `tests/victims`, compiled, started and watched;
 //! - [`resp`]: a small client of the Redis protocol;
 //! - [`load`]: the load generator, which knows what every reply must be;
 //! - [`idle`]: connections that must still answer after an update;
@@ -24,9 +25,11 @@ pub mod process;
 pub mod resp;
 pub mod server;
 pub mod supervised;
+pub mod victim;
 
 pub use cannot_run::{Need, can_run, cannot_run};
 pub use mvedsua::Mvedsua;
 pub use poll::wait_until;
 pub use server::Server;
 pub use supervised::Supervised;
+pub use victim::Victim;

@@ -3,6 +3,7 @@
 
 mod agent;
 mod attach;
+mod bundle;
 mod completions;
 mod detach;
 mod doctor;
@@ -15,6 +16,7 @@ mod progress;
 mod promote;
 mod rate;
 mod rollback;
+mod rules;
 mod run;
 mod screen;
 mod size;
@@ -74,6 +76,10 @@ enum Subcommands {
     Events(events::Args),
     Watch(watch::Args),
     Doctor(doctor::Args),
+    #[command(subcommand)]
+    Bundle(bundle::BundleCommand),
+    #[command(subcommand)]
+    Rules(rules::RulesCommand),
     Agent(agent::Args),
     Completions(completions::Args),
     Man(man::Args),
@@ -136,10 +142,11 @@ pub fn main() -> ExitCode {
         Subcommands::Events(args) => args.json,
         Subcommands::Watch(args) => args.json,
         Subcommands::Doctor(args) => args.json,
-        Subcommands::Agent(_)
+        Subcommands::Bundle(_)
+        | Subcommands::Rules(_)
+        | Subcommands::Agent(_)
         | Subcommands::Completions(_)
-        | Subcommands::Man(_)
-        | Subcommands::Guard(_) => false,
+        | Subcommands::Man(_) => false,
     };
     let context = Context {
         socket: cli.socket,
@@ -157,6 +164,8 @@ pub fn main() -> ExitCode {
         Subcommands::Events(args) => args.run(&context),
         Subcommands::Watch(args) => args.run(&context),
         Subcommands::Doctor(args) => return args.run(&context),
+        Subcommands::Bundle(command) => return bundle::main(command),
+        Subcommands::Rules(command) => return command.run(),
         Subcommands::Agent(args) => args.run(&context),
         Subcommands::Completions(args) => {
             args.run();

@@ -1,7 +1,7 @@
 //! `mvedsua doctor`: what this machine offers, by trying it, and what is missing for what.
 
 mod checks;
-mod kernel_version;
+pub(crate) mod kernel_version;
 
 use serde::{Deserialize, Serialize};
 

@@ -27,7 +27,7 @@ const RING_LOOK: Duration = Duration::from_millis(1);
 /// Longest sleep while events wait for the follower: hang and order limits are checked as often.
 const LONGEST_SLEEP: Duration = Duration::from_millis(20);
 /// When no thread can go on in the global order for this long, the order is relaxed by one event.
-const ORDER_PATIENCE: Duration = Duration::from_millis(50);
+pub(super) const ORDER_PATIENCE: Duration = Duration::from_millis(50);
 /// With this few events behind, the follower has caught up (t3).
 const CAUGHT_UP_EVENTS: u64 = 256;
 /// Consumed calls that are kept for a divergence report.

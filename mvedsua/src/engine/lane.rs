@@ -11,9 +11,20 @@ pub(super) enum Item {
     /// It came back from a system call.
     Call(EventRef),
     /// A signal was delivered to it.
-    Signal(Box<libc::siginfo_t>, InCall),
+    Signal(Box<Delivered>),
     /// It ended.
     Exit,
+}
+
+/// A signal that a thread of the leader got.
+#[derive(Debug)]
+pub(super) struct Delivered {
+    /// What the kernel said about it.
+    pub(super) info: libc::siginfo_t,
+    /// Where it found the thread.
+    pub(super) in_call: InCall,
+    /// Another one waited to be delivered at the same place.
+    pub(super) more: bool,
 }
 
 /// Where a signal found the leader's thread.
@@ -40,8 +51,8 @@ pub(super) struct Lane {
     pub(super) cloning: Option<i32>,
     /// The follower's thread returns from that `clone`: the result to give it.
     pub(super) cloned: Option<i32>,
-    /// A signal was queued for the follower's thread: its `siginfo_t`.
-    pub(super) queued: Option<Box<libc::siginfo_t>>,
+    /// Signals that were queued for the follower's thread: the leader's `siginfo_t` of each.
+    pub(super) queued: Vec<libc::siginfo_t>,
 }
 
 /// All pairs, findable from both sides.

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::following::{Following, Stop};
-use super::lane::{InCall, Item};
+use super::lane::{Delivered, InCall, Item};
 use super::side::Why;
 use crate::sys::pidfd;
 use crate::sys::ptrace::{self, Wait};
@@ -130,7 +130,15 @@ impl Following {
             libc::SIGSTOP | libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU
         );
         if !stops {
-            self.push(tid, Item::Signal(Box::new(info), in_call));
+            let more = inspect::deliverable_signals(self.leader.pid, tid) != 0;
+            self.push(
+                tid,
+                Item::Signal(Box::new(Delivered {
+                    info,
+                    in_call,
+                    more,
+                })),
+            );
         }
         self.leader.add_running(thread.resume(signal)?);
         Ok(())
@@ -139,18 +147,18 @@ impl Following {
     /// The recorder stopped the thread at the exit of a call: for its payload, for room, or both.
     fn leader_held(&mut self, thread: Stopped) -> Result<(), Stop> {
         let tid = thread.tid();
+        // It must not be left in this stop: if this agent died, the kernel would deliver the
+        // SIGSTOP. In the stop of an interrupt it would just run on.
+        let running = thread.resume_into_interrupt()?;
+        let (thread, _) = running.expect("stop at the exit of its call", |wait| {
+            !matches!(wait, Wait::Signal(libc::SIGSTOP))
+        })?;
         self.fetch_payload(tid)?;
         let ring = &self.recorder.ring;
         if ring.used_bytes() < ring.capacity() / 4 * 3 {
             self.leader.add_running(thread.resume(0)?);
             return Ok(());
         }
-        // It must not be left in this stop: if this agent died, the kernel would deliver the
-        // SIGSTOP. In the stop of an interrupt it would just run on.
-        let running = thread.resume_into_interrupt()?;
-        let (thread, _) = running.expect("stop for want of room", |wait| {
-            !matches!(wait, Wait::Signal(libc::SIGSTOP))
-        })?;
         self.leader.add_stopped(thread, Why::RingFull);
         self.blocked_since.get_or_insert_with(Instant::now);
         Ok(())
@@ -302,7 +310,11 @@ impl Following {
             .map_err(|e| Stop::roll_back(format!("reading a signal of thread {tid}: {e}")))?;
         if info.si_code == QUEUED_BY_US {
             let index = self.lanes.of_follower(tid);
-            if let Some(leaders) = index.and_then(|index| self.lanes[index].queued.take()) {
+            let queued = index.map(|index| &mut self.lanes[index].queued);
+            let leaders = queued.and_then(|queued| {
+                Some(queued.remove(queued.iter().position(|info| info.si_signo == signal)?))
+            });
+            if let Some(leaders) = leaders {
                 ptrace::set_signal_info(tid, &leaders).map_err(|e| {
                     Stop::roll_back(format!("placing a signal in thread {tid}: {e}"))
                 })?;
@@ -331,18 +343,14 @@ impl Following {
     }
 
     /// Queues a signal of the leader for the follower's thread of the same lane.
-    pub(super) fn queue_signal(
-        &mut self,
-        index: usize,
-        info: Box<libc::siginfo_t>,
-    ) -> Result<(), Stop> {
+    pub(super) fn queue_signal(&mut self, index: usize, info: libc::siginfo_t) -> Result<(), Stop> {
         let Some(tid) = self.lanes[index].follower else {
             return Ok(());
         };
-        let mut marked = *info;
+        let mut marked = info;
         marked.si_code = QUEUED_BY_US;
         let signal = info.si_signo;
-        self.lanes[index].queued = Some(info);
+        self.lanes[index].queued.push(info);
         pidfd::queue_signal(self.follower.pid, tid, signal, &marked)
             .map_err(|e| Stop::roll_back(format!("queueing signal {signal} for thread {tid}: {e}")))
     }

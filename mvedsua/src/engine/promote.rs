@@ -3,6 +3,7 @@
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+use mvedsua_common::event::FLAG_SIGNAL;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
@@ -111,6 +112,10 @@ impl Following {
         self.drain_ring()?;
         self.leader.rewind_stopped()?;
         for index in 0..self.lanes.len() {
+            if let Some(Item::Call(event)) = self.order.last_mut(index) {
+                // What waited was our own interrupt; a signal would stand in the queue by now.
+                event.header.flags &= !FLAG_SIGNAL;
+            }
             if let Some(Item::Call(event)) = self.order.last_mut(index)
                 && (INTERRUPTED.contains(&event.header.ret)
                     || event.header.ret == -i64::from(libc::EINTR))

@@ -1,10 +1,10 @@
 //! One step of the follower: the next item of a thread against the call in which it waits.
 
-use mvedsua_common::event::{EventHeader, FLAG_OUT_OF_LINE};
+use mvedsua_common::event::{EventHeader, FLAG_OUT_OF_LINE, FLAG_SIGNAL};
 use mvedsua_common::spec::{Arg, Class, Dir};
 use mvedsua_common::table;
 
-use super::following::{Following, Stop};
+use super::following::{Following, ORDER_PATIENCE, Stop};
 use super::lane::{InCall, Item};
 use super::roles::roles;
 use crate::follower::{Arrival, ProcessMemory};
@@ -45,7 +45,7 @@ impl Following {
             Some((Item::Call(event), _)) => Next::Call {
                 ret: event.header.ret,
             },
-            Some((Item::Signal(_, in_call), _)) => Next::Signal(*in_call),
+            Some((Item::Signal(signal), _)) => Next::Signal(signal.in_call),
             Some((Item::Exit, _)) => Next::Exit,
         };
         match next {
@@ -88,23 +88,47 @@ impl Following {
     }
 
     fn step_signal(&mut self, index: usize, in_call: InCall) -> Result<bool, Stop> {
+        if !self.signals_are_known(index, 0) {
+            return Ok(false);
+        }
         let Some(arrival) = self.lanes[index].waiting.take() else {
             if let InCall::Local(nr) = in_call
                 && self.sleeps_in(index, nr)
-                && let Some(Item::Signal(info, _)) = self.order.take(index)
             {
-                self.queue_signal(index, info)?;
+                self.queue_signals(index)?;
                 return Ok(true);
             }
             return Ok(false);
         };
-        let Some(Item::Signal(info, _)) = self.order.take(index) else {
-            return Ok(false);
-        };
-        self.queue_signal(index, info)?;
-        // The handler runs first; then the thread makes the very call again.
+        self.queue_signals(index)?;
+        // The handlers run first; then the thread makes the very call again.
         self.respond(&arrival, RESTART_ALWAYS)?;
         Ok(true)
+    }
+
+    /// Signals that are delivered at one place follow each other in the queue. Are all of them here,
+    /// from the item `n` places after the next on? A signal may also have gone to another thread:
+    /// then nothing comes, and patience ends.
+    fn signals_are_known(&self, index: usize, n: usize) -> bool {
+        let mut more = true;
+        for n in n.. {
+            match self.order.nth(index, n) {
+                Some(Item::Signal(signal)) => more = signal.more,
+                Some(_) => return true,
+                None => break,
+            }
+        }
+        !more || self.progress.elapsed() > ORDER_PATIENCE
+    }
+
+    /// Queues the signals that are next in a lane for its thread of the follower.
+    fn queue_signals(&mut self, index: usize) -> Result<(), Stop> {
+        while let Some((Item::Signal(_), _)) = self.order.next(index) {
+            if let Some(Item::Signal(signal)) = self.order.take(index) {
+                self.queue_signal(index, signal.info)?;
+            }
+        }
+        Ok(())
     }
 
     fn sleeps_in(&self, index: usize, nr: u16) -> bool {
@@ -117,10 +141,13 @@ impl Following {
 
     /// The leader's call was interrupted. What comes next of that thread says what it means.
     fn step_interrupted(&mut self, index: usize, ret: i64) -> Result<bool, Stop> {
-        if self.order.second(index).is_none() || self.lanes[index].waiting.is_none() {
+        if self.order.nth(index, 1).is_none()
+            || self.lanes[index].waiting.is_none()
+            || !self.signals_are_known(index, 1)
+        {
             return Ok(false);
         }
-        let by_signal = matches!(self.order.second(index), Some(Item::Signal(..)));
+        let by_signal = matches!(self.order.nth(index, 1), Some(Item::Signal(_)));
         if !by_signal {
             if ret == INTERRUPTED {
                 return self.step_call(index);
@@ -135,9 +162,7 @@ impl Following {
         let native = arrival.call.nr == roles().rt_sigsuspend;
         self.lanes[index].waiting = None;
         self.release_front(index);
-        if let Some(Item::Signal(info, _)) = self.order.take(index) {
-            self.queue_signal(index, info)?;
-        }
+        self.queue_signals(index)?;
         self.counts.matched += 1;
         if native {
             // The temporary mask must be in force when the handler is set up.
@@ -166,12 +191,24 @@ impl Following {
             // The leader's thread is about to report; its payload is fetched then.
             return Ok(false);
         }
+        if let Some((Item::Call(event), _)) = self.order.next(index)
+            && event.header.flags & FLAG_SIGNAL != 0
+            && !self.signals_are_known(index, 1)
+        {
+            // A signal comes at the end of this call: the thread must not get ahead of it.
+            return Ok(false);
+        }
         self.compare_front(index, &arrival)?;
         let ret = self.write_answer(index, &arrival)?;
         self.note_file(index);
         self.lanes[index].waiting = None;
         self.release_front(index);
         self.counts.matched += 1;
+        // A pending signal would make a clone fail; there it waits for the next call.
+        let nr = arrival.call.nr;
+        if nr != roles().clone && nr != roles().clone3 {
+            self.queue_signals(index)?;
+        }
         self.conclude(index, &arrival, ret)?;
         Ok(true)
     }
@@ -321,6 +358,9 @@ impl Following {
             return Err(Stop::roll_back(
                 "the follower is to execute another program",
             ));
+        }
+        if nr == roles.rt_sigprocmask {
+            return self.let_run(arrival);
         }
         if nr == roles.set_tid_address {
             return Err(Stop::roll_back(

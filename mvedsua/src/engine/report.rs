@@ -148,7 +148,9 @@ impl Following {
                     table::syscall(event.header.nr).map_or("a call", |call| call.name),
                     if turn { "" } else { ", out of turn" }
                 ),
-                Some((Item::Signal(info, _), _)) => format!("signal {} is expected", info.si_signo),
+                Some((Item::Signal(signal), _)) => {
+                    format!("signal {} is expected", signal.info.si_signo)
+                }
                 Some((Item::Exit, _)) => "its end is expected".into(),
                 None => "nothing is expected".into(),
             };

@@ -141,7 +141,7 @@ mod tests {
             "futex",
             "munmap",
             "brk",
-            "rt_sigprocmask",
+            "sigaltstack",
             "rt_sigreturn",
             "sched_yield",
         ] {

@@ -49,10 +49,10 @@ impl<T> Order<T> {
             .map(|(place, item)| (item, *place == self.first))
     }
 
-    /// The item after the next one of a thread.
+    /// The item `n` places after the next one of a thread.
     #[must_use]
-    pub fn second(&self, lane: usize) -> Option<&T> {
-        self.lanes[lane].get(1).map(|(_, item)| item)
+    pub fn nth(&self, lane: usize, n: usize) -> Option<&T> {
+        self.lanes[lane].get(n).map(|(_, item)| item)
     }
 
     /// The last item of a thread.

@@ -1,0 +1,707 @@
+//! From two builds to a bundle, or to the reasons why there is none.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::PathBuf;
+
+use super::carry::Carrier;
+use super::catalog::{Catalog, Entity, EntityKind, match_units};
+use super::code::Access;
+use super::compare::{Difference, Verdict};
+use super::debug_files::{Build, DebugSearch};
+use super::error::{Blocker, DsuError};
+use super::file::Bundle;
+use super::image::Reloc;
+use super::manifest::{BuildName, Control, JUMP, Manifest, Patch, Redirect, Target};
+use super::meaning::{Meaning, Pair, Side};
+use super::report::{FunctionNote, ObjectNote, Report, Risk, Why};
+use super::risk::usually_on_stack;
+use super::types::{TypeChangeKind, TypeTable};
+
+/// What to compare and what the operator has decided.
+#[derive(Clone, Debug, Default)]
+pub struct BuildOptions {
+    /// The build that runs.
+    pub old: PathBuf,
+    /// The build that it becomes.
+    pub new: PathBuf,
+    /// Where the old build's debug file is.
+    pub debug_old: DebugSearch,
+    /// Where the new build's debug file is.
+    pub debug_new: DebugSearch,
+    /// Text of the rule file.
+    pub rules: Option<String>,
+    /// The `[control]` section.
+    pub control: BTreeMap<String, Control>,
+    /// Variables whose initial value differs and whose running value stays.
+    pub keep_values: BTreeSet<String>,
+    /// Types (`struct x`) that differ, of which no object outlives a call.
+    pub accept_types: BTreeSet<String>,
+}
+
+/// The outcome of a comparison: a manifest, and what speaks against using it.
+#[derive(Debug)]
+pub struct Analysis {
+    /// What a bundle would say; complete only when nothing blocks it.
+    pub manifest: Manifest,
+    /// Why no bundle can be made.
+    pub blockers: Vec<Blocker>,
+}
+
+/// Builds a bundle.
+///
+/// # Errors
+/// When a build cannot be read, or a change cannot be carried ([`DsuError::Blocked`] lists all).
+pub fn build(options: &BuildOptions) -> Result<Bundle, DsuError> {
+    let analysis = analyse(options)?;
+    if analysis.blockers.is_empty() {
+        Bundle::new(analysis.manifest)
+    } else {
+        Err(DsuError::Blocked(analysis.blockers))
+    }
+}
+
+/// Compares two builds.
+///
+/// # Errors
+/// When a build cannot be read, or both are the same.
+pub fn analyse(options: &BuildOptions) -> Result<Analysis, DsuError> {
+    // Parsing is independent, and the machine has more than one processor.
+    let (old, new) = std::thread::scope(|scope| {
+        let old = scope.spawn(|| Build::load(&options.old, &options.debug_old));
+        let new = Build::load(&options.new, &options.debug_new);
+        (old.join(), new)
+    });
+    let old = old.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+    let new = new?;
+    if old.image.build_id == new.image.build_id {
+        return Err(DsuError::SameBuild {
+            build_id: old.image.build_id_hex(),
+        });
+    }
+    if old.image.pie != new.image.pie {
+        return Err(DsuError::Incompatible {
+            reason: "one is position independent and the other is not".into(),
+        });
+    }
+    let type_changes = TypeTable::new(&old.debug).changes(&TypeTable::new(&new.debug));
+    let rename = match_units(&old, &new);
+    let (old_catalog, new_catalog) = (
+        Catalog::new(&old, &HashMap::new()),
+        Catalog::new(&new, &rename),
+    );
+    let pair = Pair::new(Side::new(old, old_catalog), Side::new(new, new_catalog));
+    let mut analyser = Analyser {
+        pair: &pair,
+        options,
+        report: Report {
+            types: type_changes,
+            ..Report::default()
+        },
+        blockers: BTreeSet::new(),
+        patches: Vec::new(),
+        pending: Vec::new(),
+    };
+    analyser.types();
+    let (mut replaced, differences) = analyser.functions();
+    let moved = analyser.objects();
+    let touching = analyser.touching(&moved, &mut replaced);
+    Ok(analyser.finish(replaced, &moved, differences, touching))
+}
+
+struct Analyser<'a> {
+    pair: &'a Pair,
+    options: &'a BuildOptions,
+    report: Report,
+    blockers: BTreeSet<Blocker>,
+    patches: Vec<Patch>,
+    /// Pointers of patches that are not bound yet: patch, offset, pointer.
+    pending: Vec<(usize, u32, Reloc)>,
+}
+
+impl Analyser<'_> {
+    fn block(&mut self, code: &'static str, symbol: impl Into<String>, reason: impl Into<String>) {
+        self.blockers.insert(Blocker {
+            code,
+            symbol: symbol.into(),
+            reason: reason.into(),
+        });
+    }
+
+    fn types(&mut self) {
+        for change in self.report.types.clone() {
+            if self.options.accept_types.contains(&change.name) {
+                self.report.notes.push(format!(
+                    "{} differs and was accepted with --accept-type",
+                    change.name
+                ));
+                continue;
+            }
+            match change.kind {
+                TypeChangeKind::Layout => self.block(
+                    "E410",
+                    change.name,
+                    format!("its layout differs (old: {}; new: {}), and objects of it may be alive: it needs a transformer; if none outlives a call, say --accept-type", change.old, change.new),
+                ),
+                TypeChangeKind::Renumbered => self.block(
+                    "E411",
+                    change.name,
+                    format!("enumerators have other values (old: {}; new: {}), and stored ones would be misread; if none is stored, say --accept-type", change.old, change.new),
+                ),
+                TypeChangeKind::NamesOnly => {}
+            }
+        }
+    }
+
+    /// The changed functions by new id.
+    fn functions(&mut self) -> (BTreeSet<usize>, HashMap<usize, Difference>) {
+        let pair = self.pair;
+        let (mut replaced, mut differences) = (BTreeSet::new(), HashMap::new());
+        for (id, entity) in pair.new.catalog.entities.iter().enumerate() {
+            let (EntityKind::Function, Some(old)) = (entity.kind, pair.pairing.to_old[id]) else {
+                continue;
+            };
+            if is_start_file(entity) {
+                continue;
+            }
+            self.report.compared += 1;
+            match pair.compare_function(old, id) {
+                Verdict::Same => self.report.equal += 1,
+                Verdict::LinesOnly(lines) => {
+                    let shown: Vec<String> = lines
+                        .iter()
+                        .take(4)
+                        .map(|(a, b)| format!("{a} -> {b}"))
+                        .collect();
+                    let more = if lines.len() > 4 {
+                        format!(" and {} more", lines.len() - 4)
+                    } else {
+                        String::new()
+                    };
+                    self.report.lines_only.push(format!(
+                        "{}: {}{more}",
+                        entity.label(),
+                        shown.join(", ")
+                    ));
+                }
+                Verdict::Changed(difference) => {
+                    replaced.insert(id);
+                    differences.insert(id, difference);
+                }
+            }
+        }
+        for (id, entity) in pair.old.catalog.entities.iter().enumerate() {
+            if pair.pairing.to_new[id].is_none() && !entity.by_content {
+                self.report.removed.push(entity.label());
+            }
+        }
+        (replaced, differences)
+    }
+
+    /// Compares variables and constants; returns the constants that have grown.
+    fn objects(&mut self) -> BTreeSet<usize> {
+        let pair = self.pair;
+        let mut moved = BTreeSet::new();
+        for (id, entity) in pair.new.catalog.entities.iter().enumerate() {
+            let Some(old) = pair.pairing.to_old[id].map(|o| &pair.old.catalog.entities[o]) else {
+                continue;
+            };
+            match entity.kind {
+                EntityKind::Object if is_data(&pair.new, entity) && is_data(&pair.old, old) => {
+                    self.object(id, old, entity, &mut moved)
+                }
+                EntityKind::Tls if entity.size == old.size => {
+                    let kept = entity
+                        .names
+                        .iter()
+                        .any(|n| self.options.keep_values.contains(n));
+                    let value =
+                        |side: &Side, e: &Entity| side.build.image.tls_bytes(e.addr, e.size);
+                    if !kept && value(&pair.old, old) != value(&pair.new, entity) {
+                        self.block("E421", entity.label(), "the initial value of this thread-local variable differs, and new threads go on to get the old one; say --keep-value if that is right");
+                    }
+                }
+                EntityKind::Tls => {
+                    self.block(
+                        "E412",
+                        entity.label(),
+                        format!(
+                            "this thread-local variable had {} bytes and has {}",
+                            old.size, entity.size
+                        ),
+                    );
+                }
+                _ => {}
+            }
+        }
+        moved
+    }
+
+    fn object(&mut self, id: usize, old: &Entity, new: &Entity, moved: &mut BTreeSet<usize>) {
+        let pair = self.pair;
+        let name = new.label();
+        let types_differ = matches!((&old.type_text, &new.type_text), (Some(a), Some(b)) if a != b);
+        if old.writable || new.writable {
+            if old.size != new.size || types_differ {
+                let text = |e: &Entity| {
+                    e.type_text
+                        .clone()
+                        .unwrap_or_else(|| "of unknown type".into())
+                };
+                self.block("E412", name, format!("this variable was {} ({} bytes) and is {} ({} bytes): its running value needs a transformer", text(old), old.size, text(new), new.size));
+            } else if !pair.same_bytes(old.addr, new.addr, new.size) {
+                let kept = new
+                    .names
+                    .iter()
+                    .any(|n| self.options.keep_values.contains(n));
+                if kept {
+                    self.report.objects.push(ObjectNote {
+                        name,
+                        what: "its initial value differs; the running value stays (--keep-value)"
+                            .into(),
+                    });
+                } else {
+                    self.block("E421", name, "its initial value differs, and nothing tells whether the running value should change; say --keep-value to keep the running one");
+                }
+            }
+            return;
+        }
+        if old.size == new.size && pair.same_bytes(old.addr, new.addr, new.size) {
+            return;
+        }
+        if new.size <= old.size {
+            self.report.objects.push(ObjectNote {
+                name,
+                what: format!("constant, {} bytes: changed in place", new.size),
+            });
+            self.patch(old, new);
+        } else {
+            self.report.objects.push(ObjectNote {
+                name: name.clone(),
+                what: format!(
+                    "constant, grew from {} to {} bytes: placed anew",
+                    old.size, new.size
+                ),
+            });
+            moved.insert(id);
+            self.check_pointers_to(old, &name);
+        }
+    }
+
+    /// Pointers that the old image holds to something that has moved would go on to the old one.
+    fn check_pointers_to(&mut self, moved: &Entity, name: &str) {
+        let side = &self.pair.old;
+        let mut holders = Vec::new();
+        for section in side
+            .build
+            .image
+            .sections
+            .iter()
+            .filter(|s| !s.exec && !s.data.is_empty())
+        {
+            for at in (section.addr.next_multiple_of(8)
+                ..section.addr + (section.data.len() as u64).saturating_sub(7))
+                .step_by(8)
+            {
+                if let Some(Reloc::Image(addr)) = side.pointer_at(at)
+                    && addr >= moved.addr
+                    && addr < moved.addr + moved.size
+                {
+                    holders.push(match side.meaning(at) {
+                        Meaning::Entity(id, _) => side.catalog.entities[id].label(),
+                        _ => format!("data at {at:#x}"),
+                    });
+                }
+            }
+        }
+        if let Some(holder) = holders.first() {
+            self.block("E422", name, format!("it has grown and moved, but {holder} points to it and may have been copied since"));
+        }
+    }
+
+    fn patch(&mut self, old: &Entity, new: &Entity) {
+        let pair = self.pair;
+        let label = new.label();
+        let (Some(mut old_bytes), Some(mut new_bytes)) = (
+            pair.old.build.image.bytes(old.addr, new.size),
+            pair.new.build.image.bytes(new.addr, new.size),
+        ) else {
+            return self.block("E431", label, "its bytes reach over the end of a section");
+        };
+        let mut old_pointers = Vec::new();
+        for offset in (0..new.size.saturating_sub(7))
+            .filter(|o| (new.addr + o).is_multiple_of(8) || pair.new.build.image.pie)
+        {
+            let at = offset as usize;
+            if let Some(reloc) = pair.old.pointer_at(old.addr + offset) {
+                old_bytes[at..at + 8].fill(0);
+                // What has no name may have been placed anew by an earlier bundle: not checked.
+                let target = match reloc {
+                    Reloc::Image(addr) => match pair.old.meaning(addr) {
+                        Meaning::Entity(id, _) if !pair.old.catalog.entities[id].by_content => {
+                            Some(Target::Old(addr))
+                        }
+                        _ => None,
+                    },
+                    _ => None,
+                };
+                old_pointers.push((offset as u32, target));
+            }
+            if let Some(reloc) = pair.new.pointer_at(new.addr + offset) {
+                new_bytes[at..at + 8].fill(0);
+                self.pending
+                    .push((self.patches.len(), offset as u32, reloc));
+            }
+        }
+        self.patches.push(Patch {
+            name: label,
+            old_addr: old.addr,
+            old: old_bytes,
+            old_pointers,
+            new: new_bytes,
+            new_pointers: Vec::new(),
+        });
+    }
+
+    /// Adds the functions that use what has moved.
+    fn touching(
+        &self,
+        moved: &BTreeSet<usize>,
+        replaced: &mut BTreeSet<usize>,
+    ) -> HashMap<usize, String> {
+        let mut touching = HashMap::new();
+        for object in moved {
+            for (id, code) in &self.pair.new.code {
+                if !replaced.contains(id) && self.pair.new.mentions(code, *object) {
+                    touching.insert(*id, self.pair.new.catalog.entities[*object].label());
+                }
+            }
+        }
+        replaced.extend(touching.keys().copied());
+        touching
+    }
+
+    fn finish(
+        mut self,
+        replaced: BTreeSet<usize>,
+        moved: &BTreeSet<usize>,
+        differences: HashMap<usize, Difference>,
+        touching: HashMap<usize, String>,
+    ) -> Analysis {
+        let pair = self.pair;
+        let mut carrier = Carrier::new(pair, &replaced, moved);
+        for (patch, offset, reloc) in std::mem::take(&mut self.pending) {
+            let patch = &mut self.patches[patch];
+            if let Some((target, addend)) = carrier.pointer_target(&patch.name, &reloc) {
+                patch.new_pointers.push((offset, target, addend));
+            }
+        }
+        carrier.run();
+        let (pieces, fixups, imports) = carrier.finish();
+        let map = carrier.map();
+        self.blockers.append(&mut carrier.blockers);
+        self.report.notes.extend(std::mem::take(&mut carrier.notes));
+
+        let risks = usually_on_stack(&pair.old);
+        let lines = (Lines::new(&pair.old), Lines::new(&pair.new));
+        let mut redirects = Vec::new();
+        for id in &carrier.functions {
+            let entity = &pair.new.catalog.entities[*id];
+            let old = pair.pairing.to_old[*id];
+            let why = match (differences.get(id), touching.get(id)) {
+                (Some(difference), _) => Why::Changed {
+                    first: difference.what.clone(),
+                    old_line: lines.0.at(difference.old_at),
+                    new_line: lines.1.at(difference.new_at),
+                },
+                (None, Some(what)) => Why::Touches { what: what.clone() },
+                (None, None) => Why::New,
+            };
+            let old_entity = old.map(|o| &pair.old.catalog.entities[o]);
+            self.report.functions.push(FunctionNote {
+                name: entity.label(),
+                unit: entity.unit.clone(),
+                why,
+                old_addr: old_entity.map(|o| o.addr),
+                new_addr: entity.addr,
+                old_size: old_entity.map_or(0, whole_size),
+                new_size: whole_size(entity),
+                risk: old
+                    .and_then(|o| risks.get(&o).cloned())
+                    .unwrap_or(Risk::Low),
+            });
+            if let Some(old) = old {
+                self.redirect(old, *id, &mut redirects);
+            }
+        }
+        for (id, entity) in pair.new.catalog.entities.iter().enumerate() {
+            if pair.pairing.to_old[id].is_some() || entity.by_content {
+                continue;
+            }
+            match entity.kind {
+                EntityKind::Function if !carrier.functions.contains(&id) => {
+                    self.report.unused_new.push(entity.label())
+                }
+                EntityKind::Object if carrier.objects.contains(&id) => {
+                    self.report.objects.push(ObjectNote {
+                        name: entity.label(),
+                        what: format!("new, {} bytes", entity.size),
+                    });
+                }
+                _ => {}
+            }
+        }
+        for import in &imports {
+            let library = import
+                .library
+                .clone()
+                .unwrap_or_else(|| format!("one of {}", pair.new.build.image.needed.join(", ")));
+            self.report.notes.push(format!(
+                "{} is new to the program and comes from {library}",
+                import.symbol
+            ));
+        }
+        self.start_up_notes();
+        let control = self.control();
+        let image = |side: &Side| BuildName {
+            build_id: side.build.image.build_id.clone(),
+            name: side
+                .build
+                .image
+                .path
+                .file_name()
+                .map(|n| n.to_string_lossy().into_owned())
+                .unwrap_or_default(),
+        };
+        let frames = pair
+            .new
+            .build
+            .image
+            .sections
+            .iter()
+            .find(|s| s.name == ".eh_frame")
+            .map(|s| s.addr);
+        let manifest = Manifest {
+            made_by: env!("CARGO_PKG_VERSION").into(),
+            old: image(&pair.old),
+            new: image(&pair.new),
+            pie: pair.new.build.image.pie,
+            unwind: frames.filter(|f| {
+                pieces
+                    .iter()
+                    .any(|p| p.addr <= *f && *f < p.addr + p.bytes.len() as u64)
+            }),
+            pieces,
+            fixups,
+            imports,
+            copies: std::mem::take(&mut carrier.copies),
+            redirects,
+            patches: self.patches,
+            map,
+            control,
+            rules: self.options.rules.clone(),
+            report: self.report,
+        };
+        Analysis {
+            manifest,
+            blockers: self.blockers.into_iter().collect(),
+        }
+    }
+
+    fn redirect(&mut self, old_id: usize, new_id: usize, redirects: &mut Vec<Redirect>) {
+        let pair = self.pair;
+        let (old, new) = (
+            &pair.old.catalog.entities[old_id],
+            &pair.new.catalog.entities[new_id],
+        );
+        let label = old.label();
+        // Padding behind a short function may be used up to the next thing.
+        let room = pair
+            .old
+            .catalog
+            .next_start(old.addr)
+            .map_or(u64::MAX, |n| n.0 - old.addr);
+        let padded = old.size >= JUMP as u64
+            || (room >= JUMP as u64
+                && pair
+                    .old
+                    .build
+                    .image
+                    .bytes(old.addr + old.size, JUMP as u64 - old.size)
+                    .is_some_and(|b| {
+                        b.iter().all(|b| {
+                            matches!(
+                                b,
+                                0x90 | 0xcc
+                                    | 0x66
+                                    | 0x2e
+                                    | 0x0f
+                                    | 0x1f
+                                    | 0x00
+                                    | 0x40
+                                    | 0x44
+                                    | 0x80
+                                    | 0x84
+                            )
+                        })
+                    }));
+        let Some(bytes) = pair
+            .old
+            .build
+            .image
+            .bytes(old.addr, JUMP as u64)
+            .filter(|_| padded)
+        else {
+            return self.block(
+                "E439",
+                label,
+                format!(
+                    "its old code has {} bytes, too few for a jump to the new one",
+                    old.size
+                ),
+            );
+        };
+        let mut address_bytes = 0u8;
+        for insn in pair
+            .old
+            .code
+            .get(&old_id)
+            .into_iter()
+            .flat_map(|c| &c.insns)
+            .filter(|i| i.at >= old.addr && i.at < old.addr + JUMP as u64)
+        {
+            for reference in insn
+                .refs
+                .iter()
+                .filter(|r| r.access != Access::ThreadOffset)
+            {
+                for byte in 0..reference.width {
+                    let at = insn.at - old.addr + u64::from(reference.field) + u64::from(byte);
+                    if at < JUMP as u64 {
+                        address_bytes |= 1 << at;
+                    }
+                }
+            }
+        }
+        redirects.push(Redirect {
+            name: label,
+            old_addr: old.addr,
+            old_size: old.size,
+            old_parts: old.parts.clone(),
+            new_addr: new.addr,
+            expected: bytes.try_into().expect("as many as were asked for"),
+            address_bytes,
+        });
+    }
+
+    fn start_up_notes(&mut self) {
+        let section = |side: &Side, name: &str| {
+            side.build
+                .image
+                .sections
+                .iter()
+                .find(|s| s.name == name)
+                .map(|s| (s.addr, s.size))
+        };
+        for name in [".init_array", ".ctors"] {
+            let (old, new) = (section(&self.pair.old, name), section(&self.pair.new, name));
+            let same = match (old, new) {
+                (Some((a, x)), Some((b, y))) => x == y && self.pair.same_bytes(a, b, x),
+                (None, None) => true,
+                _ => false,
+            };
+            if !same {
+                self.report.notes.push(format!(
+                    "{name} differs: code that runs before main is not run again by an update"
+                ));
+            }
+        }
+        let unversioned = self
+            .report
+            .functions
+            .iter()
+            .filter(|f| f.name == "main")
+            .count();
+        if unversioned > 0 {
+            self.report.notes.push(
+                "main differs: what it does before its loop is not done again by an update".into(),
+            );
+        }
+    }
+
+    fn control(&mut self) -> Vec<(String, Control)> {
+        let mut lines = Vec::new();
+        for (name, control) in &self.options.control {
+            if self
+                .report
+                .functions
+                .iter()
+                .any(|f| f.name == *name || f.name.starts_with(&format!("{name} (")))
+            {
+                lines.push((name.clone(), *control));
+            } else {
+                self.blockers.insert(Blocker {
+                    code: "E440",
+                    symbol: name.clone(),
+                    reason: "the [control] section names it, but it does not change".into(),
+                });
+            }
+        }
+        // An old frame that runs on must find the state as it knows it.
+        let moved = self
+            .report
+            .types
+            .iter()
+            .any(|t| t.kind != TypeChangeKind::NamesOnly);
+        if moved {
+            for (name, _) in lines.iter().filter(|l| l.1 == Control::Leave) {
+                self.blockers.insert(Blocker { code: "E441", symbol: name.clone(), reason: "it cannot be left in old code while types change: its old frame may reach objects of them".into() });
+            }
+        }
+        lines
+    }
+}
+
+fn whole_size(entity: &Entity) -> u64 {
+    entity.size + entity.parts.iter().map(|p| p.1).sum::<u64>()
+}
+
+/// The compiler's own code around `main`: it refers to where sections end, and what of it still
+/// runs (at exit) goes on with the old image.
+fn is_start_file(entity: &Entity) -> bool {
+    let names = ["_start", "_init", "_fini", "_dl_relocate_static_pie"];
+    entity.keys[0].unit.as_deref() == Some("crtstuff.c")
+        || names.contains(&entity.names[0].as_str())
+}
+
+/// Variables of the program, not what linkers keep in tables of their own.
+fn is_data(side: &Side, entity: &Entity) -> bool {
+    let linker = [
+        ".dynamic",
+        ".got",
+        ".eh_frame",
+        ".init_array",
+        ".fini_array",
+        ".note",
+        ".interp",
+        ".tm_clone_table",
+        ".plt",
+    ];
+    side.build
+        .image
+        .section_at(entity.addr)
+        .is_some_and(|s| !s.exec && !linker.iter().any(|l| s.name.starts_with(l)))
+}
+
+/// Source lines of addresses; none when the debug file cannot be opened again.
+struct Lines(Option<addr2line::Loader>);
+
+impl Lines {
+    fn new(side: &Side) -> Self {
+        Self(addr2line::Loader::new(&side.build.debug_path).ok())
+    }
+
+    fn at(&self, addr: u64) -> Option<String> {
+        let location = self.0.as_ref()?.find_location(addr).ok()??;
+        Some(format!("{}:{}", location.file?, location.line?))
+    }
+}

@@ -1,0 +1,36 @@
+//! Dynamic software updates: from two builds of a program to a bundle, and from a bundle to the
+//! list of memory writes that turn a process of the old build into one of the new.
+//!
+//! Nothing here touches a process. `docs/bundles.md` has the format and how the diff decides.
+
+mod build;
+mod carry;
+mod catalog;
+mod code;
+mod compare;
+mod debug_files;
+mod dwarf;
+mod error;
+mod file;
+mod image;
+mod manifest;
+mod meaning;
+mod plan;
+mod report;
+mod risk;
+mod types;
+
+pub use build::{Analysis, BuildOptions, analyse, build};
+pub use debug_files::DebugSearch;
+pub use error::{Blocker, DsuError};
+pub use file::{Bundle, LARGEST, VERSION};
+pub use image::hex;
+pub use manifest::{
+    BuildName, Control, Fixup, FixupKind, Import, JUMP, LibraryCopy, Manifest, Mapped, Patch,
+    Piece, PieceKind, Redirect, Target,
+};
+pub use plan::{
+    Busy, Copy, Expected, Mapping, Placement, Plan, Protection, Write, choose_base, plan,
+};
+pub use report::{FunctionNote, ObjectNote, Report, Risk, Why};
+pub use types::{TypeChange, TypeChangeKind};

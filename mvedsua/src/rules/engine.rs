@@ -1,0 +1,744 @@
+//! The engine: leader calls in, expected follower calls out.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::ast::Direction;
+use super::call::Call;
+use super::eval::{FUEL, Frame};
+use super::expected::{Expected, ExpectedCall, Stop, Want};
+use super::fault::{Fault, RuleError};
+use super::index::{Index, as_noise};
+use super::matching::{Fact, Found, matches, payload, sequence};
+use super::messages::Messages;
+use super::names::Signature;
+use super::program::{Outcome, Rule, RuleId, RuleSet, Subject};
+use super::rewrite::{self, Draft};
+use super::source::Span;
+use super::state::States;
+
+/// How often a rule did what.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct RuleCount {
+    /// It applied.
+    pub fired: u64,
+    /// It held a call to see what follows.
+    pub held: u64,
+    /// It gave up since the limit of calls or time was reached.
+    pub timed_out: u64,
+}
+
+/// One time that a rule applied, for `rules trace`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Firing {
+    /// The rule.
+    pub rule: RuleId,
+    /// The leader's call with which it began.
+    pub seq: u64,
+    /// Its thread.
+    pub tid: u32,
+    /// What the rule logged.
+    pub logs: Vec<String>,
+}
+
+/// Firings that are kept for `rules trace`.
+const KEPT_FIRINGS: usize = 256;
+/// Most calls held at one time, over all threads.
+const MAX_HELD_TOTAL: usize = 1 << 16;
+
+/// What waits in a thread's queue.
+enum Held<C> {
+    /// A call about which nothing is decided yet.
+    Call(C, Duration),
+    /// What a rule made of a call.
+    Done(Expected<C>),
+}
+
+/// Applies the rules of one direction to the calls of one process.
+pub struct Engine<C> {
+    set: Arc<RuleSet>,
+    direction: Direction,
+    index: Arc<Index>,
+    queues: BTreeMap<u32, VecDeque<Held<C>>>,
+    held: usize,
+    /// Until when the head of each queue may be held.
+    deadlines: BTreeMap<u32, Duration>,
+    messages: Messages<C>,
+    states: States,
+    connections: BTreeSet<i64>,
+    counts: Vec<RuleCount>,
+    firings: VecDeque<Firing>,
+    scratch: Vec<u32>,
+}
+
+/// What is decided about the call at the head of a queue.
+enum Decision {
+    /// No rule takes it.
+    Release,
+    /// A rule waits for what follows, at most until then.
+    Hold(Duration),
+    /// A rule takes these calls.
+    Apply {
+        rule: usize,
+        taken: Vec<Vec<usize>>,
+        plan: Plan,
+    },
+}
+
+/// What a rule makes of its calls, before they are moved.
+enum Plan {
+    Same,
+    Nothing,
+    Tolerate,
+    Stop(bool, String),
+    Calls(Vec<Option<Draft>>),
+}
+
+/// What an attempt to apply a rule leaves behind.
+pub(super) struct Effects {
+    pub(super) writes: Vec<(usize, super::value::Value<'static>)>,
+    pub(super) logs: Vec<String>,
+    pub(super) connection: i64,
+}
+
+impl Effects {
+    pub(super) fn of(frame: Frame<'_>) -> Self {
+        let connection = frame.connection();
+        let writes = frame
+            .writes
+            .into_iter()
+            .map(|(at, v)| (at, v.into_owned()))
+            .collect();
+        Self {
+            writes,
+            logs: frame.logs,
+            connection,
+        }
+    }
+}
+
+impl<C: Call + Clone> Engine<C> {
+    /// An engine for one direction of a rule set.
+    #[must_use]
+    pub fn new(set: Arc<RuleSet>, direction: Direction) -> Self {
+        let index = Arc::new(Index::new(&set, direction));
+        let counts = vec![RuleCount::default(); set.rules.len()];
+        Self {
+            messages: Messages::new(set.framing.clone()),
+            set,
+            direction,
+            index,
+            queues: BTreeMap::new(),
+            held: 0,
+            deadlines: BTreeMap::new(),
+            states: States::default(),
+            connections: BTreeSet::new(),
+            counts,
+            firings: VecDeque::new(),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// An engine for a child process of this one's: the same rules, state and connections, nothing
+    /// held. Both go their own ways from here on.
+    #[must_use]
+    pub fn for_child(&self) -> Self {
+        let mut child = Self::new(Arc::clone(&self.set), self.direction);
+        child.states = self.states.clone();
+        child.connections = self.connections.clone();
+        child
+    }
+
+    /// Says that `fd` is a connection. The engine learns of those that are accepted from then on;
+    /// this is for those that were open at the snapshot.
+    pub fn add_connection(&mut self, fd: i32) {
+        self.connections.insert(i64::from(fd));
+    }
+
+    /// Takes the leader's next call and appends to `out` what is decided by it: nothing while a
+    /// rule holds the call, or several calls at once. `now` is any clock that does not go back.
+    ///
+    /// # Errors
+    /// When a rule fails or exceeds a limit. The update is to be rolled back; the engine is of no
+    /// further use.
+    #[inline]
+    pub fn feed(
+        &mut self,
+        call: C,
+        now: Duration,
+        out: &mut VecDeque<Expected<C>>,
+    ) -> Result<(), RuleError> {
+        if self.held == 0 && !self.messages.is_holding() && !self.index.concerns(&call) {
+            out.push_back(Expected::Same(call));
+            return Ok(());
+        }
+        self.feed_slow(call, now, out)
+    }
+
+    fn feed_slow(
+        &mut self,
+        call: C,
+        now: Duration,
+        out: &mut VecDeque<Expected<C>>,
+    ) -> Result<(), RuleError> {
+        let tid = call.tid();
+        if self.held >= MAX_HELD_TOTAL {
+            let fault = Fault::new(
+                super::diagnostic::Code::CAPACITY,
+                format!("more than {MAX_HELD_TOTAL} calls would be held"),
+            );
+            return Err(fault.in_rule("look-ahead"));
+        }
+        self.queues
+            .entry(tid)
+            .or_default()
+            .push_back(Held::Call(call, now));
+        self.held += 1;
+        self.drain(tid, now, false, out)
+    }
+
+    /// Releases what was held too long. Call it when [`Engine::deadline`] has passed.
+    ///
+    /// # Errors
+    /// As [`Engine::feed`].
+    pub fn tick(
+        &mut self,
+        now: Duration,
+        out: &mut VecDeque<Expected<C>>,
+    ) -> Result<(), RuleError> {
+        for tid in self.queues.keys().copied().collect::<Vec<_>>() {
+            self.drain(tid, now, false, out)?;
+        }
+        self.messages_tick(now, false, out)
+    }
+
+    /// Releases everything that is held: the leader has ended, or the roles are exchanged.
+    ///
+    /// # Errors
+    /// As [`Engine::feed`].
+    pub fn flush(
+        &mut self,
+        now: Duration,
+        out: &mut VecDeque<Expected<C>>,
+    ) -> Result<(), RuleError> {
+        for tid in self.queues.keys().copied().collect::<Vec<_>>() {
+            self.drain(tid, now, true, out)?;
+        }
+        self.messages_tick(now, true, out)
+    }
+
+    /// When the oldest held call is to be released at the latest; `None` while nothing is held.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Duration> {
+        self.deadlines
+            .values()
+            .copied()
+            .chain(self.messages.deadline())
+            .min()
+    }
+
+    /// Number of calls that are held.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.held + self.messages.held()
+    }
+
+    /// Counts of each rule that is in force, with its name and place.
+    pub fn counts(&self) -> impl Iterator<Item = (&Rule, RuleCount)> {
+        self.set
+            .rules
+            .iter()
+            .zip(self.counts.iter().copied())
+            .filter(|(r, _)| r.direction == self.direction)
+    }
+
+    /// The rules.
+    #[must_use]
+    pub fn rules(&self) -> &Arc<RuleSet> {
+        &self.set
+    }
+
+    /// Takes the latest firings (at most 256 are kept), oldest first.
+    pub fn take_firings(&mut self) -> Vec<Firing> {
+        self.firings.drain(..).collect()
+    }
+
+    fn place(&self, name: &str, span: Span) -> String {
+        format!("rule `{name}` ({})", self.set.sources.place(span))
+    }
+
+    fn fail(&self, rule: usize, fault: Fault) -> RuleError {
+        let rule = &self.set.rules[rule];
+        fault.in_rule(self.place(&rule.name, rule.span))
+    }
+
+    fn drain(
+        &mut self,
+        tid: u32,
+        now: Duration,
+        all: bool,
+        out: &mut VecDeque<Expected<C>>,
+    ) -> Result<(), RuleError> {
+        let Some(mut queue) = self.queues.remove(&tid) else {
+            return Ok(());
+        };
+        self.deadlines.remove(&tid);
+        let result = self.drain_queue(&mut queue, now, all, out);
+        if !queue.is_empty() {
+            self.queues.insert(tid, queue);
+        }
+        result
+    }
+
+    fn drain_queue(
+        &mut self,
+        queue: &mut VecDeque<Held<C>>,
+        now: Duration,
+        all: bool,
+        out: &mut VecDeque<Expected<C>>,
+    ) -> Result<(), RuleError> {
+        loop {
+            match queue.front() {
+                None => return Ok(()),
+                Some(Held::Done(_)) => {
+                    if let Some(Held::Done(done)) = queue.pop_front() {
+                        self.pass(done, now, out)?;
+                    }
+                    continue;
+                }
+                Some(Held::Call(..)) => {}
+            }
+            let mut effects = None;
+            match self.decide(queue, now, all, &mut effects)? {
+                Decision::Hold(until) => {
+                    if let Some(Held::Call(call, _)) = queue.front() {
+                        self.deadlines.insert(call.tid(), until);
+                    }
+                    return Ok(());
+                }
+                Decision::Release => {
+                    if let Some(Held::Call(call, _)) = queue.pop_front() {
+                        self.held -= 1;
+                        let expected = self.noise(call)?;
+                        self.pass(expected, now, out)?;
+                    }
+                }
+                Decision::Apply { rule, taken, plan } => {
+                    let first = taken[0].first().copied().unwrap_or(0);
+                    if let Some(Held::Call(call, _)) = queue.get(first) {
+                        let (seq, tid) = (call.seq(), call.tid());
+                        self.commit(rule, seq, tid, effects)?;
+                    }
+                    self.apply(queue, rule, &taken, plan);
+                }
+            }
+        }
+    }
+
+    fn commit(
+        &mut self,
+        rule: usize,
+        seq: u64,
+        tid: u32,
+        effects: Option<Effects>,
+    ) -> Result<(), RuleError> {
+        let mut logs = Vec::new();
+        if let Some(effects) = effects {
+            for (at, value) in effects.writes {
+                let set = Arc::clone(&self.set);
+                self.states
+                    .set(&set, at, effects.connection, value)
+                    .map_err(|f| self.fail(rule, f))?;
+            }
+            logs = effects.logs;
+        }
+        self.counts[rule].fired += 1;
+        if self.firings.len() == KEPT_FIRINGS {
+            self.firings.pop_front();
+        }
+        let rule = self.set.rules[rule].id;
+        self.firings.push_back(Firing {
+            rule,
+            seq,
+            tid,
+            logs,
+        });
+        Ok(())
+    }
+
+    fn decide(
+        &mut self,
+        queue: &VecDeque<Held<C>>,
+        now: Duration,
+        all: bool,
+        effects: &mut Option<Effects>,
+    ) -> Result<Decision, RuleError> {
+        let Some(Held::Call(head, since)) = queue.front() else {
+            return Ok(Decision::Release);
+        };
+        let mut candidates = std::mem::take(&mut self.scratch);
+        self.index.candidates(head, &mut candidates);
+        let connection = Fact::Call(head).fd().unwrap_or(-1);
+        let mut fuel = FUEL;
+        let mut decision = Ok(Decision::Release);
+        for number in &candidates {
+            if as_noise(*number).is_some() {
+                break;
+            }
+            let at = *number as usize;
+            let rule = &self.set.rules[at];
+            let mut frame = Frame::new(&self.set, &self.states, fuel, connection);
+            let tried = attempt(&mut frame, rule, queue);
+            let tried = match tried {
+                Err(fault) => Err(fault),
+                Ok(Found::No) => Ok(None),
+                Ok(Found::Yes(taken)) => Ok(Some(taken)),
+                Ok(Found::Partial(whole)) => {
+                    let calls = queue.iter().filter(|h| matches!(h, Held::Call(..))).count();
+                    if !all && calls < rule.max_calls && now.saturating_sub(*since) < rule.max_time
+                    {
+                        if calls == 1 {
+                            self.counts[at].held += 1;
+                        }
+                        decision = Ok(Decision::Hold(*since + rule.max_time));
+                        break;
+                    }
+                    if whole.is_none() {
+                        self.counts[at].timed_out += 1;
+                    }
+                    Ok(whole)
+                }
+            };
+            let planned = tried.and_then(|taken| match taken {
+                None => Ok(None),
+                Some(taken) => plan(&mut frame, rule, &taken, queue).map(|p| p.map(|p| (taken, p))),
+            });
+            fuel = frame.fuel;
+            match planned {
+                Ok(None) => {}
+                Ok(Some((taken, plan))) => {
+                    *effects = Some(Effects::of(frame));
+                    decision = Ok(Decision::Apply {
+                        rule: at,
+                        taken,
+                        plan,
+                    });
+                    break;
+                }
+                Err(fault) => {
+                    decision = Err(self.fail(at, fault));
+                    break;
+                }
+            }
+        }
+        self.scratch = candidates;
+        decision
+    }
+
+    /// Carries a plan out: the queue afterwards holds what was made, and between it the calls that
+    /// the rule did not take.
+    fn apply(
+        &mut self,
+        queue: &mut VecDeque<Held<C>>,
+        rule: usize,
+        taken: &[Vec<usize>],
+        plan: Plan,
+    ) {
+        let rule_set = Arc::clone(&self.set);
+        let rule = &rule_set.rules[rule];
+        let mut entries: Vec<Option<Held<C>>> = queue.drain(..).map(Some).collect();
+        let mut calls: BTreeMap<usize, C> = BTreeMap::new();
+        for i in taken.iter().flatten() {
+            if let Some(Held::Call(call, _)) = entries[*i].take() {
+                self.held -= 1;
+                calls.insert(*i, call);
+            }
+        }
+        let mut cursor = 0;
+        let mut flush_to = |queue: &mut VecDeque<Held<C>>, to: usize| {
+            while cursor < to.min(entries.len()) {
+                queue.extend(entries[cursor].take());
+                cursor += 1;
+            }
+        };
+        match plan {
+            Plan::Nothing => {}
+            Plan::Same | Plan::Tolerate => {
+                for (i, call) in calls {
+                    flush_to(queue, i);
+                    queue.push_back(Held::Done(if matches!(plan, Plan::Same) {
+                        Expected::Same(call)
+                    } else {
+                        let mut expected = ExpectedCall::like(call, Some(rule.id));
+                        if let Some(signature) = signature_of(rule, expected.nr) {
+                            rewrite::tolerate(&mut expected, signature);
+                        }
+                        Expected::Call(Box::new(expected))
+                    }));
+                }
+            }
+            Plan::Stop(retry, why) => {
+                let (tid, seq) = calls.values().next().map_or((0, 0), |c| (c.tid(), c.seq()));
+                queue.push_back(Held::Done(Expected::Stop(Stop {
+                    rule: rule.id,
+                    retry,
+                    why,
+                    tid,
+                    seq,
+                })));
+            }
+            Plan::Calls(drafts) => {
+                let Outcome::Calls(templates) = &rule.outcome else {
+                    return;
+                };
+                let (tid, mut seq) = calls.values().next().map_or((0, 0), |c| (c.tid(), c.seq()));
+                for (template, draft) in templates.iter().zip(drafts) {
+                    let positions = template
+                        .from
+                        .and_then(|from| taken.get(from))
+                        .map_or(&[][..], Vec::as_slice);
+                    let Some(draft) = draft else {
+                        for i in positions {
+                            if let Some(call) = calls.get(i) {
+                                flush_to(queue, *i);
+                                seq = call.seq();
+                                queue.push_back(Held::Done(Expected::Same(call.clone())));
+                            }
+                        }
+                        continue;
+                    };
+                    let origin = positions.first().and_then(|i| calls.get(i)).cloned();
+                    if let (Some(i), Some(call)) = (positions.first(), &origin) {
+                        flush_to(queue, *i);
+                        seq = call.seq();
+                    }
+                    let Draft {
+                        nr,
+                        args,
+                        result,
+                        outputs,
+                        repeat,
+                        pieces,
+                    } = draft;
+                    queue.push_back(Held::Done(Expected::Call(Box::new(ExpectedCall {
+                        rule: Some(rule.id),
+                        nr,
+                        tid,
+                        seq,
+                        origin,
+                        args,
+                        result,
+                        outputs,
+                        repeat,
+                        pieces,
+                    }))));
+                }
+            }
+        }
+        flush_to(queue, usize::MAX);
+    }
+
+    /// A call that no rule took, with what `ignore` lines say of it.
+    fn noise(&self, call: C) -> Result<Expected<C>, RuleError> {
+        let mut numbers = Vec::new();
+        self.index.candidates(&call, &mut numbers);
+        let mut wants: Option<[Want; 6]> = None;
+        let mut any_result = false;
+        for noise in numbers.into_iter().filter_map(as_noise) {
+            let noise = &self.set.noise[noise];
+            let mut frame = Frame::new(&self.set, &self.states, FUEL, -1);
+            let fits = matches(&mut frame, &noise.pattern, Fact::Call(&call))
+                .map_err(|f| f.in_rule(self.place("ignore", noise.span)))?;
+            if !fits {
+                continue;
+            }
+            let wants = wants.get_or_insert_with(Default::default);
+            for (slot, regex) in &noise.fields {
+                super::noise::ignore(
+                    wants,
+                    &mut any_result,
+                    *slot,
+                    regex.as_ref(),
+                    &noise.pattern.subject,
+                );
+            }
+        }
+        let Some(wants) = wants else {
+            return Ok(Expected::Same(call));
+        };
+        let mut expected = ExpectedCall::like(call, None);
+        expected.args = wants;
+        if any_result && let Some(entry) = super::names::call_by_number(expected.nr) {
+            let origin = expected.origin.as_ref().map(|o| o as &dyn Call);
+            expected.result = rewrite::asked(origin, &Signature::of(entry));
+        }
+        Ok(Expected::Call(Box::new(expected)))
+    }
+
+    /// Hands a decided call on: to the messages, or out.
+    fn pass(
+        &mut self,
+        expected: Expected<C>,
+        now: Duration,
+        out: &mut VecDeque<Expected<C>>,
+    ) -> Result<(), RuleError> {
+        if let Expected::Same(call) = &expected {
+            self.lifetime(call);
+            if self.index.is_stream(call.nr()) || self.messages.is_holding() {
+                let tid = call.tid();
+                self.messages
+                    .push(expected, &self.index, &self.connections, now, out);
+                return self.messages_drain(tid, now, false, out);
+            }
+        } else if self.messages.is_holding() {
+            let tid = expected.tid();
+            self.messages
+                .push(expected, &self.index, &self.connections, now, out);
+            return self.messages_drain(tid, now, false, out);
+        }
+        out.push_back(expected);
+        Ok(())
+    }
+
+    /// Follows connections as they come and go.
+    fn lifetime(&mut self, call: &C) {
+        if !self.index.is_life(call.nr()) {
+            return;
+        }
+        let accepts = super::names::call_by_number(call.nr()).is_some_and(|c| c.returns_fd);
+        if accepts && call.ret() >= 0 {
+            self.connections.insert(call.ret());
+            self.states.forget(call.ret());
+            self.messages.forget(call.ret());
+        } else if !accepts {
+            let fd = i64::from(call.args()[0] as i32);
+            self.connections.remove(&fd);
+            self.states.forget(fd);
+            self.messages.forget(fd);
+        }
+    }
+
+    fn messages_tick(
+        &mut self,
+        now: Duration,
+        all: bool,
+        out: &mut VecDeque<Expected<C>>,
+    ) -> Result<(), RuleError> {
+        for tid in self.messages.threads() {
+            self.messages_drain(tid, now, all, out)?;
+        }
+        Ok(())
+    }
+
+    fn messages_drain(
+        &mut self,
+        tid: u32,
+        now: Duration,
+        all: bool,
+        out: &mut VecDeque<Expected<C>>,
+    ) -> Result<(), RuleError> {
+        loop {
+            let set = Arc::clone(&self.set);
+            let step = self.messages.step(
+                tid,
+                &set,
+                &self.states,
+                &self.index,
+                now,
+                all,
+                &mut self.counts,
+            );
+            match step {
+                Ok(None) => break,
+                Ok(Some((rule, seq, effects))) => self.commit(rule, seq, tid, Some(effects))?,
+                Err((rule, fault)) => return Err(self.fail(rule, fault)),
+            }
+        }
+        self.messages
+            .release(tid, out)
+            .map_err(|(rule, fault)| self.fail(rule, fault))
+    }
+}
+
+fn signature_of(rule: &Rule, nr: u16) -> Option<&Signature> {
+    rule.patterns.iter().find_map(|p| match &p.subject {
+        Subject::Call(s) if s.call.nr == nr => Some(s.as_ref()),
+        _ => None,
+    })
+}
+
+fn attempt<'a, C: Call>(
+    frame: &mut Frame<'a>,
+    rule: &'a Rule,
+    queue: &'a VecDeque<Held<C>>,
+) -> Result<Found, Fault> {
+    sequence(frame, rule, queue.len(), |i| match &queue[i] {
+        Held::Call(call, _) => Some(Fact::Call(call)),
+        Held::Done(_) => None,
+    })
+}
+
+/// The guard over the whole rule, and what the right side makes of it.
+fn plan<'a, C: Call>(
+    frame: &mut Frame<'a>,
+    rule: &'a Rule,
+    taken: &[Vec<usize>],
+    queue: &'a VecDeque<Held<C>>,
+) -> Result<Option<Plan>, Fault> {
+    if let Some(when) = &rule.when
+        && !frame.truth(when)?
+    {
+        return Ok(None);
+    }
+    Ok(Some(match &rule.outcome {
+        Outcome::Same(body) => {
+            frame.run(body)?;
+            Plan::Same
+        }
+        Outcome::Nothing(body) => {
+            frame.run(body)?;
+            Plan::Nothing
+        }
+        Outcome::Tolerate(body) => {
+            frame.run(body)?;
+            Plan::Tolerate
+        }
+        Outcome::Retry(why) => Plan::Stop(
+            true,
+            String::from_utf8_lossy(&frame.text(why)?).into_owned(),
+        ),
+        Outcome::Terminate(why) => Plan::Stop(
+            false,
+            String::from_utf8_lossy(&frame.text(why)?).into_owned(),
+        ),
+        Outcome::Calls(templates) => {
+            let mut drafts = Vec::with_capacity(templates.len());
+            for template in templates {
+                let origin =
+                    template
+                        .from
+                        .and_then(|f| taken[f].first())
+                        .and_then(|i| match &queue[*i] {
+                            Held::Call(call, _) => rewrite::call_of(Fact::Call(call)),
+                            Held::Done(_) => None,
+                        });
+                drafts.push(if template.bare {
+                    None
+                } else {
+                    Some(rewrite::draft(frame, template, origin)?)
+                });
+            }
+            Plan::Calls(drafts)
+        }
+    }))
+}
+
+/// The text that a call transfers, if it transfers one.
+pub(super) fn transferred<'a, C: Call>(call: &'a C, signature: &Signature) -> Option<&'a [u8]> {
+    let (data, _) = signature.data?;
+    payload(call, signature, data)
+}
+
+#[cfg(test)]
+mod tests;

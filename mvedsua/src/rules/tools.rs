@@ -1,0 +1,425 @@
+//! What `mvedsua rules ...` does, as functions over text.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::ast::{Direction, Repeat, Scope};
+use super::call::OwnedCall;
+use super::diagnostic::{Code, Severity, has_errors};
+use super::fault::{Fault, RuleError};
+use super::format::{format, literal};
+use super::loader::{Loaded, load};
+use super::names::{self, Flow, Signature};
+use super::parser::parse;
+use super::program::{Outcome, Rule, RuleSet, Subject};
+use super::source::SourceMap;
+use super::testing;
+
+/// What a tool has to say, and whether it is good news.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// The text for the user.
+    pub text: String,
+    /// False when the command should fail.
+    pub ok: bool,
+}
+
+/// Loads a rule file from disk.
+///
+/// # Errors
+/// When the file itself cannot be read; what is wrong inside is among the diagnostics.
+pub fn load_file(path: &Path) -> std::io::Result<Loaded> {
+    load(path, &|path| std::fs::read_to_string(path))
+}
+
+/// `rules check`: diagnostics and a summary.
+#[must_use]
+pub fn check(loaded: &Loaded) -> Report {
+    let mut text = loaded.render();
+    let count = |severity| {
+        loaded
+            .diagnostics
+            .iter()
+            .filter(|d| d.severity == severity)
+            .count()
+    };
+    let (errors, lints) = (count(Severity::Error), count(Severity::Lint));
+    if !text.is_empty() {
+        text.push('\n');
+    }
+    match &loaded.rules {
+        Some(set) => {
+            let of = |d| set.rules.iter().filter(|r| r.direction == d).count();
+            let _ = writeln!(
+                text,
+                "ok: {} forward rules, {} reverse rules, {} ignore lines, {} tests, {lints} lints",
+                of(Direction::Forward),
+                of(Direction::Reverse),
+                set.noise.len(),
+                set.tests.len(),
+            );
+        }
+        None => {
+            let _ = writeln!(text, "refused: {errors} errors, {lints} lints");
+        }
+    }
+    Report {
+        text,
+        ok: loaded.rules.is_some(),
+    }
+}
+
+/// `rules fmt`: the text in its one layout, or the errors that prevent it.
+#[must_use]
+pub fn fmt(name: &str, text: &str) -> Report {
+    let mut sources = SourceMap::new();
+    let id = sources.add(name, text);
+    let (tree, diagnostics) = parse(id, text);
+    if has_errors(&diagnostics) {
+        let text = diagnostics
+            .iter()
+            .map(|d| d.render(&sources))
+            .collect::<Vec<_>>()
+            .join("\n");
+        return Report { text, ok: false };
+    }
+    Report {
+        text: format(&tree),
+        ok: true,
+    }
+}
+
+/// `rules test`: one line for each case.
+#[must_use]
+pub fn test(loaded: Loaded) -> Report {
+    if loaded.rules.is_none() {
+        return check(&loaded);
+    }
+    let Some(set) = loaded.rules.map(Arc::new) else {
+        return Report {
+            text: String::new(),
+            ok: false,
+        };
+    };
+    let mut text = String::new();
+    let outcomes = testing::run(&set);
+    let mut failed = 0;
+    for outcome in &outcomes {
+        match &outcome.failure {
+            None => {
+                let _ = writeln!(text, "ok      {}", outcome.name);
+            }
+            Some(why) => {
+                failed += 1;
+                let _ = writeln!(
+                    text,
+                    "FAILED  {}\n        {}: {why}",
+                    outcome.name,
+                    Code::TEST_FAILED
+                );
+            }
+        }
+    }
+    let _ = writeln!(text, "{} passed, {failed} failed", outcomes.len() - failed);
+    Report {
+        text,
+        ok: failed == 0,
+    }
+}
+
+/// `rules explain`: each rule in plain English, in the order in which they are tried.
+#[must_use]
+pub fn explain(loaded: &Loaded) -> Report {
+    let Some(set) = &loaded.rules else {
+        return check(loaded);
+    };
+    let mut text = String::new();
+    for direction in [Direction::Forward, Direction::Reverse] {
+        let rules: Vec<&Rule> = set
+            .rules
+            .iter()
+            .filter(|r| r.direction == direction)
+            .collect();
+        if rules.is_empty() {
+            continue;
+        }
+        let who = match direction {
+            Direction::Forward => "while the old version leads and the new one follows",
+            Direction::Reverse => "while the new version leads and the old one follows",
+        };
+        let _ = writeln!(
+            text,
+            "{} ({who}); the first rule that applies wins:\n",
+            direction.word()
+        );
+        for rule in rules {
+            explain_rule(&mut text, set, rule);
+        }
+    }
+    for noise in &set.noise {
+        let when = noise.direction.map_or("both stages", Direction::word);
+        let _ = writeln!(
+            text,
+            "ignore ({}, {when}): {} of {}",
+            set.sources.place(noise.span),
+            count(noise.fields.len(), "field"),
+            subject(&noise.pattern.subject)
+        );
+    }
+    Report { text, ok: true }
+}
+
+fn explain_rule(text: &mut String, set: &RuleSet, rule: &Rule) {
+    let derived = if rule.derived {
+        ", derived from the other stage"
+    } else {
+        ""
+    };
+    let _ = writeln!(
+        text,
+        "{} ({}{derived})",
+        rule.name,
+        set.sources.place(rule.span)
+    );
+    for (i, pattern) in rule.patterns.iter().enumerate() {
+        let lead = if i == 0 {
+            "  when the leader makes"
+        } else {
+            "  and then"
+        };
+        let times = match pattern.repeat {
+            Repeat::Once => "",
+            Repeat::Optional => " (or not)",
+            Repeat::Any => " (any number of times)",
+            Repeat::Some => " (once or more)",
+        };
+        let _ = write!(text, "{lead} {}{times}", subject(&pattern.subject));
+        if !pattern.prefix.is_empty() {
+            let _ = write!(text, " whose text starts with {}", literal(&pattern.prefix));
+        } else if pattern
+            .args
+            .iter()
+            .any(|(slot, _)| matches!(slot, names::Slot::Data(_) | names::Slot::Text))
+        {
+            text.push_str(" with a text (looked at on every such call: it has no literal start)");
+        }
+        text.push_str(if pattern.guard.is_empty() {
+            "\n"
+        } else {
+            ", if its guard says so\n"
+        });
+    }
+    if rule.patterns.len() > 1 || rule.patterns[0].repeat != Repeat::Once {
+        let on = match rule.scope {
+            Scope::Fd => "on one descriptor",
+            Scope::Thread => "on one thread, clock readings aside",
+        };
+        let _ = writeln!(
+            text,
+            "  {on}; at most {} calls and {} ms are held to see it",
+            rule.max_calls,
+            rule.max_time.as_millis()
+        );
+    }
+    if rule.when.is_some() {
+        text.push_str("  under the condition after `when`\n");
+    }
+    let outcome = match &rule.outcome {
+        Outcome::Nothing(_) => "  the follower is expected to make none of them".to_owned(),
+        Outcome::Same(_) => "  the follower is expected to make the same calls".to_owned(),
+        Outcome::Tolerate(_) => {
+            "  the follower is expected to make the same calls, whatever is in them".to_owned()
+        }
+        Outcome::Retry(_) => "  the update is rolled back and tried again later".to_owned(),
+        Outcome::Terminate(_) => "  the update is rolled back".to_owned(),
+        Outcome::Calls(calls) => {
+            let calls: Vec<String> = calls
+                .iter()
+                .map(|c| {
+                    let how = match (c.bare, c.from) {
+                        (true, _) => " as it is",
+                        (false, Some(_)) => " (changed)",
+                        (false, None) => " (inserted)",
+                    };
+                    format!("{}{how}", subject(&c.subject))
+                })
+                .collect();
+            format!(
+                "  the follower is expected to make {}",
+                calls.join(", then ")
+            )
+        }
+    };
+    let _ = writeln!(text, "{outcome}\n");
+}
+
+fn subject(subject: &Subject) -> String {
+    match subject {
+        Subject::Call(signature) => format!("`{}`", signature.call.name),
+        Subject::Message(Flow::In) => "a request".to_owned(),
+        Subject::Message(Flow::Out) => "a reply".to_owned(),
+    }
+}
+
+fn count(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
+/// A recorded divergence, as far as a rule can be made from it. The divergence report carries one
+/// as JSON under the key `divergence`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Divergence {
+    /// True when the new version was leading.
+    pub reverse: bool,
+    /// What the leader did next; nothing when the follower did more than the leader.
+    pub leader: Option<OwnedCall>,
+    /// What the follower did instead; nothing when it did less.
+    pub follower: Option<OwnedCall>,
+}
+
+/// `rules suggest`: the rule that would tolerate exactly this divergence.
+///
+/// # Errors
+/// When there is no call on either side, or one that rules cannot name.
+pub fn suggest(divergence: &Divergence) -> Result<String, RuleError> {
+    let fail = |why: &str| Fault::new(Code::SUGGEST, why).in_rule("rules suggest");
+    let side = |call: &OwnedCall, pattern: bool| -> Result<String, RuleError> {
+        let entry = names::call_by_number(call.nr)
+            .filter(|c| names::never_recorded(c).is_none())
+            .ok_or_else(|| fail("rules cannot speak of this call"))?;
+        Ok(call_text(call, &Signature::of(entry), pattern))
+    };
+    let (left, right) = match (&divergence.leader, &divergence.follower) {
+        (None, None) => return Err(fail("the record has no call on either side")),
+        (Some(leader), None) => (side(leader, true)?, "nothing".to_owned()),
+        (Some(leader), Some(follower)) if leader.nr == follower.nr => {
+            (side(leader, true)?, side(follower, false)?)
+        }
+        // Two different calls: which of them is the additional one cannot be known; the leader's
+        // is taken to be replaced.
+        (Some(leader), Some(follower)) => (
+            side(leader, true)?,
+            format!("{} = {}", side(follower, false)?, follower.ret),
+        ),
+        (None, Some(_)) => {
+            return Err(fail(
+                "the follower makes a call after all of the leader's: name a call of the leader before or after it, and write `call(...) as c => c, inserted(...) = result`",
+            ));
+        }
+    };
+    let section = if divergence.reverse {
+        Direction::Reverse
+    } else {
+        Direction::Forward
+    };
+    let text = format!(
+        "{} {{\n    rule suggested: {left} => {right};\n}}\n",
+        section.word()
+    );
+    Ok(fmt("suggested", &text).text)
+}
+
+/// A call as text, without the descriptor's number: that differs from run to run.
+fn call_text(call: &OwnedCall, signature: &Signature, pattern: bool) -> String {
+    let mut args = Vec::new();
+    for (i, slot) in signature.slots.iter().enumerate() {
+        let name = signature.call.names[i];
+        let text = call
+            .parts
+            .iter()
+            .find(|(at, _)| usize::from(*at) == i)
+            .map(|(_, t)| t.as_slice());
+        let text = text.map(|t| t.strip_suffix(b"\0").unwrap_or(t));
+        let input = !matches!(signature.data, Some((data, Flow::In)) if usize::from(data) == i);
+        match (slot, text) {
+            _ if Some(i) == signature.fd.map(usize::from) => args.push(".".to_owned()),
+            (names::Slot::Data(_) | names::Slot::Either(_), Some(text)) if input || pattern => {
+                args.push(format!("{name}: {}", literal(text)));
+            }
+            (names::Slot::Number(_), _) if is_compared(signature, i) => {
+                let raw = call.args[i];
+                let value = if matches!(signature.call.args[i], mvedsua_common::spec::Arg::Long) {
+                    raw as i64
+                } else {
+                    i64::from(raw as i32)
+                };
+                args.push(format!("{name}: {value}"));
+            }
+            _ => {}
+        }
+    }
+    format!("{}({})", signature.call.name, args.join(", "))
+}
+
+fn is_compared(signature: &Signature, at: usize) -> bool {
+    use mvedsua_common::spec::Arg;
+    matches!(signature.call.args[at], Arg::Int | Arg::Long | Arg::Fd)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::loader::load_text;
+
+    fn write(text: &str) -> OwnedCall {
+        let len = text.len() as u64;
+        OwnedCall {
+            nr: 1,
+            args: [5, 0, len, 0, 0, 0],
+            ret: len as i64,
+            parts: vec![(1, text.into())],
+            ..OwnedCall::default()
+        }
+    }
+
+    #[test]
+    fn a_suggested_rule_checks_and_tolerates_exactly_the_divergence() {
+        let divergence = Divergence {
+            reverse: false,
+            leader: Some(write("+OK\r\n")),
+            follower: Some(write("+QUEUED\r\n")),
+        };
+        let rule = suggest(&divergence).expect("a rule");
+        let tests = r#"
+test "it" { given { write(7, "+OK\r\n"); } expect { write(7, "+QUEUED\r\n"); } }
+test "nothing else" { given { write(7, "+OK!\r\n"); } expect { write(7, "+OK!\r\n"); } }
+"#;
+        let report = test(load_text("t", &format!("{rule}{tests}")));
+        assert!(report.ok, "{rule}{}", report.text);
+    }
+
+    #[test]
+    fn a_missing_call_is_suggested_as_dropped() {
+        let rule = suggest(&Divergence {
+            reverse: true,
+            leader: Some(write("x")),
+            follower: None,
+        })
+        .expect("a rule");
+        assert!(
+            rule.starts_with("reverse {") && rule.contains("=> nothing"),
+            "{rule}"
+        );
+        assert!(load_text("t", &rule).rules.is_some(), "{rule}");
+        assert_eq!(
+            suggest(&Divergence::default()).expect_err("nothing").code,
+            Code::SUGGEST
+        );
+    }
+
+    #[test]
+    fn every_shipped_way_to_say_it_is_explained() {
+        let text = "rule a: read(., \"x\"), write(., _)+ => nothing; reverse { rule b: close(_) as c => c, getpid() = 1; } ignore write(2, s) in s /[0-9]/;";
+        let report = explain(&load_text("t", text));
+        for part in [
+            "a (t:1)",
+            "starts with \"x\"",
+            "once or more",
+            "`getpid` (inserted)",
+            "ignore (t:1, both stages): 1 field",
+        ] {
+            assert!(report.text.contains(part), "{part}: {}", report.text);
+        }
+    }
+}
