@@ -298,6 +298,85 @@ fn a_full_ring_rolls_back_when_told_so() -> Result<()> {
     server.finish()
 }
 
+#[test]
+fn the_old_version_follows_the_new_one_until_it_is_finalized() -> Result<()> {
+    if !can_run(
+        "the_old_version_follows_the_new_one_until_it_is_finalized",
+        NEEDS,
+    ) {
+        return Ok(());
+    }
+    let mut server = redis()?;
+    for _ in 0..2 {
+        let (old, new) = promoted(&server)?;
+        server.more_requests(2_000)?;
+        let status = server.status()?;
+        ensure!(
+            status.stage == "updated-leader"
+                && status.leader.pid == new
+                && status.follower.is_some_and(|f| f.pid == old)
+                && status.events.diverged == 0,
+            "{status:?}"
+        );
+        println!("updated-leader: {:?} {:?}", status.pauses_ms, status.events);
+        server.mvedsua.finalize(NAME)?;
+        let status = server.ended_as("finalized")?;
+        ensure!(status.leader.pid == new, "{status:?}");
+        ensure!(!process::is_alive(old), "the old version lives on");
+        server.server.reap();
+        server.more_requests(500)?;
+        server.idle_answer()?;
+    }
+    server.finish()
+}
+
+#[test]
+fn the_old_version_takes_over_from_a_new_one_that_crashes() -> Result<()> {
+    if !can_run(
+        "the_old_version_takes_over_from_a_new_one_that_crashes",
+        NEEDS,
+    ) {
+        return Ok(());
+    }
+    let mut server = redis()?;
+    let (old, _) = promoted(&server)?;
+    server.more_requests(1_000)?;
+    takes_over(&mut server, |_| Ok(()))?;
+    ensure!(server.status()?.leader.pid == old);
+    server.update(&[])?;
+    server.more_requests(500)?;
+    server.promote_finalize()?;
+    server.finish()
+}
+
+#[test]
+fn an_old_version_that_crashes_is_dropped() -> Result<()> {
+    if !can_run("an_old_version_that_crashes_is_dropped", NEEDS) {
+        return Ok(());
+    }
+    let server = redis()?;
+    let (old, new) = promoted(&server)?;
+    server.more_requests(500)?;
+    process::send(old, Signal::SIGSEGV)?;
+    let status = server.ended_as("finalized")?;
+    ensure!(status.leader.pid == new, "{status:?}");
+    server.finish()
+}
+
+/// Updates and promotes without the end: the old and the new process.
+fn promoted(server: &Supervised) -> Result<(i32, i32)> {
+    server.update(&[])?;
+    server.more_requests(1_000)?;
+    let (old, new) = (server.status()?.leader.pid, server.follower()?);
+    server.mvedsua.promote(NAME)?;
+    let status = server.status()?;
+    ensure!(
+        status.stage == "updated-leader" && status.leader.pid == new,
+        "{status:?}"
+    );
+    Ok((old, new))
+}
+
 /// Starts a `BGSAVE` that takes a few seconds; returns the saver.
 fn slow_save(client: &mut Client, leader: i32) -> Result<i32> {
     done(client, &["CONFIG", "SET", "rdb-key-save-delay", "1000"])?;
@@ -360,11 +439,20 @@ fn a_background_save_is_the_leaders_alone() -> Result<()> {
         server.promote_finalize()?;
         server.idle_answer()?;
     }
-    // A promoted leader without an update saves as well.
+    // A promoted leader without an update saves as well; the next update waits for that.
     let mut client = server.server.client()?;
     let leader = server.status()?.leader.pid;
-    slow_save(&mut client, leader)?;
+    let saver = slow_save(&mut client, leader)?;
+    let refused = server.run("update", &["--identity"])?;
+    ensure!(
+        refused.code == 5
+            && refused.stderr.contains("E225")
+            && refused.stderr.contains(&saver.to_string()),
+        "{refused:?}"
+    );
     save_ended(&mut client)?;
+    server.update(&[])?;
+    server.mvedsua.rollback(NAME)?;
     ensure!(process::zombie_children(leader).is_empty());
     server.finish()
 }
@@ -395,6 +483,7 @@ fn the_agent_may_die_while_a_follower_follows() -> Result<()> {
         return Ok(());
     }
     let mut server = redis()?;
+    let before = Before::of(server.server.pid());
     server.update(&[])?;
     server.more_requests(500)?;
     let follower = server.follower()?;
@@ -407,6 +496,82 @@ fn the_agent_may_die_while_a_follower_follows() -> Result<()> {
     server.more_requests(1_000)?;
     ensure!(process::is_untraced(leader) && process::is_unfiltered(leader));
     server.idle_answer()?;
+    // The successor takes back what was patched, and goes on from there.
+    server.mvedsua.start_agent()?;
+    // It answers when it has taken over.
+    server.status()?;
+    before.check()?;
+    server.update(&[])?;
+    server.more_requests(500)?;
+    server.promote_finalize()?;
+    server.finish()
+}
+
+#[test]
+fn the_agent_may_die_after_a_promotion() -> Result<()> {
+    if !can_run("the_agent_may_die_after_a_promotion", NEEDS) {
+        return Ok(());
+    }
+    let mut server = redis()?;
+    server.update(&[])?;
+    server.promote_finalize()?;
+    for _ in 0..3 {
+        server.more_requests(500)?;
+        server.mvedsua.kill_agent();
+        // Calls wait for the successor now.
+        server.mvedsua.start_agent()?;
+        server.more_requests(1_000)?;
+        server.idle_answer()?;
+    }
+    server.update(&[])?;
+    server.more_requests(500)?;
+    server.promote_finalize()?;
+    server.finish()
+}
+
+#[test]
+fn the_agent_may_die_while_a_promoted_leader_is_followed() -> Result<()> {
+    if !can_run(
+        "the_agent_may_die_while_a_promoted_leader_is_followed",
+        NEEDS,
+    ) {
+        return Ok(());
+    }
+    let mut server = redis()?;
+    server.update(&[])?;
+    server.promote_finalize()?;
+    server.update(&[])?;
+    server.more_requests(500)?;
+    let follower = server.follower()?;
+    server.mvedsua.kill_agent();
+    ensure!(
+        wait_until(LIMIT, || !process::is_alive(follower)),
+        "the follower outlives its agent"
+    );
+    server.mvedsua.start_agent()?;
+    server.more_requests(1_000)?;
+    server.idle_answer()?;
+    server.update(&[])?;
+    server.more_requests(500)?;
+    server.promote_finalize()?;
+    server.finish()
+}
+
+#[test]
+fn the_agent_may_die_while_a_promoted_leader_saves() -> Result<()> {
+    if !can_run("the_agent_may_die_while_a_promoted_leader_saves", NEEDS) {
+        return Ok(());
+    }
+    let mut server = redis()?;
+    server.update(&[])?;
+    server.promote_finalize()?;
+    let mut client = server.server.client()?;
+    let saver = slow_save(&mut client, server.status()?.leader.pid)?;
+    server.mvedsua.kill_agent();
+    ensure!(process::is_alive(saver), "the save was over too soon");
+    server.mvedsua.start_agent()?;
+    // The saver, too, is filtered: it must be taken over with its parent.
+    save_ended(&mut client)?;
     server.finish()
 }
 
