@@ -47,8 +47,10 @@ fn every_thread_has(pid: i32, field: &str, value: &str) -> bool {
     let threads = threads(pid);
     !threads.is_empty()
         && threads.iter().all(|tid| {
-            fs::read_to_string(format!("/proc/{pid}/task/{tid}/status"))
-                .is_ok_and(|text| field_of(&text, field).as_deref() == Some(value))
+            // A thread that has ended since the listing has nothing any more.
+            fs::read_to_string(format!("/proc/{pid}/task/{tid}/status")).map_or(true, |text| {
+                field_of(&text, field).as_deref() == Some(value)
+            })
         })
 }
 

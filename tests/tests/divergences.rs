@@ -105,17 +105,17 @@ const FAULTS: &[(&str, i32, &[&str])] = &[
     (
         "a missing thread",
         20,
-        &["the leader made clone3, the follower read"],
+        &["the leader made rt_sigprocmask, the follower read"],
     ),
     (
         "an extra thread",
         21,
-        &["the leader made read, the follower clone3"],
+        &["the leader made read, the follower rt_sigprocmask"],
     ),
     (
         "a call where a thread ends",
         22,
-        &["the follower calls getuid where the leader's thread ended"],
+        &["the leader made rt_sigprocmask, the follower getuid"],
     ),
     (
         "no buffer",

@@ -322,12 +322,17 @@ impl Following {
         });
         match answer {
             Ok(answer) => Ok(answer.result),
-            Err(fault) => Err(Stop::roll_back(format!(
-                "divergence in thread {}: the follower's {} cannot store its result at {:#x}",
-                self.lanes[index].leader,
-                arrival.call.name(),
-                fault.address
-            ))),
+            Err(fault) => {
+                self.counts.diverged += 1;
+                let line = format!(
+                    "divergence in thread {}: the follower's {} cannot store its result at {:#x}",
+                    self.lanes[index].leader,
+                    arrival.call.name(),
+                    fault.address
+                );
+                let report = self.divergence_report(index, arrival, Some(index), None);
+                Err(Stop::RollBack(line, Some(report)))
+            }
         }
     }
 
