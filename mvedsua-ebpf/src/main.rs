@@ -21,14 +21,16 @@ mod maps;
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_RB_AVAIL_DATA, BPF_RB_NO_WAKEUP},
     helpers::{
-        bpf_get_current_pid_tgid, bpf_get_current_task, bpf_get_smp_processor_id, bpf_send_signal_thread,
-        generated::bpf_probe_read_kernel,
+        bpf_get_current_pid_tgid, bpf_get_current_task, bpf_get_smp_processor_id,
+        bpf_send_signal_thread, generated::bpf_probe_read_kernel,
     },
     macros::raw_tracepoint,
     programs::RawTracePointContext,
 };
 use mvedsua_common::{
-    event::{EventHeader, FLAG_OUT_OF_LINE, FLAG_RESTARTED, FLAG_RING_FULL, FLAG_SIGNAL, MAX_RECORD},
+    event::{
+        EventHeader, FLAG_OUT_OF_LINE, FLAG_RESTARTED, FLAG_RING_FULL, FLAG_SIGNAL, MAX_RECORD,
+    },
     plan::{ACTION_BY_COMMAND, ACTION_SKIP, PLANS_BY_NUMBER, RESTART_SYSCALL, command_key},
 };
 
