@@ -95,7 +95,8 @@ async fn take_over<S: Service>(registry: &Arc<Registry<S>>, roster: Roster) {
             crate::engine::discard_copy(copy);
         }
         let name = Some(line.name.clone());
-        match server::attach(registry, name, survivors.leader, line.no_children).await {
+        // A child that it has at this moment must not cost the service its supervision.
+        match server::attach(registry, name, survivors.leader, true).await {
             Ok(_) => tracing::info!(service = line.name, pid = survivors.leader, "taken over"),
             Err(problem) => {
                 tracing::error!(

@@ -84,6 +84,25 @@ fn check_class(pid: i32, exe: &std::fs::File) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Whole process trees are not followed yet: whoever has one says that its children may be left alone.
+///
+/// # Errors
+/// [`Failure::Refused`], code E213.
+pub(super) fn check_children(pid: i32) -> Result<(), Failure> {
+    let children = inspect::children(pid);
+    let Some(first) = children.first() else {
+        return Ok(());
+    };
+    Err(refused(
+        "E213",
+        format!(
+            "process {pid} has {} child process(es), such as {first}, and trees cannot be followed yet; \
+             with --no-children they are left alone, and a promotion waits for their end",
+            children.len()
+        ),
+    ))
+}
+
 fn check_untouched(pid: i32) -> Result<(), Failure> {
     for tid in inspect::threads(pid).unwrap_or_default() {
         if let Some(tracer) = inspect::status_field(pid, tid, "TracerPid").filter(|t| t != "0") {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use tokio::sync::{oneshot, watch};
 
 use super::adopt::{home_of, is_promoted};
-use super::attach::{check, refused};
+use super::attach::{check, check_children, refused};
 use super::worker::Worker;
 use crate::session::{Command, Done, Failure, Status, TimelineEntry};
 use crate::sys::wakeup::Wakeup;
@@ -56,7 +56,11 @@ impl Engine {
     /// # Errors
     /// [`Failure::Refused`] with the reason; the process was not touched.
     pub fn attach(target: Target) -> Result<Self, Failure> {
-        check(target.pid, is_promoted(target.pid))?;
+        let promoted = is_promoted(target.pid);
+        check(target.pid, promoted)?;
+        if !promoted && !target.no_children {
+            check_children(target.pid)?;
+        }
         let threads = inspect::threads(target.pid).map_or(0, |threads| threads.len() as u32);
         let wakeup =
             Wakeup::new().map_err(|e| refused("E223", format!("no engine can be started: {e}")))?;
