@@ -30,6 +30,18 @@ fn failed(what: &str) -> impl Fn(std::io::Error) -> Stop + '_ {
     move |error| Stop::roll_back(format!("{what} at promotion: {error}"))
 }
 
+/// The unit whose main process `pid` is, as far as can be told from outside: systemd is the parent,
+/// and the unit is not the agent's own.
+fn unit_that_would_end(pid: i32) -> Option<String> {
+    if !std::path::Path::new("/run/systemd/system").exists()
+        || inspect::status_field(pid, pid, "PPid").as_deref() != Some("1")
+    {
+        return None;
+    }
+    let unit = inspect::service_unit(pid)?;
+    (inspect::service_unit(std::process::id() as i32).as_ref() != Some(&unit)).then_some(unit)
+}
+
 impl Following {
     /// Gives the follower the leader's limits, and every descriptor of the leader under the same number, through a thread of
     /// the follower that waits in a call. Numbers that the leader does not use are closed later.
@@ -163,6 +175,13 @@ impl Following {
     /// What cannot be carried over: a promotion is refused while the leader has any of it.
     pub(super) fn obstacle(&self) -> Option<String> {
         let pid = self.leader.pid;
+        if let Some(unit) = unit_that_would_end(pid) {
+            return Some(format!(
+                "the leader is the main process of the systemd unit {unit}: systemd would take its end for \
+                 the end of the service and stop the new one too. Run the server outside the unit, e.g. \
+                 with `mvedsua run`"
+            ));
+        }
         let children = inspect::children(pid);
         if let Some(child) = children.first() {
             let comm = std::fs::read_to_string(format!("/proc/{child}/comm")).unwrap_or_default();

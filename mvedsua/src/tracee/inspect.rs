@@ -123,6 +123,25 @@ pub fn children(pid: i32) -> Vec<i32> {
         .collect()
 }
 
+/// The systemd service that a process belongs to, by its control group.
+#[must_use]
+pub fn service_unit(pid: i32) -> Option<String> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    parse_service_unit(&text)
+}
+
+fn parse_service_unit(cgroups: &str) -> Option<String> {
+    cgroups.lines().find_map(|line| {
+        let mut fields = line.splitn(3, ':');
+        let (_, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
+        if !controllers.is_empty() && controllers != "name=systemd" {
+            return None;
+        }
+        let unit = path.split('/').find(|part| part.ends_with(".service"))?;
+        Some(unit.to_owned())
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -143,5 +162,17 @@ mod tests {
                 name: "/tmp/a file (deleted)".into()
             }
         );
+    }
+
+    #[test]
+    fn the_unit_is_found_in_both_kinds_of_hierarchy() {
+        let unit = Some("redis-server.service".to_owned());
+        assert_eq!(
+            parse_service_unit("0::/system.slice/redis-server.service\n"),
+            unit
+        );
+        let legacy = "4:cpu:/a.service\n1:name=systemd:/system.slice/redis-server.service/sub\n";
+        assert_eq!(parse_service_unit(legacy), unit);
+        assert_eq!(parse_service_unit("0::/user.slice/session-1.scope\n"), None);
     }
 }
