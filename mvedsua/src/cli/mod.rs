@@ -145,6 +145,7 @@ pub fn main() -> ExitCode {
         Subcommands::Bundle(_)
         | Subcommands::Rules(_)
         | Subcommands::Agent(_)
+        | Subcommands::Guard(_)
         | Subcommands::Completions(_)
         | Subcommands::Man(_) => false,
     };
