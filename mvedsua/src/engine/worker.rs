@@ -462,6 +462,8 @@ impl Worker {
                 match snapshot::reverse(*exchanged, &self.wakeup) {
                     Ok((following, home, pause)) => {
                         let pause = pause.as_secs_f64() * 1e3;
+                        // Who asks for the status next must not be told the old leader.
+                        self.refresh(&following, Stage::UpdatedLeader);
                         self.change(|status| status.pauses_ms.promotion = Some(pause));
                         let message = format!(
                             "process {} leads, the old version follows as {}; paused {pause:.2} ms",
