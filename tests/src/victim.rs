@@ -42,8 +42,11 @@ impl Victim {
     /// # Errors
     /// When it does not compile, or ends or stands still: with what it said.
     pub fn start(name: &str) -> Result<Self> {
-        let dir = tempfile::Builder::new().prefix("mvedsua-victim-").tempdir()?;
-        let source = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/victims")).join(format!("{name}.c"));
+        let dir = tempfile::Builder::new()
+            .prefix("mvedsua-victim-")
+            .tempdir()?;
+        let source = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/victims"))
+            .join(format!("{name}.c"));
         let program = dir.path().join(name);
         let compiled = Command::new("cc")
             .args(["-O1", "-g", "-pthread", "-Wall", "-Wextra", "-Werror", "-o"])
@@ -51,7 +54,11 @@ impl Victim {
             .arg(&source)
             .output()
             .context("running cc")?;
-        ensure!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
+        ensure!(
+            compiled.status.success(),
+            "{}",
+            String::from_utf8_lossy(&compiled.stderr)
+        );
         let log = File::create(dir.path().join("log"))?;
         let child = Command::new(&program)
             .arg(dir.path().join("progress"))
@@ -59,7 +66,11 @@ impl Victim {
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()?;
-        let victim = Self { child, dir, successor: None };
+        let victim = Self {
+            child,
+            dir,
+            successor: None,
+        };
         victim.wait_rounds(3)?;
         Ok(victim)
     }
@@ -67,7 +78,8 @@ impl Victim {
     /// The process that serves.
     #[must_use]
     pub fn pid(&self) -> i32 {
-        self.successor.unwrap_or_else(|| i32::try_from(self.child.id()).expect("process ids are positive"))
+        self.successor
+            .unwrap_or_else(|| i32::try_from(self.child.id()).expect("process ids are positive"))
     }
 
     /// The folder of the progress file.
@@ -97,7 +109,12 @@ impl Victim {
         let until = self.rounds() + more;
         let done = wait_until(LIMIT, || self.rounds() >= until || !self.log().is_empty());
         ensure!(self.log().is_empty(), "the victim says: {}", self.log());
-        ensure!(done, "process {} stands still at round {}", self.pid(), self.rounds());
+        ensure!(
+            done,
+            "process {} stands still at round {}",
+            self.pid(),
+            self.rounds()
+        );
         Ok(())
     }
 
@@ -107,8 +124,14 @@ impl Victim {
     /// When the old one is not gone.
     pub fn promoted(&mut self, pid: i32) -> Result<()> {
         let child = &mut self.child;
-        let gone = wait_until(LIMIT, || child.try_wait().is_ok_and(|status| status.is_some()));
-        ensure!(gone, "process {} is still there after the promotion", self.pid());
+        let gone = wait_until(LIMIT, || {
+            child.try_wait().is_ok_and(|status| status.is_some())
+        });
+        ensure!(
+            gone,
+            "process {} is still there after the promotion",
+            self.pid()
+        );
         self.successor = Some(pid);
         Ok(())
     }
@@ -146,7 +169,10 @@ impl Victim {
     pub fn end(mut self) -> Result<()> {
         kill(Pid::from_raw(self.pid()), Signal::SIGTERM)?;
         if let Some(pid) = self.successor {
-            ensure!(wait_until(LIMIT, || !process::is_alive(pid)), "process {pid} does not end");
+            ensure!(
+                wait_until(LIMIT, || !process::is_alive(pid)),
+                "process {pid} does not end"
+            );
         } else {
             let mut status = None;
             let child = &mut self.child;
@@ -156,7 +182,11 @@ impl Victim {
             }) {
                 bail!("process {} does not end", self.pid());
             }
-            ensure!(status.is_some_and(|status| status.success()), "{status:?}: {}", self.log());
+            ensure!(
+                status.is_some_and(|status| status.success()),
+                "{status:?}: {}",
+                self.log()
+            );
         }
         ensure!(self.log().is_empty(), "the victim says: {}", self.log());
         Ok(())
@@ -176,9 +206,19 @@ impl Drop for Victim {
 
 fn vdso(pid: i32) -> Result<Vec<u8>> {
     let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
-    let line = maps.lines().find(|line| line.ends_with("[vdso]")).context("a process without a vDSO")?;
-    let (start, end) = line.split(' ').next().and_then(|range| range.split_once('-')).context("a range")?;
-    let (start, end) = (u64::from_str_radix(start, 16)?, u64::from_str_radix(end, 16)?);
+    let line = maps
+        .lines()
+        .find(|line| line.ends_with("[vdso]"))
+        .context("a process without a vDSO")?;
+    let (start, end) = line
+        .split(' ')
+        .next()
+        .and_then(|range| range.split_once('-'))
+        .context("a range")?;
+    let (start, end) = (
+        u64::from_str_radix(start, 16)?,
+        u64::from_str_radix(end, 16)?,
+    );
     let mut bytes = vec![0; usize::try_from(end - start)?];
     File::open(format!("/proc/{pid}/mem"))?.read_exact_at(&mut bytes, start)?;
     Ok(bytes)

@@ -25,21 +25,38 @@ fn follow(mvedsua: &Mvedsua, victim: &Victim, name: &str, rounds: u64) -> Result
     let at_start = mvedsua.status(name)?;
     victim.wait_rounds(rounds)?;
     let done = mvedsua.status(name)?.events.recorded;
-    ensure!(done > at_start.events.recorded + rounds, "{name} makes at least one call a round");
+    ensure!(
+        done > at_start.events.recorded + rounds,
+        "{name} makes at least one call a round"
+    );
     // What was recorded until here has been matched when so much has.
     let status = mvedsua.wait_for(name, LIMIT, |status| {
-        status.follower.is_none_or(|follower| status.events.recorded - follower.lag_events >= done)
+        status
+            .follower
+            .is_none_or(|follower| status.events.recorded - follower.lag_events >= done)
     })?;
     ensure_equal(&status)
 }
 
 fn ensure_equal(status: &Status) -> Result<()> {
-    let report = status.last_update.as_ref().and_then(|update| update.report.clone()).unwrap_or_default();
+    let report = status
+        .last_update
+        .as_ref()
+        .and_then(|update| update.report.clone())
+        .unwrap_or_default();
     ensure!(status.stage == "outdated-leader", "{status:?}\n{report}");
-    ensure!(status.follower.is_some_and(|follower| process::is_alive(follower.pid)), "{status:?}");
+    ensure!(
+        status
+            .follower
+            .is_some_and(|follower| process::is_alive(follower.pid)),
+        "{status:?}"
+    );
     ensure!(status.events.diverged == 0, "{status:?}");
     // Each relaxation costs 50 ms; a few are the price of lock order that no call shows.
-    ensure!(status.events.relaxed * 1000 <= status.events.matched, "{status:?}");
+    ensure!(
+        status.events.relaxed * 1000 <= status.events.matched,
+        "{status:?}"
+    );
     Ok(())
 }
 
@@ -50,10 +67,16 @@ fn rolled_back(name: &str, rounds: u64) -> Result<()> {
     let mvedsua = Mvedsua::start()?;
     mvedsua.attach(victim.pid(), name)?;
     follow(&mvedsua, &victim, name, rounds)?;
-    let follower = mvedsua.status(name)?.follower.map_or(0, |follower| follower.pid);
+    let follower = mvedsua
+        .status(name)?
+        .follower
+        .map_or(0, |follower| follower.pid);
     mvedsua.rollback(name)?;
     ensure!(process::is_untraced(victim.pid()) && process::is_unfiltered(victim.pid()));
-    ensure!(!process::is_alive(follower), "the follower {follower} is still there");
+    ensure!(
+        !process::is_alive(follower),
+        "the follower {follower} is still there"
+    );
     victim.wait_rounds(rounds)?;
     assert_eq!(victim.footprint()?, before);
     victim.end()
@@ -62,10 +85,16 @@ fn rolled_back(name: &str, rounds: u64) -> Result<()> {
 /// Promotes and finalizes: the follower goes on where the victim was.
 fn promoted(name: &str, rounds: u64) -> Result<()> {
     let (mvedsua, mut victim) = followed(name, rounds)?;
-    let follower = mvedsua.status(name)?.follower.map_or(0, |follower| follower.pid);
+    let follower = mvedsua
+        .status(name)?
+        .follower
+        .map_or(0, |follower| follower.pid);
     mvedsua.run(&["promote", name, "--finalize"])?.ok()?;
     let status = mvedsua.status(name)?;
-    ensure!(status.leader.pid == follower && status.stage == "single-leader", "{status:?}");
+    ensure!(
+        status.leader.pid == follower && status.stage == "single-leader",
+        "{status:?}"
+    );
     victim.promoted(follower)?;
     victim.wait_rounds(rounds)?;
     victim.end()
@@ -76,7 +105,10 @@ fn promotion_refused(name: &str, rounds: u64, why: &str) -> Result<()> {
     let (mvedsua, victim) = followed(name, rounds)?;
     let outcome = mvedsua.run(&["promote", name, "--finalize"])?;
     ensure!(outcome.code == 5, "{outcome:?}");
-    ensure!(outcome.stderr.contains("E232") && outcome.stderr.contains(why), "{outcome:?}");
+    ensure!(
+        outcome.stderr.contains("E232") && outcome.stderr.contains(why),
+        "{outcome:?}"
+    );
     victim.wait_rounds(rounds)?;
     ensure_equal(&mvedsua.status(name)?)?;
     mvedsua.rollback(name)?;
@@ -104,7 +136,10 @@ fn a_server_that_changes_what_it_is_is_not_promoted() -> Result<()> {
 
 #[test]
 fn descriptors_of_every_kind_are_followed_and_rolled_back() -> Result<()> {
-    if !can_run("descriptors_of_every_kind_are_followed_and_rolled_back", NEEDS) {
+    if !can_run(
+        "descriptors_of_every_kind_are_followed_and_rolled_back",
+        NEEDS,
+    ) {
         return Ok(());
     }
     rolled_back("fds", 300)
@@ -166,13 +201,20 @@ fn a_server_is_promoted_when_it_has_no_children() -> Result<()> {
         return Ok(());
     }
     let (mvedsua, mut victim) = followed("forks", 50)?;
-    let follower = mvedsua.status("forks")?.follower.map_or(0, |follower| follower.pid);
+    let follower = mvedsua
+        .status("forks")?
+        .follower
+        .map_or(0, |follower| follower.pid);
     let mut last = None;
     let done = wait_until(LIMIT, || {
         last = mvedsua.run(&["promote", "forks", "--finalize"]).ok();
-        last.as_ref().is_none_or(|outcome| outcome.code != 5 || !outcome.stderr.contains("child process"))
+        last.as_ref()
+            .is_none_or(|outcome| outcome.code != 5 || !outcome.stderr.contains("child process"))
     });
-    ensure!(done && last.as_ref().is_some_and(|outcome| outcome.code == 0), "{last:?}");
+    ensure!(
+        done && last.as_ref().is_some_and(|outcome| outcome.code == 0),
+        "{last:?}"
+    );
     victim.promoted(follower)?;
     victim.wait_rounds(50)?;
     victim.end()
