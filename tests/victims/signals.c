@@ -3,6 +3,8 @@
 #include "victim.h"
 #include <poll.h>
 #include <pthread.h>
+#include <sys/epoll.h>
+#include <sys/select.h>
 #include <sys/signalfd.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
@@ -142,6 +144,29 @@ static void suspend(void)
 	CHECK(usr1s == count + 4);
 }
 
+/* A blocked signal that waits gets through the mask that the call is given, and only while it waits. */
+static void masked_waits(int instance)
+{
+	sigset_t usr1 = one(SIGUSR1), before, open_mask, now;
+	CHECK(sigprocmask(SIG_BLOCK, &usr1, &before) == 0);
+	open_mask = before;
+	sigdelset(&open_mask, SIGUSR1);
+	for (int i = 0; i < 3; i++) {
+		int count = usr1s;
+		CHECK(kill(getpid(), SIGUSR1) == 0);
+		CHECK(usr1s == count);
+		struct epoll_event event;
+		struct timespec limit = { 10, 0 };
+		int got = i == 0 ? ppoll(NULL, 0, &limit, &open_mask)
+			: i == 1 ? pselect(0, NULL, NULL, NULL, &limit, &open_mask)
+			: epoll_pwait(instance, &event, 1, 10000, &open_mask);
+		CHECK(got == -1 && errno == EINTR);
+		CHECK(usr1s == count + 1);
+		CHECK(sigprocmask(SIG_SETMASK, NULL, &now) == 0 && sigismember(&now, SIGUSR1) == 1);
+	}
+	CHECK(sigprocmask(SIG_SETMASK, &before, NULL) == 0);
+}
+
 static void through_fd(int fd)
 {
 	/* SIGUSR2 is blocked throughout. */
@@ -186,13 +211,14 @@ int main(int argc, char **argv)
 	CHECK(sigprocmask(SIG_BLOCK, &usr2, NULL) == 0);
 	int fd = signalfd(-1, &usr2, SFD_CLOEXEC | SFD_NONBLOCK);
 	CHECK(fd >= 0);
-	int pair[2];
-	CHECK(pipe2(pair, O_CLOEXEC) == 0);
+	int pair[2], instance = epoll_create1(EPOLL_CLOEXEC);
+	CHECK(pipe2(pair, O_CLOEXEC) == 0 && instance >= 0);
 	do {
 		interrupted_read(pair[0]);
 		restarted_read(pair[0], pair[1]);
 		posix_timer();
 		suspend();
+		masked_waits(instance);
 		through_fd(fd);
 		with_value((int)(victim_rounds & 0xffff));
 		interrupted_sleep();

@@ -27,6 +27,16 @@ pub(super) struct Delivered {
     pub(super) more: bool,
 }
 
+/// A signal mask that is in force for one delivery: that of a `ppoll` and its like, which the follower
+/// did not make.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Masked {
+    /// The mask that the call was given.
+    pub(super) temporary: u64,
+    /// The thread's own mask, once the temporary one is in force.
+    pub(super) own: Option<u64>,
+}
+
 /// Where a signal found the leader's thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum InCall {
@@ -53,6 +63,8 @@ pub(super) struct Lane {
     pub(super) cloned: Option<i32>,
     /// Signals that were queued for the follower's thread: the leader's `siginfo_t` of each.
     pub(super) queued: Vec<libc::siginfo_t>,
+    /// Until the queued signals are delivered.
+    pub(super) masked: Option<Masked>,
 }
 
 /// All pairs, findable from both sides.

@@ -25,6 +25,10 @@ const FAULTS: &[i32] = &[
 /// of another process, and used by nobody else.
 const QUEUED_BY_US: i32 = -0x4d56;
 
+/// Where the saved mask is in `struct rt_sigframe` of x86-64: behind the return address and, of
+/// `struct ucontext`, flags, link, stack and `struct sigcontext`.
+const MASK_IN_FRAME: u64 = 8 + 8 + 8 + 24 + 256;
+
 impl Following {
     pub(super) fn leader_report(&mut self, tid: i32, wait: Wait) -> Result<(), Stop> {
         if matches!(wait, Wait::Exited(_) | Wait::Killed(_)) {
@@ -229,6 +233,9 @@ impl Following {
             return Ok(());
         };
         match wait {
+            Wait::Interrupted if self.put_mask_into_force(tid)? => {
+                self.follower.add_running(thread.resume(0)?);
+            }
             Wait::Interrupted if self.stopping => self.follower.add_stopped(thread, Why::Asked),
             Wait::Signal(signal) => return self.follower_signal(thread, signal),
             Wait::GroupStop(_) => self.follower.add_running(thread.listen()?),
@@ -263,6 +270,38 @@ impl Following {
             _ => self.follower.add_running(thread.resume(0)?),
         }
         Ok(())
+    }
+
+    /// The thread leaves a call that waited with another signal mask and was interrupted: the signals
+    /// that are queued for it may only get through that mask.
+    fn put_mask_into_force(&mut self, tid: i32) -> Result<bool, Stop> {
+        let failed = |e| Stop::roll_back(format!("changing the signal mask of thread {tid}: {e}"));
+        let Some(index) = self.lanes.of_follower(tid) else { return Ok(false) };
+        let Some(masked) = self.lanes[index].masked.as_mut().filter(|masked| masked.own.is_none()) else {
+            return Ok(false);
+        };
+        masked.own = Some(ptrace::signal_mask(tid).map_err(failed)?);
+        ptrace::set_signal_mask(tid, masked.temporary).map_err(failed)?;
+        Ok(true)
+    }
+
+    /// Delivers a signal that got through a temporary mask. The handler must return to the thread's own
+    /// mask, which the kernel would have put into the frame; setting it before the delivery would
+    /// block the signal again.
+    fn deliver_masked(&self, thread: Stopped, signal: i32, own: u64) -> Result<Stopped, Stop> {
+        let (tid, pid) = (thread.tid(), self.follower.pid);
+        let failed = |e| Stop::roll_back(format!("changing the signal mask of thread {tid}: {e}"));
+        let caught = inspect::status_field(pid, tid, "SigCgt")
+            .and_then(|hex| u64::from_str_radix(&hex, 16).ok())
+            .is_some_and(|caught| caught & (1 << (signal - 1)) != 0);
+        if !caught {
+            ptrace::set_signal_mask(tid, own).map_err(failed)?;
+            return Ok(thread);
+        }
+        let thread = thread.step_into_handler(signal)?;
+        let frame = thread.registers()?.rsp;
+        crate::sys::memory::write(pid, frame + MASK_IN_FRAME, &own.to_le_bytes()).map_err(failed)?;
+        Ok(thread)
     }
 
     /// A new thread of the follower stopped at its birth, before or after its creator's event.
@@ -318,6 +357,11 @@ impl Following {
                 ptrace::set_signal_info(tid, &leaders).map_err(|e| {
                     Stop::roll_back(format!("placing a signal in thread {tid}: {e}"))
                 })?;
+            }
+            if let Some(own) = index.and_then(|index| self.lanes[index].masked.take()?.own) {
+                let thread = self.deliver_masked(thread, signal, own)?;
+                self.follower.add_running(thread.resume(0)?);
+                return Ok(());
             }
             self.follower.add_running(thread.resume(signal)?);
             return Ok(());

@@ -60,6 +60,11 @@ impl Following {
         if let Err(stop) = self.halt_leader() {
             return Promoted::Failed(Box::new(self), stop);
         }
+        // It went on until now, and may have made a child meanwhile.
+        if let Some(why) = self.obstacle() {
+            self.leader.resume_all();
+            return Promoted::NotNow(Box::new(self), why);
+        }
         self.exchange(start)
     }
 

@@ -5,7 +5,7 @@ use mvedsua_common::spec::{Arg, Class, Dir};
 use mvedsua_common::table;
 
 use super::following::{Following, ORDER_PATIENCE, Stop};
-use super::lane::{InCall, Item};
+use super::lane::{InCall, Item, Masked};
 use super::roles::roles;
 use crate::follower::{Arrival, ProcessMemory};
 use crate::matcher::{self, Memory, Record, Registration, answer, compare};
@@ -160,8 +160,14 @@ impl Following {
         self.compare_front(index, &arrival)?;
         self.write_answer(index, &arrival)?;
         let native = arrival.call.nr == roles().rt_sigsuspend;
+        let mask = if native { None } else { self.temporary_mask(&arrival) };
         self.lanes[index].waiting = None;
         self.release_front(index);
+        if let Some(temporary) = mask {
+            // It stops on its way out of the call, before it looks for signals: see `follower_report`.
+            self.lanes[index].masked = Some(Masked { temporary, own: None });
+            self.follower.interrupt(arrival.tid);
+        }
         self.queue_signals(index)?;
         self.counts.matched += 1;
         if native {
@@ -178,6 +184,21 @@ impl Following {
             )?;
         }
         Ok(true)
+    }
+
+    /// The signal mask that a call puts into force while it waits (`ppoll`, `pselect6`, `epoll_pwait`).
+    fn temporary_mask(&self, arrival: &Arrival) -> Option<u64> {
+        let spec = table::syscall(arrival.call.nr)?;
+        let at = spec.names.iter().position(|name| *name == "sigmask")?;
+        let word = |address: u64| {
+            let mut bytes = [0u8; 8];
+            let read = address != 0 && memory::read(self.follower.pid, address, &mut bytes).is_ok();
+            read.then(|| u64::from_le_bytes(bytes))
+        };
+        let argument = arrival.call.args[at];
+        // That of pselect6 points to a pair of pointer and size.
+        let mask = if spec.args[at] == Arg::Opaque { word(argument)? } else { argument };
+        word(mask)
     }
 
     fn step_call(&mut self, index: usize) -> Result<bool, Stop> {

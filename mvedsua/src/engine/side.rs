@@ -119,6 +119,14 @@ impl Side {
         })
     }
 
+    /// Asks one running thread to stop.
+    pub(super) fn interrupt(&self, tid: i32) {
+        if let Some(Thread::Running(thread)) = self.threads.get(&tid) {
+            // One that is gone will be reported as such.
+            let _ = thread.interrupt();
+        }
+    }
+
     /// Asks every running thread to stop.
     pub(super) fn interrupt_all(&self) {
         for thread in self.running() {

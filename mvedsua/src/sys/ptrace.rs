@@ -127,6 +127,15 @@ pub fn single_step(tid: i32) -> Result<()> {
     plain(libc::PTRACE_SINGLESTEP, tid, 0)
 }
 
+/// `PTRACE_SINGLESTEP` out of a signal-delivery stop, delivering `signal`: if it has a handler, the
+/// thread stops at the handler's first instruction, its frame set up.
+///
+/// # Errors
+/// `ESRCH` when it is gone or not stopped.
+pub fn step_into_handler(tid: i32, signal: i32) -> Result<()> {
+    plain(libc::PTRACE_SINGLESTEP, tid, signal as usize)
+}
+
 /// `PTRACE_LISTEN`: leaves the thread in its group stop, still reporting events.
 ///
 /// # Errors

@@ -125,6 +125,18 @@ impl Stopped {
         Ok(stopped)
     }
 
+    /// Delivers the signal that it is stopped for, which must have a handler, and returns when it
+    /// stands at the handler's first instruction.
+    ///
+    /// # Errors
+    /// When it is gone or stops for another reason.
+    pub fn step_into_handler(self, signal: i32) -> Result<Self> {
+        ptrace::step_into_handler(self.tid, signal).named("step into a handler", self.tid)?;
+        let (stopped, _) = Running { tid: self.tid }
+            .expect("enter a signal handler", |wait| wait == Wait::Signal(libc::SIGTRAP))?;
+        Ok(stopped)
+    }
+
     /// Lets it run on without the signal that it is stopped for, straight into the stop of an
     /// interrupt: a place where it would simply run on if its tracer died.
     ///
