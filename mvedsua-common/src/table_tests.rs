@@ -214,13 +214,7 @@ fn the_reference_calls_are_classed_as_the_design_says() {
     ] {
         assert_eq!(class(name), Some(Class::Replayed), "{name}");
     }
-    for name in [
-        "mmap",
-        "futex",
-        "rt_sigreturn",
-        "rseq",
-        "sched_yield",
-    ] {
+    for name in ["mmap", "futex", "rt_sigreturn", "rseq", "sched_yield"] {
         assert_eq!(class(name), Some(Class::Local), "{name}");
     }
     for name in [

@@ -276,8 +276,14 @@ impl Following {
     /// that are queued for it may only get through that mask.
     fn put_mask_into_force(&mut self, tid: i32) -> Result<bool, Stop> {
         let failed = |e| Stop::roll_back(format!("changing the signal mask of thread {tid}: {e}"));
-        let Some(index) = self.lanes.of_follower(tid) else { return Ok(false) };
-        let Some(masked) = self.lanes[index].masked.as_mut().filter(|masked| masked.own.is_none()) else {
+        let Some(index) = self.lanes.of_follower(tid) else {
+            return Ok(false);
+        };
+        let Some(masked) = self.lanes[index]
+            .masked
+            .as_mut()
+            .filter(|masked| masked.own.is_none())
+        else {
             return Ok(false);
         };
         masked.own = Some(ptrace::signal_mask(tid).map_err(failed)?);
@@ -300,7 +306,8 @@ impl Following {
         }
         let thread = thread.step_into_handler(signal)?;
         let frame = thread.registers()?.rsp;
-        crate::sys::memory::write(pid, frame + MASK_IN_FRAME, &own.to_le_bytes()).map_err(failed)?;
+        crate::sys::memory::write(pid, frame + MASK_IN_FRAME, &own.to_le_bytes())
+            .map_err(failed)?;
         Ok(thread)
     }
 

@@ -160,12 +160,19 @@ impl Following {
         self.compare_front(index, &arrival)?;
         self.write_answer(index, &arrival)?;
         let native = arrival.call.nr == roles().rt_sigsuspend;
-        let mask = if native { None } else { self.temporary_mask(&arrival) };
+        let mask = if native {
+            None
+        } else {
+            self.temporary_mask(&arrival)
+        };
         self.lanes[index].waiting = None;
         self.release_front(index);
         if let Some(temporary) = mask {
             // It stops on its way out of the call, before it looks for signals: see `follower_report`.
-            self.lanes[index].masked = Some(Masked { temporary, own: None });
+            self.lanes[index].masked = Some(Masked {
+                temporary,
+                own: None,
+            });
             self.follower.interrupt(arrival.tid);
         }
         self.queue_signals(index)?;
@@ -197,7 +204,11 @@ impl Following {
         };
         let argument = arrival.call.args[at];
         // That of pselect6 points to a pair of pointer and size.
-        let mask = if spec.args[at] == Arg::Opaque { word(argument)? } else { argument };
+        let mask = if spec.args[at] == Arg::Opaque {
+            word(argument)?
+        } else {
+            argument
+        };
         word(mask)
     }
 

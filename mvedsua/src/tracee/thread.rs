@@ -132,8 +132,9 @@ impl Stopped {
     /// When it is gone or stops for another reason.
     pub fn step_into_handler(self, signal: i32) -> Result<Self> {
         ptrace::step_into_handler(self.tid, signal).named("step into a handler", self.tid)?;
-        let (stopped, _) = Running { tid: self.tid }
-            .expect("enter a signal handler", |wait| wait == Wait::Signal(libc::SIGTRAP))?;
+        let (stopped, _) = Running { tid: self.tid }.expect("enter a signal handler", |wait| {
+            wait == Wait::Signal(libc::SIGTRAP)
+        })?;
         Ok(stopped)
     }
 
