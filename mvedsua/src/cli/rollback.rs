@@ -4,7 +4,7 @@ use super::Context;
 use crate::agent::protocol::Problem;
 use crate::session::Command;
 
-/// Throw the follower away: the copy, or after a promotion the old version
+/// Back to the old version: throw the copy away, or after a promotion let the old process lead again
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

@@ -100,9 +100,17 @@ enum Life {
     Ended,
 }
 
+/// An exchange of roles that the operator asks for.
+enum Exchange {
+    /// t4: to the new version; with `finalize`, for good.
+    Promote { finalize: bool },
+    /// After a promotion: back to the old version, for good, and why.
+    Back { reason: String },
+}
+
 /// A promotion that was asked for.
 struct PendingPromotion {
-    finalize: bool,
+    exchange: Exchange,
     reply: oneshot::Sender<Result<Done, Failure>>,
     asked: Instant,
 }
@@ -319,8 +327,25 @@ impl Worker {
             stage => stage,
         };
         let stage = match (self.promotion.take(), stage) {
-            (Some(pending), Live::Outdated(token, home)) if following.has_caught_up() => {
-                return self.promote(following, token, home, pending.finalize, pending.reply);
+            (
+                Some(PendingPromotion {
+                    exchange: Exchange::Promote { finalize },
+                    reply,
+                    ..
+                }),
+                Live::Outdated(token, home),
+            ) if following.has_caught_up() => {
+                return self.promote(following, token, home, finalize, reply);
+            }
+            (
+                Some(PendingPromotion {
+                    exchange: Exchange::Back { reason },
+                    reply,
+                    ..
+                }),
+                Live::Updated(token, home),
+            ) if following.has_caught_up() => {
+                return self.go_back(following, token, home, &reason, reply);
             }
             (Some(pending), stage) if pending.asked.elapsed() > PROMOTION_PATIENCE => {
                 let message = format!(
@@ -367,23 +392,27 @@ impl Worker {
                     "promotion was asked for".into(),
                 );
                 self.promotion = Some(PendingPromotion {
-                    finalize,
+                    exchange: Exchange::Promote { finalize },
                     reply,
                     asked: Instant::now(),
                 });
                 stage.into_life(following)
             }
-            (Command::Rollback { reason }, stage) => {
-                let message = match &stage {
-                    Live::Updated(..) => format!(
-                        "the old version was dropped; process {} serves on",
-                        following.leader.pid
-                    ),
-                    _ => format!(
-                        "rolled back; process {} serves on, bare",
-                        following.leader.pid
-                    ),
-                };
+            (Command::Rollback { reason }, stage @ Live::Updated(..))
+                if self.promotion.is_none() =>
+            {
+                self.promotion = Some(PendingPromotion {
+                    exchange: Exchange::Back { reason },
+                    reply,
+                    asked: Instant::now(),
+                });
+                stage.into_life(following)
+            }
+            (Command::Rollback { reason }, stage @ (Live::Updating(..) | Live::Outdated(..))) => {
+                let message = format!(
+                    "rolled back; process {} serves on, bare",
+                    following.leader.pid
+                );
                 let life = self.stopped(following, stage, Stop::RollBack(reason, None));
                 let _ = reply.send(Ok(Done { message }));
                 life
@@ -488,6 +517,48 @@ impl Worker {
         }
     }
 
+    /// Rollback after a promotion: the old version, which has followed since, leads again.
+    fn go_back(
+        &mut self,
+        following: Box<Following>,
+        token: UpdatedLeader,
+        mut home: Home,
+        reason: &str,
+        reply: oneshot::Sender<Result<Done, Failure>>,
+    ) -> Life {
+        match following.promote() {
+            Promoted::Done(exchanged) => {
+                let (life, message) = self.finalized(
+                    *exchanged,
+                    token.take_over(),
+                    Outcome::RolledBack,
+                    &format!("back to the old version: {reason}"),
+                );
+                let _ = reply.send(match message {
+                    Ok(message) => Ok(Done {
+                        message: format!("the old version leads again: {message}"),
+                    }),
+                    Err(reason) => Err(Failure::Ended { reason }),
+                });
+                life
+            }
+            Promoted::NotNow(following, why) => {
+                self.mark(None, Stage::UpdatedLeader, format!("not gone back: {why}"));
+                let _ = reply.send(Err(refused("E232", why)));
+                Life::Updated(token, following, home)
+            }
+            Promoted::Failed(following, stop) => {
+                let (why, report) = describe(stop);
+                following.abandon(&mut home);
+                let why = format!("the old version could not lead again and was dropped: {why}");
+                self.finish(Outcome::Finalized, why.clone(), report);
+                self.mark(Some(Mark::T6), Stage::SingleLeader, why.clone());
+                let _ = reply.send(Err(Failure::TookOver { reason: why }));
+                Life::Single(token.finalize(), home)
+            }
+        }
+    }
+
     /// The new leader serves alone from here on.
     fn finalized(
         &mut self,
@@ -497,6 +568,8 @@ impl Worker {
         reason: &str,
     ) -> (Life, Result<String, String>) {
         let old = exchanged.old.pid;
+        // A way back and a take-over are no moments of the paper's time line.
+        let paper = |mark| (outcome == Outcome::Finalized).then_some(mark);
         match exchanged.finalize() {
             Ok((kept, following, pause)) => {
                 let pause = pause.as_secs_f64() * 1e3;
@@ -507,9 +580,9 @@ impl Worker {
                 self.finish(outcome, reason.to_owned(), None);
                 let message =
                     format!("process {pid} serves, process {old} is gone; paused {pause:.2} ms");
-                self.mark(Some(Mark::T5), Stage::SingleLeader, message.clone());
+                self.mark(paper(Mark::T5), Stage::SingleLeader, message.clone());
                 self.mark(
-                    Some(Mark::T6),
+                    paper(Mark::T6),
                     Stage::SingleLeader,
                     "the old version is gone".into(),
                 );

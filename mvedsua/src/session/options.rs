@@ -80,7 +80,7 @@ pub enum Command {
     },
     /// t6: drop the old version.
     Finalize,
-    /// Throw the follower away: the copy, or after a promotion the old version.
+    /// Back to the old version: throw the copy away, or after a promotion let the old process lead again.
     Rollback {
         /// Why, for the timeline.
         reason: String,
