@@ -247,7 +247,7 @@ fn furnish(
 pub(super) fn reverse(
     exchanged: Exchanged,
     wakeup: &Wakeup,
-) -> std::result::Result<(Following, Home, Duration), (Home, String)> {
+) -> std::result::Result<(Following, Home, Duration), Box<(Home, String)>> {
     let Exchanged {
         mut kept,
         old,
@@ -318,7 +318,7 @@ pub(super) fn reverse(
             let side = std::mem::replace(&mut kept.side, Side::new(0));
             let mut home = Home::Kept(kept);
             super::rollback::free_leader(side, &vdso, &mut home);
-            Err((home, error.to_string()))
+            Err(Box::new((home, error.to_string())))
         }
     }
 }

@@ -473,7 +473,8 @@ impl Worker {
                         let _ = reply.send(Ok(Done { message }));
                         Life::Updated(promoting.exchanged(), Box::new(following), home)
                     }
-                    Err((home, why)) => {
+                    Err(failed) => {
+                        let (home, why) = *failed;
                         let message = format!(
                             "promoted; the old version could not follow and was dropped: {why}"
                         );
