@@ -128,6 +128,8 @@ pub(super) struct Following {
     pub(super) blocked_since: Option<Instant>,
     /// A stop of the whole leader is under way: its threads stay stopped.
     pub(super) stopping: bool,
+    /// The same for the follower.
+    pub(super) stopping_follower: bool,
     /// The filter needed `no_new_privs`.
     pub(super) no_new_privs: bool,
     idle_looks: u32,
@@ -192,6 +194,7 @@ impl Following {
             blocked: Duration::ZERO,
             blocked_since: None,
             stopping: false,
+            stopping_follower: false,
             no_new_privs: parts.no_new_privs,
             idle_looks: 0,
         }

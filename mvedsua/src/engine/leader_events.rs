@@ -236,7 +236,7 @@ impl Following {
             Wait::Interrupted if self.put_mask_into_force(tid)? => {
                 self.follower.add_running(thread.resume(0)?);
             }
-            Wait::Interrupted if self.stopping => self.follower.add_stopped(thread, Why::Asked),
+            Wait::Interrupted if self.stopping_follower => self.follower.add_stopped(thread, Why::Asked),
             Wait::Signal(signal) => return self.follower_signal(thread, signal),
             Wait::GroupStop(_) => self.follower.add_running(thread.listen()?),
             Wait::Event(libc::PTRACE_EVENT_CLONE) => return self.follower_cloned(thread),
@@ -339,9 +339,10 @@ impl Following {
         };
         self.lanes.pair(index, born);
         self.lanes[creator_lane].cloned = Some(leader);
-        self.follower.add_running(thread.resume_to_syscall()?);
-        // The words in which the new thread's id was stored must hold the leader's.
+        // The words in which the new thread's id was stored must hold the leader's. The creator still
+        // stands in the call that says where they are.
         self.write_thread_id(creator_lane, born, leader);
+        self.follower.add_running(thread.resume_to_syscall()?);
         if let Some(thread) = self.follower.take_newborn(born) {
             self.follower.add_running(thread.resume(0)?);
         } else {

@@ -267,7 +267,7 @@ impl Following {
     /// Stops all threads of the follower between two calls. One that waits for its verdict is told
     /// to make the call again; before it gets there it stands in the interrupt's stop.
     fn halt_follower(&mut self) -> Result<(), Stop> {
-        self.stopping = true;
+        self.stopping_follower = true;
         self.follower.interrupt_all();
         for index in 0..self.lanes.len() {
             if let Some(arrival) = self.lanes[index].waiting.take() {
@@ -293,7 +293,7 @@ impl Following {
             }
             self.send_back()?;
         }
-        self.stopping = false;
+        self.stopping_follower = false;
         Ok(())
     }
 
