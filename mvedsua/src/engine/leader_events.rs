@@ -236,7 +236,9 @@ impl Following {
             Wait::Interrupted if self.put_mask_into_force(tid)? => {
                 self.follower.add_running(thread.resume(0)?);
             }
-            Wait::Interrupted if self.stopping_follower => self.follower.add_stopped(thread, Why::Asked),
+            Wait::Interrupted if self.stopping_follower => {
+                self.follower.add_stopped(thread, Why::Asked)
+            }
             Wait::Signal(signal) => return self.follower_signal(thread, signal),
             Wait::GroupStop(_) => self.follower.add_running(thread.listen()?),
             Wait::Event(libc::PTRACE_EVENT_CLONE) => return self.follower_cloned(thread),
