@@ -10,10 +10,10 @@ use std::sync::Arc;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::home::{Home, Kept};
 use super::rollback::{free_leader, stop_side};
 use super::side::Side;
 use super::snapshot::KEPT_OPTIONS;
-use super::worker::{Home, Kept};
 use crate::follower::parking_number;
 use crate::sys::pidfd;
 use crate::sys::seccomp::Listener;

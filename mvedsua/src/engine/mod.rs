@@ -12,6 +12,7 @@ mod files;
 mod following;
 mod guard;
 mod handle;
+mod home;
 mod lane;
 mod leader_events;
 mod payload;

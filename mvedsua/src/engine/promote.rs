@@ -8,13 +8,13 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
 use super::following::{Following, Stop};
+use super::home::Kept;
 use super::lane::Item;
 use super::replay::replace_thread_id;
 use super::rollback::pass;
 use super::side::{Side, Why};
 use super::snapshot::KEPT_OPTIONS;
 use super::transfer::Timers;
-use super::worker::Kept;
 use crate::follower::Arrival;
 use crate::sys::ptrace::{self, Wait};
 use crate::tracee::snapshot::FOLLOWER_OPTIONS;

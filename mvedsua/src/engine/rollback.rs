@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollTimeout, poll};
 
 use super::following::Following;
+use super::home::Home;
 use super::side::{Side, Why};
-use super::worker::Home;
 use crate::sys::ptrace::{self, Wait};
 use crate::tracee::inspect;
 use crate::tracee::stub::Vdso;

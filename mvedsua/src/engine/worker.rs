@@ -12,83 +12,22 @@ use tokio::sync::{oneshot, watch};
 use super::attach::{check, refused};
 use super::following::{Following, Stop};
 use super::handle::{Request, Shared};
+use super::home::Home;
 use super::promote::{Exchanged, Promoted};
-use super::rollback::{pass, stop_side};
-use super::side::{Side, Why};
+use super::rollback::pass;
+use super::side::Side;
 use super::snapshot::{self, begin};
 use crate::session::{
     Command, Done, Failure, FollowerStatus, LastUpdate, Mark, Outcome, OutdatedLeader,
     SingleLeader, Stage, Status, TimelineEntry, UpdateOptions, UpdatedLeader, Updating, WaitFor,
 };
-use crate::sys::ptrace;
-use crate::sys::seccomp::Listener;
 use crate::sys::wakeup::Wakeup;
 use crate::tracee::inspect;
-use crate::tracee::thread::Stopped;
 
 /// Longest time that a promotion waits for the follower to catch up.
 const PROMOTION_PATIENCE: Duration = Duration::from_secs(30);
 /// How often the status is refreshed while an update runs.
 const REFRESH: Duration = Duration::from_millis(100);
-
-/// How the service is held between updates.
-pub(super) enum Home {
-    /// Not at all: nothing is installed.
-    Bare(i32),
-    /// It was promoted once: its filter cannot be removed and is suspended by tracing it.
-    Kept(Kept),
-}
-
-/// A promoted process.
-pub(super) struct Kept {
-    pub(super) side: Side,
-    listener: Arc<Listener>,
-    /// The listener of the version before, if that was a promoted process too: it will follow
-    /// through it again.
-    pub(super) previous: Option<Arc<Listener>>,
-}
-
-impl Home {
-    pub(super) fn pid(&self) -> i32 {
-        match self {
-            Self::Bare(pid) => *pid,
-            Self::Kept(kept) => kept.side.pid,
-        }
-    }
-
-    pub(super) fn listener(&self) -> Option<Arc<Listener>> {
-        match self {
-            Self::Bare(_) => None,
-            Self::Kept(kept) => Some(kept.listener.clone()),
-        }
-    }
-}
-
-impl Kept {
-    pub(super) fn new(side: Side, listener: Arc<Listener>) -> Self {
-        Self {
-            side,
-            listener,
-            previous: None,
-        }
-    }
-
-    /// Stops all its threads for a snapshot and hands them over.
-    pub(super) fn stop_all(&mut self) -> crate::tracee::Result<Vec<Stopped>> {
-        stop_side(&mut self.side);
-        for thread in self.side.take_stopped(Why::RingFull) {
-            self.side.add_stopped(thread, Why::Asked);
-        }
-        Ok(self.side.take_stopped(Why::Asked))
-    }
-
-    /// Between updates every signal and birth passes.
-    fn reports(&mut self) {
-        while let Ok(Some((tid, wait))) = ptrace::wait(-1, false) {
-            pass(&mut self.side, tid, wait);
-        }
-    }
-}
 
 /// Where the service is in its life. The stage tokens make sure that only the transitions of the
 /// paper happen.

@@ -1,0 +1,69 @@
+//! How a service is held between updates: not at all, or, once it was promoted, traced with its
+//! filter suspended.
+
+use std::sync::Arc;
+
+use super::rollback::{pass, stop_side};
+use super::side::{Side, Why};
+use crate::sys::ptrace;
+use crate::sys::seccomp::Listener;
+use crate::tracee::thread::Stopped;
+
+/// How the service is held between updates.
+pub(super) enum Home {
+    /// Not at all: nothing is installed.
+    Bare(i32),
+    /// It was promoted once: its filter cannot be removed and is suspended by tracing it.
+    Kept(Kept),
+}
+
+/// A promoted process.
+pub(super) struct Kept {
+    pub(super) side: Side,
+    listener: Arc<Listener>,
+    /// The listener of the version before, if that was a promoted process too: it will follow
+    /// through it again.
+    pub(super) previous: Option<Arc<Listener>>,
+}
+
+impl Home {
+    pub(super) fn pid(&self) -> i32 {
+        match self {
+            Self::Bare(pid) => *pid,
+            Self::Kept(kept) => kept.side.pid,
+        }
+    }
+
+    pub(super) fn listener(&self) -> Option<Arc<Listener>> {
+        match self {
+            Self::Bare(_) => None,
+            Self::Kept(kept) => Some(kept.listener.clone()),
+        }
+    }
+}
+
+impl Kept {
+    pub(super) fn new(side: Side, listener: Arc<Listener>) -> Self {
+        Self {
+            side,
+            listener,
+            previous: None,
+        }
+    }
+
+    /// Stops all its threads for a snapshot and hands them over.
+    pub(super) fn stop_all(&mut self) -> crate::tracee::Result<Vec<Stopped>> {
+        stop_side(&mut self.side);
+        for thread in self.side.take_stopped(Why::RingFull) {
+            self.side.add_stopped(thread, Why::Asked);
+        }
+        Ok(self.side.take_stopped(Why::Asked))
+    }
+
+    /// Between updates every signal and birth passes.
+    pub(super) fn reports(&mut self) {
+        while let Ok(Some((tid, wait))) = ptrace::wait(-1, false) {
+            pass(&mut self.side, tid, wait);
+        }
+    }
+}
