@@ -8,8 +8,8 @@ mod recorder {
 use std::{ffi::CString, ptr::null_mut};
 
 use mvedsua_common::event::{
-    FLAG_OUT_OF_LINE, FLAG_RESTARTED, FLAG_RING_FULL, MAX_PAYLOAD, MAX_RECORD, PART_MSG_CONTROL,
-    PART_MSG_DATA, PART_MSG_HEADER, PART_MSG_NAME, PART_WHOLE,
+    FLAG_OUT_OF_LINE, FLAG_RESTARTED, FLAG_RING_FULL, FLAG_SIGNAL, MAX_PAYLOAD, MAX_RECORD,
+    PART_MSG_CONTROL, PART_MSG_DATA, PART_MSG_HEADER, PART_MSG_NAME, PART_WHOLE,
 };
 use recorder::victim::Victim;
 
@@ -404,7 +404,7 @@ fn a_restarted_call_keeps_its_number() {
     let interrupted = victim.find(NANOSLEEP, |_| true);
     assert_eq!(
         (interrupted.header.ret, interrupted.header.flags),
-        (-516, 0)
+        (-516, FLAG_SIGNAL)
     );
     victim.recorder.ring.release(interrupted);
     victim.goes_on();

@@ -274,6 +274,15 @@ impl Mvedsua {
         self.done(&["attach", "--pid", &pid.to_string(), "--name", name])
     }
 
+    /// `attach --pid PID --name NAME --no-children`.
+    ///
+    /// # Errors
+    /// When it does not exit with 0.
+    pub fn attach_without_children(&self, pid: i32, name: &str) -> Result<String> {
+        let pid = pid.to_string();
+        self.done(&["attach", "--pid", &pid, "--name", name, "--no-children"])
+    }
+
     /// `update NAME --identity --wait caught-up`, plus `options`.
     ///
     /// # Errors

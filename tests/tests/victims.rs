@@ -15,7 +15,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 fn followed(name: &str, rounds: u64) -> Result<(Mvedsua, Victim)> {
     let victim = Victim::start(name)?;
     let mvedsua = Mvedsua::start()?;
-    mvedsua.attach(victim.pid(), name)?;
+    mvedsua.attach_without_children(victim.pid(), name)?;
     follow(&mvedsua, &victim, name, rounds)?;
     Ok((mvedsua, victim))
 }
@@ -65,7 +65,7 @@ fn rolled_back(name: &str, rounds: u64) -> Result<()> {
     let victim = Victim::start(name)?;
     let before = victim.footprint()?;
     let mvedsua = Mvedsua::start()?;
-    mvedsua.attach(victim.pid(), name)?;
+    mvedsua.attach_without_children(victim.pid(), name)?;
     follow(&mvedsua, &victim, name, rounds)?;
     let follower = mvedsua
         .status(name)?

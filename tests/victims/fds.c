@@ -335,6 +335,6 @@ int main(int argc, char **argv)
 		files();
 		if (victim_rounds % 64 == 0)
 			big_ones();
-	} while (victim_next(500));
+	} while (victim_next(8000));
 	return 0;
 }

@@ -200,7 +200,9 @@ mod tests {
 
     #[test]
     fn every_subcommand_shows_examples() {
-        for subcommand in Cli::command().get_subcommands() {
+        let command = Cli::command();
+        let shown = |subcommand: &&clap::Command| !subcommand.is_hide_set();
+        for subcommand in command.get_subcommands().filter(shown) {
             let name = subcommand.get_name();
             let help = subcommand
                 .get_after_help()

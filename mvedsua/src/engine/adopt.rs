@@ -14,7 +14,6 @@ use super::home::{Home, Kept};
 use super::rollback::{free_leader, stop_side};
 use super::side::Side;
 use super::snapshot::KEPT_OPTIONS;
-use crate::follower::parking_number;
 use crate::sys::pidfd;
 use crate::sys::seccomp::Listener;
 use crate::tracee::snapshot::{LEADER_OPTIONS, seize_all};
@@ -25,8 +24,19 @@ use crate::tracee::{Result, TraceeError, inspect};
 /// True if the process was promoted by an agent: it holds the listener of its own filter.
 pub(super) fn is_promoted(pid: i32) -> bool {
     inspect::status_field(pid, pid, "Seccomp").as_deref() == Some("2")
-        && std::fs::read_link(format!("/proc/{pid}/fd/{}", parking_number(pid)))
+        && parked_listener(pid).is_some()
+}
+
+/// The number under which a process holds the listener of its own filter. It is looked for, since
+/// the limit that the number was chosen by may have changed.
+fn parked_listener(pid: i32) -> Option<i32> {
+    let is_listener = |fd: &i32| {
+        std::fs::read_link(format!("/proc/{pid}/fd/{fd}"))
             .is_ok_and(|target| target.to_string_lossy() == "anon_inode:seccomp notify")
+    };
+    let mut numbers = inspect::descriptors(pid).ok()?;
+    numbers.reverse();
+    numbers.into_iter().map(|(fd, _)| fd).find(is_listener)
 }
 
 /// Kills a copy that a killed agent was about to promote. It stands still in its filter, and the
@@ -71,8 +81,10 @@ fn adopt(pid: i32) -> Result<Kept> {
         }
     };
     let process = pidfd::open(pid).map_err(kernel("open a pidfd"))?;
-    let listener = pidfd::duplicate(process.as_fd(), parking_number(pid))
-        .map_err(kernel("fetch the listener"))?;
+    let parked = parked_listener(pid)
+        .ok_or_else(|| TraceeError::Unsuitable(format!("process {pid} holds no listener")))?;
+    let listener =
+        pidfd::duplicate(process.as_fd(), parked).map_err(kernel("fetch the listener"))?;
     let listener = Arc::new(Listener::new(listener).map_err(kernel("set up the listener"))?);
     let mut side = Side::new(pid);
     // Seizing suspends the filter at once; a thread that waits in it is not stopped by that.

@@ -109,6 +109,9 @@ pub(super) struct Following {
     pub(super) fetched: HashMap<u64, Vec<u8>>,
     /// Calls since the snapshot with a lasting effect on the leader that promotion cannot repeat.
     pub(super) lasting: std::collections::BTreeSet<&'static str>,
+    /// Descriptors that the follower was given ahead of a promotion: our duplicates of them, with
+    /// their close-on-exec flags.
+    pub(super) gifts: HashMap<i32, (std::os::fd::OwnedFd, bool)>,
     /// Where each thread of the leader keeps its thread id (`CLONE_CHILD_CLEARTID`).
     pub(super) tid_addresses: HashMap<i32, u64>,
     /// The files behind the leader's descriptors, as far as the follower has got.
@@ -182,6 +185,7 @@ impl Following {
             fetched: HashMap::new(),
             lasting: std::collections::BTreeSet::new(),
             tid_addresses: parts.tid_addresses,
+            gifts: HashMap::new(),
             opened,
             middle: parts.middle,
             cloner: parts.cloner,

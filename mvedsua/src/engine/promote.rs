@@ -56,14 +56,17 @@ impl Following {
         if let Some(why) = self.obstacle() {
             return Promoted::NotNow(Box::new(self), why);
         }
+        self.give_ahead();
         let start = Instant::now();
         if let Err(stop) = self.halt_leader() {
             return Promoted::Failed(Box::new(self), stop);
         }
-        // It went on until now, and may have made a child meanwhile.
+        // It went on until now, and may have made a child meanwhile. The follower holds its
+        // connections by now and must not follow on with them: it would keep open what the leader
+        // closes.
         if let Some(why) = self.obstacle() {
-            self.leader.resume_all();
-            return Promoted::NotNow(Box::new(self), why);
+            let stop = Stop::roll_back(format!("at the moment of promotion, {why}"));
+            return Promoted::Failed(Box::new(self), stop);
         }
         self.exchange(start)
     }

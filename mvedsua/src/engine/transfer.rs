@@ -43,23 +43,57 @@ fn unit_that_would_end(pid: i32) -> Option<String> {
 }
 
 impl Following {
-    /// Gives the follower the leader's limits, and every descriptor of the leader under the same number, through a thread of
-    /// the follower that waits in a call. Numbers that the leader does not use are closed later.
+    /// Gives the follower the leader's descriptors while the leader still serves, so that its pause
+    /// need not be spent on them. What goes wrong here is done again in the pause.
+    pub(super) fn give_ahead(&mut self) {
+        let Some(through) = self.lanes.iter().find_map(|lane| lane.waiting) else {
+            return;
+        };
+        // First: a descriptor's number may lie above the follower's old limit.
+        if limits::copy(self.leader.pid, self.follower.pid).is_err() {
+            return;
+        }
+        let (Ok(process), Ok(descriptors)) = (
+            pidfd::open(self.leader.pid),
+            inspect::descriptors(self.leader.pid),
+        ) else {
+            return;
+        };
+        for (fd, cloexec) in descriptors {
+            if let Ok(ours) = pidfd::duplicate(process.as_fd(), fd)
+                && self.give(&through, ours.as_fd(), fd, cloexec).is_ok()
+            {
+                self.gifts.insert(fd, (ours, cloexec));
+            }
+        }
+    }
+
+    /// Gives the follower the leader's limits, and every descriptor of the leader under the same
+    /// number, through a thread of the follower that waits in a call; those that it was given ahead
+    /// and that are still the same open file are left. Numbers that the leader does not use are
+    /// closed later.
     ///
     /// # Errors
     /// When a descriptor cannot be taken or given.
-    pub(super) fn give_descriptors(&self, through: &Arrival) -> Result<Vec<i32>, Stop> {
+    pub(super) fn give_descriptors(&mut self, through: &Arrival) -> Result<Vec<i32>, Stop> {
         // First: a descriptor's number may lie above the follower's old limit.
         limits::copy(self.leader.pid, self.follower.pid)
             .map_err(failed("setting the resource limits"))?;
         let process = pidfd::open(self.leader.pid).map_err(failed("opening the leader"))?;
+        let gifts = std::mem::take(&mut self.gifts);
         let mut given = Vec::new();
         for (fd, cloexec) in inspect::descriptors(self.leader.pid)? {
+            given.push(fd);
+            if let Some((ours, before)) = gifts.get(&fd)
+                && *before == cloexec
+                && pidfd::is_same_file(self.leader.pid, fd, ours.as_fd())
+            {
+                continue;
+            }
             let ours = pidfd::duplicate(process.as_fd(), fd).map_err(|e| {
                 Stop::roll_back(format!("taking descriptor {fd} at promotion: {e}"))
             })?;
             self.give(through, ours.as_fd(), fd, cloexec)?;
-            given.push(fd);
         }
         // With its own listener in its hands, its calls wait for a successor if the agent dies.
         let parked = parking_number(self.follower.pid);
