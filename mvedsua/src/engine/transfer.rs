@@ -216,15 +216,6 @@ impl Following {
                  with `mvedsua run`"
             ));
         }
-        let children = inspect::children(pid);
-        if let Some(child) = children.first() {
-            let comm = std::fs::read_to_string(format!("/proc/{child}/comm")).unwrap_or_default();
-            return Some(format!(
-                "the leader has a child process ({child}, {}) that only it can wait for; try again when \
-                 it has ended",
-                comm.trim_end()
-            ));
-        }
         let timers = std::fs::read_to_string(format!("/proc/{pid}/timers")).unwrap_or_default();
         if !timers.trim().is_empty() {
             return Some(
@@ -244,6 +235,16 @@ impl Following {
             if of(pid) != of(self.follower.pid) {
                 return Some(format!("the leader changed its {field} since the snapshot"));
             }
+        }
+        // Last, for it passes by itself.
+        let children = inspect::children(pid);
+        if let Some(child) = children.first() {
+            let comm = std::fs::read_to_string(format!("/proc/{child}/comm")).unwrap_or_default();
+            return Some(format!(
+                "the leader has a child process ({child}, {}) that only it can wait for; try again when \
+                 it has ended",
+                comm.trim_end()
+            ));
         }
         None
     }
