@@ -8,6 +8,8 @@ mod answer;
 mod compare;
 mod epoll;
 mod order;
+#[cfg(test)]
+mod properties;
 mod record;
 
 pub use answer::{Answer, answer, finish_messages};
