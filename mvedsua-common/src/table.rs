@@ -548,6 +548,15 @@ pub fn by_name(name: &str) -> Option<&'static Syscall> {
     SYSCALLS.iter().find(|call| call.name == name)
 }
 
+/// The number of the call called `name`, for calls that the agent itself makes or singles out.
+///
+/// # Panics
+/// When the table has no such call, which is a misspelling in the source.
+#[must_use]
+pub fn number(name: &str) -> u16 {
+    by_name(name).expect("the table has every call").nr
+}
+
 #[cfg(test)]
 #[path = "table_tests.rs"]
 mod tests;

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::following::{Following, Stop};
 use super::lane::{Delivered, InCall, Item};
+use super::replay::is_interrupted;
 use super::side::Why;
 use crate::sys::pidfd;
 use crate::sys::ptrace::{self, Wait};
@@ -126,7 +127,9 @@ impl Following {
         }
         let regs = thread.registers()?;
         let in_call = match (regs.orig_rax as i64, regs.rax as i64) {
-            (nr, -516..=-512 | -4) if nr >= 0 && is_local(nr as u16) => InCall::Local(nr as u16),
+            (nr, ret) if nr >= 0 && is_interrupted(ret) && is_local(nr as u16) => {
+                InCall::Local(nr as u16)
+            }
             _ => InCall::No,
         };
         let stops = matches!(

@@ -10,7 +10,7 @@ use nix::sys::time::TimeSpec;
 use super::following::{Following, Stop};
 use super::home::Kept;
 use super::lane::Item;
-use super::replay::replace_thread_id;
+use super::replay::{RESTART_ALWAYS, is_interrupted, replace_thread_id};
 use super::rollback::pass;
 use super::side::{Side, Why};
 use super::snapshot::KEPT_OPTIONS;
@@ -20,12 +20,8 @@ use crate::sys::ptrace::{self, Wait};
 use crate::tracee::snapshot::FOLLOWER_OPTIONS;
 use crate::tracee::thread::Stopped;
 
-/// `-ERESTARTNOINTR`: the kernel makes the call again, now unfiltered.
-const RESTART: i64 = -513;
 /// Longest time for the follower to consume what is left while the leader stands still.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
-/// `-EINTR` and the kernel's restart codes.
-const INTERRUPTED: std::ops::RangeInclusive<i64> = -516..=-512;
 
 /// How a promotion ended.
 pub(super) enum Promoted {
@@ -137,8 +133,7 @@ impl Following {
                 event.header.flags &= !FLAG_SIGNAL;
             }
             if let Some(Item::Call(event)) = self.order.last_mut(index)
-                && (INTERRUPTED.contains(&event.header.ret)
-                    || event.header.ret == -i64::from(libc::EINTR))
+                && is_interrupted(event.header.ret)
                 && let Some(Item::Call(event)) = self.order.take_last(index)
             {
                 self.recorder.ring.release(event);
@@ -154,7 +149,7 @@ impl Following {
             return Ok(());
         }
         match self.listener.receive() {
-            Ok(notification) => self.respond(&Arrival::from(notification), RESTART),
+            Ok(notification) => self.respond(&Arrival::from(notification), RESTART_ALWAYS),
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINTR)) => {
                 Ok(())
             }
@@ -274,7 +269,7 @@ impl Following {
         self.follower.interrupt_all();
         for index in 0..self.lanes.len() {
             if let Some(arrival) = self.lanes[index].waiting.take() {
-                self.respond(&arrival, RESTART)?;
+                self.respond(&arrival, RESTART_ALWAYS)?;
             }
         }
         let start = Instant::now();

@@ -10,9 +10,10 @@ use super::roles::roles;
 use crate::follower::{Arrival, ProcessMemory};
 use crate::matcher::{self, Memory, Record, Registration, answer, compare};
 use crate::sys::memory;
+use crate::tracee::context::ERESTART;
 
 /// `-ERESTARTNOINTR`: the kernel makes the call again after the pending signal's handler.
-const RESTART_ALWAYS: i64 = -513;
+pub(super) const RESTART_ALWAYS: i64 = -513;
 /// `-ERESTARTNOHAND` and `-ERESTART_RESTARTBLOCK` mean the same to a handler; without one the second
 /// would have the follower resume a sleep that it never began.
 const RESTART_WITHOUT_HANDLER: i64 = -514;
@@ -504,8 +505,9 @@ fn answered(result: std::io::Result<()>) -> Result<(), Stop> {
     }
 }
 
-fn is_interrupted(ret: i64) -> bool {
-    ret == INTERRUPTED || (-516..=-512).contains(&ret)
+/// The call was interrupted: `-EINTR`, or one of the kernel's restart codes.
+pub(super) fn is_interrupted(ret: i64) -> bool {
+    ret == INTERRUPTED || ERESTART.contains(&ret)
 }
 
 /// The record that an event stands for, with the payload fetched out of line if there is one.

@@ -26,7 +26,7 @@ pub(super) struct Roles {
 pub(super) fn roles() -> &'static Roles {
     static ROLES: OnceLock<Roles> = OnceLock::new();
     ROLES.get_or_init(|| {
-        let nr = |name| table::by_name(name).expect("the table has every call").nr;
+        let nr = table::number;
         Roles {
             clone: nr("clone"),
             clone3: nr("clone3"),

@@ -6,6 +6,8 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
+use mvedsua_common::table::number;
+
 use super::following::{Following, Stop};
 use crate::follower::{Arrival, parking_number};
 use crate::sys::{limits, pidfd};
@@ -19,12 +21,6 @@ const INTERVAL_TIMERS: u64 = 3;
 
 /// The interval timers of the leader: `struct itimerval` each.
 pub(super) type Timers = Vec<[u8; 32]>;
-
-fn number(name: &str) -> u16 {
-    mvedsua_common::table::by_name(name)
-        .expect("the table has every call")
-        .nr
-}
 
 fn failed(what: &str) -> impl Fn(std::io::Error) -> Stop + '_ {
     move |error| Stop::roll_back(format!("{what} at promotion: {error}"))

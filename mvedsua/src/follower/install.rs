@@ -59,11 +59,7 @@ pub fn install(
     listener: Option<Arc<Listener>>,
 ) -> Result<Installed> {
     let plain = Plain { vdso };
-    let nr = |name| {
-        mvedsua_common::table::by_name(name)
-            .expect("the table has every call")
-            .nr
-    };
+    let nr = mvedsua_common::table::number;
     plain.call_ok(
         thread,
         "close_range",

@@ -10,7 +10,7 @@ use crate::sys::{memory, robust_list};
 
 /// The largest `-ERESTART*` code and the smallest, as the kernel leaves them in `rax` of an
 /// interrupted call (`include/linux/errno.h`).
-const ERESTART: std::ops::RangeInclusive<i64> = -516..=-512;
+pub(crate) const ERESTART: std::ops::RangeInclusive<i64> = -516..=-512;
 
 /// The state of one thread, complete enough to go on from there in another process.
 #[derive(Clone, Debug)]
@@ -91,11 +91,7 @@ impl Context {
     pub fn complete(&mut self, thread: Stopped, vdso: &Vdso, pid: i32) -> Result<Stopped> {
         let mut guarded = Guarded::begin(thread, self, vdso)?;
         let out = guarded.scratch();
-        let nr = |name| {
-            mvedsua_common::table::by_name(name)
-                .expect("the table has every call")
-                .nr
-        };
+        let nr = mvedsua_common::table::number;
         guarded.call(
             "prctl",
             nr("prctl"),
@@ -115,11 +111,7 @@ impl Context {
     /// # Errors
     /// When the follower refuses one of the calls.
     pub fn apply(&self, mut thread: Stopped, vdso: &Vdso) -> Result<Stopped> {
-        let nr = |name| {
-            mvedsua_common::table::by_name(name)
-                .expect("the table has every call")
-                .nr
-        };
+        let nr = mvedsua_common::table::number;
         let tid = thread.tid();
         // The injected calls are made on the leader's registers, so that fs and gs are right.
         let mut regs = self.regs;

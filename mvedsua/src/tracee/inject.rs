@@ -211,9 +211,7 @@ impl<'a> Guarded<'a> {
     /// # Errors
     /// When the thread is gone.
     pub fn into_clone(self) -> Result<Stopped> {
-        let nr = mvedsua_common::table::by_name("clone")
-            .expect("the table has every call")
-            .nr;
+        let nr = mvedsua_common::table::number("clone");
         let flags = (libc::CLONE_VM | libc::CLONE_FS | libc::CLONE_FILES) as u64;
         self.aim(self.vdso.clone_address(), nr, &[flags, 0, 0, 0, 0, 0])?;
         Ok(self.thread)

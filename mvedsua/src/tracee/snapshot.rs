@@ -196,9 +196,7 @@ pub fn populate(
     contexts: &[Context],
     vdso: &Vdso,
 ) -> Result<Vec<(i32, Stopped)>> {
-    let clone = mvedsua_common::table::by_name("clone")
-        .expect("the table has every call")
-        .nr;
+    let clone = mvedsua_common::table::number("clone");
     let main = contexts
         .iter()
         .find(|context| context.tid == leader)

@@ -92,10 +92,7 @@ impl Vdso {
             let Some((_, call)) = PATCHED.iter().find(|(name, _)| symbol.name() == Ok(name)) else {
                 continue;
             };
-            let nr = mvedsua_common::table::by_name(call)
-                .expect("the table has every call")
-                .nr;
-            let nr = u32::from(nr).to_le_bytes();
+            let nr = u32::from(mvedsua_common::table::number(call)).to_le_bytes();
             patches.push((
                 symbol.address(),
                 [0xb8, nr[0], nr[1], nr[2], nr[3], 0x0f, 0x05, 0xc3],
