@@ -3,6 +3,7 @@
 //! - [`server`]: real servers on loopback ports, started, awaited by condition, ended on drop;
 //! - [`mvedsua`]: an agent on its own socket, and the command line against it;
 //! - [`victim`]: the C programs of `tests/victims`, compiled, started and watched;
+//! - [`pair`]: two builds of a small program, bundles between them, and one of them running;
 //! - [`resp`]: a small client of the Redis protocol;
 //! - [`load`]: the load generator, which knows what every reply must be;
 //! - [`idle`]: connections that must still answer after an update;
@@ -20,6 +21,7 @@ pub mod cannot_run;
 pub mod idle;
 pub mod load;
 pub mod mvedsua;
+pub mod pair;
 pub mod poll;
 pub mod process;
 pub mod resp;

@@ -1,5 +1,6 @@
 //! `mvedsua update`
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -15,18 +16,29 @@ use crate::session::{Command, OnFull, UpdateKind, UpdateOptions, WaitFor};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
+  sudo mvedsua update redis-server redis-u10.mvu
+  sudo mvedsua update redis-server redis-u10.mvu --retry 20 --retry-delay 100ms
   sudo mvedsua update redis-server --identity
   sudo mvedsua update redis-server --identity --ring 256M --hang-limit 5s
   sudo mvedsua update redis-server --identity --on-full rollback --wait none")]
 pub struct Args {
     /// The service
     name: String,
+    /// The bundle to apply, made by `mvedsua bundle build`
+    #[arg(value_name = "BUNDLE", required_unless_present_any = ["identity", "inject_fault"], conflicts_with_all = ["identity", "inject_fault"])]
+    bundle: Option<PathBuf>,
     /// Update to the very same program: the whole mechanism with no change of code
-    #[arg(long, required_unless_present = "inject_fault")]
+    #[arg(long)]
     identity: bool,
     /// For tests: as --identity, but flip a byte of what the copy writes, after N writes
     #[arg(long, value_name = "N", hide = true)]
     inject_fault: Option<u64>,
+    /// How often to try again when threads stand in functions that the bundle changes
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    retry: u32,
+    /// Time between two tries, e.g. 500ms
+    #[arg(long, value_name = "TIME", default_value = "500ms", value_parser = parse_limit)]
+    retry_delay: Duration,
     /// Memory between server and copy: a power of two, e.g. 64M or 1G
     #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = size::parse_ring)]
     ring: u64,
@@ -68,10 +80,18 @@ fn parse_limit(text: &str) -> Result<Duration, String> {
 
 impl Args {
     pub fn run(self, context: &Context) -> Result<(), Problem> {
+        let kind = match (self.bundle, self.inject_fault) {
+            (Some(bundle), _) => UpdateKind::Bundle {
+                // The agent works in another folder.
+                path: std::path::absolute(&bundle).unwrap_or(bundle),
+                retry: self.retry,
+                retry_delay: self.retry_delay,
+            },
+            (None, Some(after)) => UpdateKind::Fault { after },
+            (None, None) => UpdateKind::Identity,
+        };
         let options = UpdateOptions {
-            kind: self
-                .inject_fault
-                .map_or(UpdateKind::Identity, |after| UpdateKind::Fault { after }),
+            kind,
             ring_bytes: self.ring,
             hang_limit: self.hang_limit,
             on_full: match self.on_full {

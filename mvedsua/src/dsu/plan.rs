@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use super::error::DsuError;
 use super::image::hex;
 use super::manifest::{FixupKind, Import, JUMP, Manifest, PieceKind, Target};
@@ -10,7 +12,7 @@ use super::manifest::{FixupKind, Import, JUMP, Manifest, PieceKind, Target};
 const PAGE: u64 = 4096;
 
 /// Where in a process the things of a build are: loaded as one image, or left behind by bundles.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Placement {
     /// The build that the process runs.
     pub build_id: Vec<u8>,

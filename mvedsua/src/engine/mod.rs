@@ -6,8 +6,11 @@
 //! listener, the requests and the ptrace reports, and looks at the ring every time it wakes, so the
 //! leader never wakes anybody.
 
+mod activeness;
 mod adopt;
+mod apply;
 mod attach;
+mod attempt;
 mod files;
 mod following;
 mod guard;

@@ -4,12 +4,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::apply::{Applied, ApplyError, apply};
 use super::attach::refused;
 use super::following::{Following, Parts};
 use super::guard::Watched;
 use super::home::Home;
 use super::promote::Exchanged;
 use super::side::Side;
+use crate::dsu::Bundle;
 use crate::follower;
 use crate::matcher::EpollData;
 use crate::recorder::Recorder;
@@ -27,21 +29,39 @@ pub(super) struct Begun {
     pub(super) following: Following,
     /// How long the leader stood still.
     pub(super) pause: Duration,
+    /// What the bundle brought.
+    pub(super) applied: Option<Applied>,
 }
 
 /// Options of a promoted process, while it leads alone and while it leads an update.
 pub(super) const KEPT_OPTIONS: u32 =
     LEADER_OPTIONS | ptrace::O_TRACEFORK | ptrace::O_TRACEVFORK | ptrace::O_SUSPEND_SECCOMP;
 
-/// Takes a copy of the leader and makes it a follower. On failure the leader is as it was.
+/// Why an update did not begin. The leader is as it was.
+pub(super) enum NotBegun {
+    /// It may at another moment: threads stand in functions that the bundle changes. Their stacks.
+    Busy(String),
+    /// It is refused.
+    Refused(Failure),
+}
+
+impl From<Failure> for NotBegun {
+    fn from(failure: Failure) -> Self {
+        Self::Refused(failure)
+    }
+}
+
+/// Takes a copy of the leader, applies the bundle to it if there is one, and makes it a follower. On
+/// failure the leader is as it was.
 ///
 /// # Errors
-/// [`Failure::Refused`] with what stood in the way.
+/// [`Failure::Refused`] with what stood in the way, or that the moment is not a good one.
 pub(super) fn begin(
     home: &mut Home,
     options: UpdateOptions,
+    bundle: Option<&Bundle>,
     wakeup: &Wakeup,
-) -> std::result::Result<Begun, Failure> {
+) -> std::result::Result<Begun, NotBegun> {
     let pid = home.pid();
     let told = |e: TraceeError| {
         refused(
@@ -76,23 +96,25 @@ pub(super) fn begin(
             leader.wards = std::mem::take(&mut kept.side.wards);
         }
         super::rollback::free_leader(leader, &vdso, home);
-        return Err(refusal);
+        return Err(refusal.into());
     }
     let copied = copy(pid, threads, &vdso, &mut recorder, &mut leader);
     let pause = start.elapsed();
     let mut deferred = Vec::new();
-    let made = copied.and_then(|(copied, contexts)| {
-        leader.add_running(copied.cloner);
-        let (cloner, middle) = (contexts.1, copied.middle);
-        deferred = copied.deferred;
-        let made = furnish(pid, copied.follower, &contexts.0, &vdso, listener)?;
-        let addresses = contexts
-            .0
-            .iter()
-            .map(|context| (context.tid, context.tid_address))
-            .collect();
-        Ok((made, cloner, middle, addresses))
-    });
+    let made = copied
+        .map_err(ApplyError::from)
+        .and_then(|(copied, contexts)| {
+            leader.add_running(copied.cloner);
+            let (cloner, middle) = (contexts.1, copied.middle);
+            deferred = copied.deferred;
+            let made = furnish(pid, copied.follower, &contexts.0, &vdso, listener, bundle)?;
+            let addresses = contexts
+                .0
+                .iter()
+                .map(|context| (context.tid, context.tid_address))
+                .collect();
+            Ok((made, cloner, middle, addresses))
+        });
     match made {
         Ok((made, cloner, middle, tid_addresses)) => {
             let mut following = Following::new(Parts {
@@ -120,16 +142,29 @@ pub(super) fn begin(
                     format!(
                         "a ring of {capacity} bytes is too small for this many threads; use a larger --ring"
                     ),
-                ));
+                )
+                .into());
             }
-            Ok(Begun { following, pause })
+            Ok(Begun {
+                following,
+                pause,
+                applied: made.applied,
+            })
         }
         Err(error) => {
             for (tid, wait) in deferred {
                 super::rollback::pass(&mut leader, tid, wait);
             }
             super::rollback::free_leader(leader, &vdso, home);
-            Err(told(error))
+            Err(match error {
+                ApplyError::Busy(stacks) => NotBegun::Busy(stacks),
+                ApplyError::Tracee(error) if bundle.is_none() => told(error).into(),
+                error => refused(
+                    "E242",
+                    format!("the bundle was not applied and nothing was changed: {error}"),
+                )
+                .into(),
+            })
         }
     }
 }
@@ -203,23 +238,30 @@ fn copy(
 
 /// A follower that is set up.
 struct Made {
+    applied: Option<Applied>,
     side: Side,
     pairs: Vec<(i32, i32)>,
     listener: Arc<Listener>,
     no_new_privs: bool,
 }
 
-/// Makes the copy's threads, closes its descriptors, installs the filter, and lets it go.
+/// Makes the copy's threads, applies the bundle, closes its descriptors, installs the filter, and lets it
+/// go.
 fn furnish(
     leader: i32,
     copy: Stopped,
     contexts: &[crate::tracee::context::Context],
     vdso: &Vdso,
     listener: Option<Arc<Listener>>,
-) -> Result<Made> {
+    bundle: Option<&Bundle>,
+) -> std::result::Result<Made, ApplyError> {
     let pid = copy.tid();
     let result = (|| {
         let mut threads = populate(leader, copy, contexts, vdso)?;
+        let applied = match bundle {
+            Some(bundle) => Some(apply(bundle, pid, &mut threads, vdso)?),
+            None => None,
+        };
         let installed = follower::install(&mut threads[0].1, pid, vdso, listener)?;
         let mut side = Side::new(pid);
         let mut pairs = Vec::with_capacity(threads.len());
@@ -229,6 +271,7 @@ fn furnish(
             side.add_running(thread.resume(0)?);
         }
         Ok(Made {
+            applied,
             side,
             pairs,
             listener: installed.listener,

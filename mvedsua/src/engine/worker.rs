@@ -9,17 +9,18 @@ use std::os::fd::AsFd;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::{oneshot, watch};
 
-use super::attach::{check, refused};
+use super::attach::refused;
+use super::attempt::Attempt;
 use super::following::{Following, Stop};
 use super::handle::{Request, Shared};
 use super::home::Home;
 use super::promote::{Exchanged, Promoted};
 use super::rollback::pass;
 use super::side::Side;
-use super::snapshot::{self, begin};
+use super::snapshot;
 use crate::session::{
     Command, Done, Failure, FollowerStatus, LastUpdate, Mark, Outcome, OutdatedLeader,
-    SingleLeader, Stage, Status, TimelineEntry, UpdateOptions, UpdatedLeader, Updating, WaitFor,
+    SingleLeader, Stage, Status, TimelineEntry, UpdatedLeader, Updating,
 };
 use crate::sys::wakeup::Wakeup;
 use crate::tracee::inspect;
@@ -31,7 +32,7 @@ const REFRESH: Duration = Duration::from_millis(100);
 
 /// Where the service is in its life. The stage tokens make sure that only the transitions of the
 /// paper happen.
-enum Life {
+pub(super) enum Life {
     Single(SingleLeader, Home),
     Updating(Updating, Box<Following>, Home),
     Outdated(OutdatedLeader, Box<Following>, Home),
@@ -64,9 +65,11 @@ pub(super) struct Worker {
     /// A promotion that waits for the follower to catch up: the leader serves on meanwhile.
     promotion: Option<PendingPromotion>,
     /// Who waits for the end of `update`.
-    waiting: Option<oneshot::Sender<Result<Done, Failure>>>,
+    pub(super) waiting: Option<oneshot::Sender<Result<Done, Failure>>>,
+    /// An update that waits for a moment at which it can begin.
+    pub(super) attempt: Option<Attempt>,
     refreshed: Instant,
-    started: Instant,
+    pub(super) started: Instant,
 }
 
 impl Worker {
@@ -86,6 +89,7 @@ impl Worker {
             wakeup,
             promotion: None,
             waiting: None,
+            attempt: None,
             refreshed: now,
             started: now,
         }
@@ -127,6 +131,9 @@ impl Worker {
             return Some(Life::Ended);
         }
         self.refresh_single(home.pid());
+        if let Some(attempt) = self.attempt.take_if(|a| a.next <= Instant::now()) {
+            return Some(self.attempt(token, home, attempt));
+        }
         match self.requests.try_recv() {
             Err(TryRecvError::Empty) => Some(Life::Single(token, home)),
             Err(TryRecvError::Disconnected) => match home {
@@ -134,6 +141,10 @@ impl Worker {
                 // The agent goes down: nothing may be left that a successor cannot adopt.
                 Home::Kept(_) => None,
             },
+            Ok((command, reply)) if self.attempt.is_some() => {
+                self.while_waiting(&command, reply);
+                Some(Life::Single(token, home))
+            }
             Ok((Command::Update(options), reply)) => Some(self.update(token, home, options, reply)),
             Ok((Command::Detach, reply)) => match home {
                 Home::Bare(pid) => {
@@ -167,72 +178,39 @@ impl Worker {
         }
     }
 
-    /// Sleeps until a request, a ptrace report, or a while has passed.
-    fn sleep(&self) {
-        let mut fds = [PollFd::new(self.wakeup.as_fd(), PollFlags::POLLIN)];
-        // An interrupted sleep is as good as a short one.
-        let _ = poll(&mut fds, PollTimeout::from(500u16));
+    /// A request while an update waits for its moment.
+    fn while_waiting(&mut self, command: &Command, reply: oneshot::Sender<Result<Done, Failure>>) {
+        if let Command::Rollback { reason } = command
+            && let Some(attempt) = self.attempt.take()
+        {
+            let reason = format!("before it began: {reason}");
+            self.mark(None, Stage::SingleLeader, format!("given up {reason}"));
+            attempt.give_up(Failure::RolledBack {
+                reason,
+                report: None,
+            });
+            let message = "the update was given up before it began".into();
+            let _ = reply.send(Ok(Done { message }));
+            return;
+        }
+        let message = format!(
+            "an update of '{0}' waits for a moment at which no thread stands in the functions that it changes; \
+             wait, or give it up with `mvedsua rollback {0}`",
+            self.name
+        );
+        let _ = reply.send(Err(refused("E230", message)));
     }
 
-    fn update(
-        &mut self,
-        token: SingleLeader,
-        mut home: Home,
-        options: UpdateOptions,
-        reply: oneshot::Sender<Result<Done, Failure>>,
-    ) -> Life {
-        let pid = home.pid();
-        let begun = check(pid, matches!(home, Home::Kept(_)))
-            .and_then(|()| begin(&mut home, options.clone(), &self.wakeup));
-        match begun {
-            Err(failure) => {
-                tracing::warn!(name = self.name, %failure, "update refused");
-                let _ = reply.send(Err(failure));
-                Life::Single(token, home)
-            }
-            Ok(begun) => {
-                let pause = begun.pause.as_secs_f64() * 1e3;
-                self.started = Instant::now();
-                let following = begun.following;
-                self.change(|status| {
-                    status.pauses_ms = crate::session::Pauses {
-                        snapshot: Some(pause),
-                        promotion: None,
-                    };
-                    status.last_update = None;
-                });
-                let follower = following.follower.pid;
-                self.refresh(&following, Stage::Updating);
-                self.mark(
-                    Some(Mark::T1),
-                    Stage::Updating,
-                    format!(
-                        "snapshot of process {pid} as {follower}, the leader paused {pause:.2} ms"
-                    ),
-                );
-                if following.no_new_privs {
-                    self.mark(
-                        None,
-                        Stage::Updating,
-                        format!("process {follower} now has no_new_privs: its set-uid programs lose their effect"),
-                    );
-                }
-                self.mark(
-                    Some(Mark::T2),
-                    Stage::Updating,
-                    "the follower consumes events".into(),
-                );
-                if options.wait == WaitFor::None {
-                    let message = format!(
-                        "process {follower} follows process {pid}; the leader paused {pause:.2} ms"
-                    );
-                    let _ = reply.send(Ok(Done { message }));
-                } else {
-                    self.waiting = Some(reply);
-                }
-                Life::Updating(token.snapshot(), Box::new(following), home)
-            }
-        }
+    /// Sleeps until a request, a ptrace report, or a while has passed.
+    fn sleep(&self) {
+        let longest = Duration::from_millis(500);
+        let sleep = self.attempt.as_ref().map_or(longest, |attempt| {
+            let due = attempt.next.saturating_duration_since(Instant::now());
+            due.min(longest) + Duration::from_millis(1)
+        });
+        let mut fds = [PollFd::new(self.wakeup.as_fd(), PollFlags::POLLIN)];
+        // An interrupted sleep is as good as a short one.
+        let _ = poll(&mut fds, PollTimeout::from(sleep.as_millis() as u16));
     }
 
     /// One round of a running update.
@@ -634,6 +612,11 @@ impl Worker {
     }
 
     fn ended(&mut self, how: &str) {
+        if let Some(attempt) = self.attempt.take() {
+            attempt.give_up(Failure::Ended {
+                reason: how.to_owned(),
+            });
+        }
         tracing::info!(name = self.name, how, "the service has ended");
         self.mark(
             None,
@@ -658,7 +641,7 @@ impl Worker {
         });
     }
 
-    fn mark(&mut self, mark: Option<Mark>, stage: Stage, what: String) {
+    pub(super) fn mark(&mut self, mark: Option<Mark>, stage: Stage, what: String) {
         let unix_ms = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_millis() as u64);
@@ -676,7 +659,7 @@ impl Worker {
         self.change(|status| status.stage = stage);
     }
 
-    fn change(&self, edit: impl FnOnce(&mut Status)) {
+    pub(super) fn change(&self, edit: impl FnOnce(&mut Status)) {
         edit(
             &mut self
                 .shared
@@ -697,7 +680,7 @@ impl Worker {
         status.leader = crate::session::LeaderStatus { pid, threads };
     }
 
-    fn refresh(&mut self, following: &Following, stage: Stage) {
+    pub(super) fn refresh(&mut self, following: &Following, stage: Stage) {
         self.refreshed = Instant::now();
         let ring = &following.recorder.ring;
         self.change(|status| {

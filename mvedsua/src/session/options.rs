@@ -1,5 +1,6 @@
 //! What may be asked of a session, and how it answers.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,15 @@ pub enum UpdateKind {
     Fault {
         /// How many written payloads are left alone before one is changed.
         after: u64,
+    },
+    /// Another build of the program: a bundle is applied to the copy.
+    Bundle {
+        /// The bundle file, as an absolute path; the agent reads it once.
+        path: PathBuf,
+        /// How often a moment at which threads stand in changed functions is answered with another try.
+        retry: u32,
+        /// Time between two tries.
+        retry_delay: Duration,
     },
 }
 

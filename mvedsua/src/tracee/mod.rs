@@ -5,13 +5,17 @@
 //! original context ([`inject::Guarded`]), and nothing else alters its registers. A **follower** is
 //! killed with its tracer (`PTRACE_O_EXITKILL`), so it may be handled plainly.
 
+pub mod call;
 pub mod context;
 pub mod inject;
 pub mod inspect;
+pub mod module;
 pub mod snapshot;
 pub mod stub;
 pub mod symbol;
 pub mod thread;
+pub mod unwind;
+pub mod version;
 
 use thiserror::Error;
 

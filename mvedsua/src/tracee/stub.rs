@@ -142,6 +142,13 @@ impl Vdso {
         self.base + self.stub
     }
 
+    /// Address of an instruction that always traps (`ud2`, SIGILL), behind [`CALL`]: where a function
+    /// that is called from outside returns to.
+    #[must_use]
+    pub const fn trap_address(&self) -> u64 {
+        self.call_address() + CALL.len() as u64 - 2
+    }
+
     /// Address of the double clone: [`CLONE`].
     #[must_use]
     pub const fn clone_address(&self) -> u64 {

@@ -15,6 +15,13 @@ pub fn describe(pid: i32, address: u64) -> String {
         return format!("{address:#x}");
     };
     in_mapping(pid, map, address).unwrap_or_else(|| {
+        let placed = map
+            .name
+            .is_empty()
+            .then(|| super::version::describe(pid, address));
+        if let Some(Some(placed)) = placed {
+            return placed;
+        }
         let name = if map.name.is_empty() {
             "anonymous memory"
         } else {

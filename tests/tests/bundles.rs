@@ -1,0 +1,184 @@
+//! Bundles applied to running programs, from `mvedsua update NAME U.mvu` to the new version serving.
+
+use anyhow::{Context, Result, ensure};
+use mvedsua_tests::pair::{Lines, Pair};
+use mvedsua_tests::{Mvedsua, Need, can_run};
+
+const NAME: &str = "lines";
+const NEEDS: &[Need] = &[Need::Root, Need::Program("cc")];
+
+/// A pair of builds, version 1 running and attached.
+struct Service {
+    pair: Pair,
+    mvedsua: Mvedsua,
+    lines: Lines,
+}
+
+impl Service {
+    fn start(files: &[&str], flags: &[&str]) -> Result<Self> {
+        let pair = Pair::compile(files, flags)?;
+        let mvedsua = Mvedsua::start()?;
+        let lines = Lines::start(&pair.program(1))?;
+        mvedsua.attach(lines.pid(), NAME)?;
+        Ok(Self {
+            pair,
+            mvedsua,
+            lines,
+        })
+    }
+
+    fn bundle(&self, from: u32, to: u32, options: &[&str]) -> Result<String> {
+        self.pair.bundle(&self.mvedsua, from, to, options)
+    }
+
+    /// Updates and makes the new version serve alone.
+    fn change(&mut self, bundle: &str) -> Result<()> {
+        self.mvedsua.run(&["update", NAME, bundle])?.ok()?;
+        self.mvedsua.run(&["promote", NAME, "--finalize"])?.ok()?;
+        let status = self.mvedsua.status(NAME)?;
+        self.lines.succeeded_by(status.leader.pid);
+        Ok(())
+    }
+
+    fn check(&mut self, line: &str, answer: &str) -> Result<()> {
+        let got = self.lines.ask(line)?;
+        ensure!(
+            got == answer,
+            "{line:?} was answered {got:?}, not {answer:?}"
+        );
+        Ok(())
+    }
+}
+
+/// Old globals keep their values, new ones have theirs, and each bundle builds on what the last one left.
+fn there_and_back(flags: &[&str]) -> Result<()> {
+    let mut service = Service::start(&["main.c", "basic.c"], flags)?;
+    let forth = service.bundle(1, 2, &[])?;
+    let back = service.bundle(2, 1, &[])?;
+    service.check("5", "old: total 5 calls 1 other 4")?;
+    service.change(&forth)?;
+    service.check("7", "new: total 12 calls 2 other 5 largest 7 before -1")?;
+    service.change(&back)?;
+    service.check("1", "old: total 13 calls 3 other 6")?;
+    service.change(&forth)?;
+    service.check("2", "new: total 15 calls 4 other 7 largest 2 before -1")?;
+    Ok(())
+}
+
+#[test]
+fn versions_follow_each_other_in_one_process() -> Result<()> {
+    if !can_run("versions_follow_each_other_in_one_process", NEEDS) {
+        return Ok(());
+    }
+    there_and_back(&[])
+}
+
+#[test]
+fn a_fixed_address_program_is_updated_too() -> Result<()> {
+    if !can_run("a_fixed_address_program_is_updated_too", NEEDS) {
+        return Ok(());
+    }
+    there_and_back(&["-fno-pie", "-no-pie"])
+}
+
+#[test]
+fn new_behaviour_without_a_rule_is_a_divergence_and_the_old_version_goes_on() -> Result<()> {
+    let name = "new_behaviour_without_a_rule_is_a_divergence_and_the_old_version_goes_on";
+    if !can_run(name, NEEDS) {
+        return Ok(());
+    }
+    let mut service = Service::start(&["main.c", "basic.c"], &[])?;
+    let forth = service.bundle(1, 2, &[])?;
+    service.mvedsua.run(&["update", NAME, &forth])?.ok()?;
+    service.check("5", "old: total 5 calls 1 other 4")?;
+    let status = service
+        .mvedsua
+        .wait_for(NAME, std::time::Duration::from_secs(20), |status| {
+            status.last_update.is_some()
+        })?;
+    let last = status.last_update.context("waited for it")?;
+    ensure!(last.outcome == "rolled-back", "{last:?}");
+    let report = last.report.context("a divergence has a report")?;
+    ensure!(
+        report.contains("old: total") && report.contains("new: total"),
+        "{report}"
+    );
+    service.check("6", "old: total 11 calls 2 other 5")
+}
+
+#[test]
+fn a_bundle_for_another_build_is_refused() -> Result<()> {
+    if !can_run("a_bundle_for_another_build_is_refused", NEEDS) {
+        return Ok(());
+    }
+    let mut service = Service::start(&["main.c", "basic.c"], &[])?;
+    let back = service.bundle(2, 1, &[])?;
+    let outcome = service.mvedsua.run(&["update", NAME, &back])?;
+    ensure!(
+        outcome.code == 5 && outcome.stderr.contains("E241"),
+        "{outcome:?}"
+    );
+    let outcome = service.mvedsua.run(&["update", NAME, "/dev/null"])?;
+    ensure!(
+        outcome.code == 5 && outcome.stderr.contains("E450"),
+        "{outcome:?}"
+    );
+    service.check("5", "old: total 5 calls 1 other 4")
+}
+
+#[test]
+fn a_thread_in_a_changed_function_is_waited_for_and_then_named() -> Result<()> {
+    let name = "a_thread_in_a_changed_function_is_waited_for_and_then_named";
+    if !can_run(name, NEEDS) {
+        return Ok(());
+    }
+    let mut service = Service::start(&["eventloop.c"], &[])?;
+    let bundle = service.bundle(1, 2, &[])?;
+    let words = ["--retry", "2", "--retry-delay", "10ms"];
+    let outcome = service
+        .mvedsua
+        .run(&[&["update", NAME, &bundle], &words[..]].concat())?;
+    ensure!(
+        outcome.code == 5
+            && outcome.stderr.contains("E240")
+            && outcome.stderr.contains("at 3 moments")
+            && outcome.stderr.contains("stands in serve"),
+        "{outcome:?}"
+    );
+    ensure!(
+        outcome.stderr.contains("eventloop.c") && outcome.stderr.contains("main"),
+        "the stack is shown: {outcome:?}"
+    );
+    service.check("x", "old 1 x")?;
+    // It can be given up while it waits for a better moment.
+    let words = ["--retry", "1000", "--wait", "none"];
+    std::thread::scope(|scope| -> Result<()> {
+        let mvedsua = &service.mvedsua;
+        let bundle = &bundle;
+        let update =
+            scope.spawn(move || mvedsua.run(&[&["update", NAME, bundle], &words[..]].concat()));
+        let waits = mvedsua_tests::wait_until(std::time::Duration::from_secs(20), || {
+            mvedsua
+                .run(&["promote", NAME])
+                .is_ok_and(|o| o.stderr.contains("waits for a moment"))
+        });
+        ensure!(waits, "it does not wait: {:?}", mvedsua.events(NAME));
+        mvedsua.rollback(NAME)?;
+        let outcome = update.join().expect("no panic")?;
+        ensure!(outcome.code == 3, "{outcome:?}");
+        Ok(())
+    })?;
+    service.check("y", "old 2 y")
+}
+
+#[test]
+fn an_old_frame_may_be_left_to_run_out() -> Result<()> {
+    if !can_run("an_old_frame_may_be_left_to_run_out", NEEDS) {
+        return Ok(());
+    }
+    let mut service = Service::start(&["eventloop.c"], &[])?;
+    service.check("x", "old 1 x")?;
+    let bundle = service.bundle(1, 2, &["--control", "serve=leave"])?;
+    service.change(&bundle)?;
+    service.check("y", "new 2 y")
+}
