@@ -174,6 +174,44 @@ fn each_kind_is_found_in_the_right_call() -> Result<()> {
     victim.end()
 }
 
+/// The number of clock readings may depend on which thread got a lock, and is no effect.
+const CLOCKS: &[(&str, i32)] = &[
+    ("more readings", 29),
+    ("fewer readings", 30),
+    ("another clock", 31),
+];
+
+#[test]
+fn clock_readings_of_one_side_are_no_divergence() -> Result<()> {
+    let name = "clock_readings_of_one_side_are_no_divergence";
+    if !can_run(name, &[Need::Root, Need::Program("cc")]) {
+        return Ok(());
+    }
+    let mut victim = Victim::start("diverges")?;
+    let switch = std::fs::read_to_string(victim.dir().join("progress.switch"))?;
+    let address: u64 = switch.trim().parse()?;
+    let mvedsua = Mvedsua::start()?;
+    mvedsua.attach(victim.pid(), "d")?;
+    for (what, number) in CLOCKS {
+        mvedsua.update_identity("d", &["--hang-limit", "2s"])?;
+        let follower = mvedsua.status("d")?.follower.context("no follower")?.pid;
+        let memory = File::options()
+            .write(true)
+            .open(format!("/proc/{follower}/mem"))?;
+        memory.write_all_at(&number.to_le_bytes(), address)?;
+        let status = mvedsua.wait_for("d", LIMIT, |status| {
+            status.follower.is_none() || status.events.reconciled > 10
+        })?;
+        ensure!(status.last_update.is_none(), "{what}: {status:?}");
+        // It goes on as it was when it serves.
+        memory.write_all_at(&0i32.to_le_bytes(), address)?;
+        mvedsua.run(&["promote", "d", "--finalize"])?.ok()?;
+        victim.promoted(mvedsua.status("d")?.leader.pid)?;
+        victim.wait_rounds(5)?;
+    }
+    victim.end()
+}
+
 fn diverges(
     mvedsua: &Mvedsua,
     victim: &Victim,

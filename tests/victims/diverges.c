@@ -19,7 +19,8 @@ enum fault {
 	NONE, OTHER_CALL, OTHER_FD, OTHER_FLAGS, OTHER_SIZE, OTHER_PATH, OTHER_PEER, OTHER_BYTES, EXTRA_CALL,
 	MISSING_CALL, CRASH, HANG, EXIT, OTHER_VECTOR, OTHER_MESSAGE, OTHER_SECOND_MESSAGE, OTHER_COMMAND,
 	OTHER_EVENTS, OTHER_POLL, OTHER_OFFSET, MISSING_THREAD, EXTRA_THREAD, THREAD_CALLS, NO_BUFFER,
-	BAD_BUFFER, BAD_ROOM, ABORT, OTHER_OPTION, FORKS
+	BAD_BUFFER, BAD_ROOM, ABORT, OTHER_OPTION, FORKS, MORE_CLOCKS, FEWER_CLOCKS,
+	OTHER_CLOCK
 };
 static volatile int fault;
 
@@ -46,6 +47,23 @@ static void run_thread(int extra)
 static __attribute__((noinline)) void crash(void)
 {
 	*(volatile int *)8 = 1;
+}
+
+/* These are no divergences: a reading more or less has no effect on the world. */
+static void clocks(int f)
+{
+	struct timespec first, next;
+	CHECK(clock_gettime(CLOCK_MONOTONIC, &first) == 0);
+	if (f == MORE_CLOCKS)
+		for (int i = 0; i < 3; i++) {
+			CHECK(clock_gettime(CLOCK_MONOTONIC, &next) == 0);
+			CHECK(clock_gettime(CLOCK_BOOTTIME, &next) == 0);
+		}
+	if (f != FEWER_CLOCKS)
+		CHECK(clock_gettime(f == OTHER_CLOCK ? CLOCK_MONOTONIC_RAW : CLOCK_REALTIME, &next) == 0);
+	getppid();
+	CHECK(clock_gettime(CLOCK_MONOTONIC, &next) == 0);
+	CHECK(next.tv_sec > first.tv_sec || (next.tv_sec == first.tv_sec && next.tv_nsec >= first.tv_nsec));
 }
 
 static void work(int f)
@@ -113,6 +131,7 @@ static void work(int f)
 	CHECK(read(zero, f == BAD_ROOM ? nowhere : in, 8) == 8);
 	struct timespec now;
 	CHECK(syscall(SYS_clock_gettime, CLOCK_MONOTONIC, f == NO_BUFFER ? NULL : &now) == 0);
+	clocks(f);
 	CHECK(write(null, f == BAD_BUFFER ? nowhere : text, 8) == 8);
 }
 

@@ -117,12 +117,13 @@ fn in_full(status: &Status) -> String {
         row(
             "events",
             format!(
-                "{} recorded, {} matched, {} rewritten, {} diverged, {} relaxed",
+                "{} recorded, {} matched, {} rewritten, {} diverged, {} relaxed, {} clock readings reconciled",
                 HumanCount(events.recorded),
                 HumanCount(events.matched),
                 HumanCount(events.rewritten),
                 HumanCount(events.diverged),
-                HumanCount(events.relaxed)
+                HumanCount(events.relaxed),
+                HumanCount(events.reconciled)
             ),
         );
         row(

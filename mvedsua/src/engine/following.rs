@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
+use super::clocks::Clocks;
 use super::files::{Opened, open_files};
 use super::guard::Watched;
 use super::lane::{Item, Lanes};
@@ -122,6 +123,7 @@ pub(super) struct Following {
     pub(super) cloner: i32,
     pub(super) scratch: Vec<u8>,
     pub(super) counts: Events,
+    pub(super) clocks: Clocks,
     /// Written payloads so far, for [`UpdateKind::Fault`].
     pub(super) payloads: u64,
     pub(super) history: std::collections::VecDeque<Past>,
@@ -191,6 +193,7 @@ impl Following {
             cloner: parts.cloner,
             scratch: vec![0; 64 * 1024],
             counts: Events::default(),
+            clocks: Clocks::default(),
             payloads: 0,
             history: std::collections::VecDeque::with_capacity(HISTORY),
             progress: Instant::now(),

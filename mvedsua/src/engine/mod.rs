@@ -11,6 +11,7 @@ mod adopt;
 mod apply;
 mod attach;
 mod attempt;
+mod clocks;
 mod files;
 mod following;
 mod guard;

@@ -231,8 +231,12 @@ impl Following {
             // A signal comes at the end of this call: the thread must not get ahead of it.
             return Ok(false);
         }
+        if self.reconcile_clocks(index, &arrival)? {
+            return Ok(true);
+        }
         self.compare_front(index, &arrival)?;
         let ret = self.write_answer(index, &arrival)?;
+        self.note_clock(index);
         self.note_file(index);
         self.lanes[index].waiting = None;
         self.release_front(index);
@@ -369,7 +373,7 @@ impl Following {
         }
     }
 
-    fn release_front(&mut self, index: usize) {
+    pub(super) fn release_front(&mut self, index: usize) {
         if let Some(Item::Call(event)) = self.order.take(index) {
             self.remember(self.lanes[index].leader, &event.header.clone());
             self.fetched.remove(&event.position);

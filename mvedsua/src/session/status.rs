@@ -71,6 +71,8 @@ pub struct Events {
     pub diverged: u64,
     /// Times the global order of two threads had to be relaxed.
     pub relaxed: u64,
+    /// Clock readings that only one side made.
+    pub reconciled: u64,
 }
 
 /// Pauses of the leader, in milliseconds.
