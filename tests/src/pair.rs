@@ -91,7 +91,7 @@ impl Pair {
 #[derive(Debug)]
 pub struct Lines {
     child: Child,
-    input: ChildStdin,
+    input: Option<ChildStdin>,
     output: Receiver<String>,
     /// Who serves after a promotion.
     successor: Option<i32>,
@@ -119,7 +119,7 @@ impl Lines {
         });
         Ok(Self {
             child,
-            input,
+            input: Some(input),
             output: receive,
             successor: None,
         })
@@ -142,10 +142,22 @@ impl Lines {
     /// # Errors
     /// When there is none within 20 s.
     pub fn ask(&mut self, line: &str) -> Result<String> {
-        writeln!(self.input, "{line}")?;
+        writeln!(
+            self.input.as_ref().context("its input is closed")?,
+            "{line}"
+        )?;
         self.output
             .recv_timeout(LIMIT)
             .with_context(|| format!("no answer to {line:?}"))
+    }
+
+    /// Closes its input and returns what it says last.
+    ///
+    /// # Errors
+    /// When it says nothing within 20 s.
+    pub fn end(&mut self) -> Result<String> {
+        self.input = None;
+        self.output.recv_timeout(LIMIT).context("no last words")
     }
 }
 

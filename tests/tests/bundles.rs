@@ -182,3 +182,59 @@ fn an_old_frame_may_be_left_to_run_out() -> Result<()> {
     service.change(&bundle)?;
     service.check("y", "new 2 y")
 }
+
+/// The new loop is entered with the arguments of the old one, and returns to its caller.
+fn entered_afresh(flags: &[&str]) -> Result<()> {
+    let mut service = Service::start(&["pollloop.c"], flags)?;
+    service.check("x", "loop 1 2 x")?;
+    let forth = service.bundle(1, 2, &["--control", "serve=restart"])?;
+    let back = service.bundle(2, 1, &["--control", "serve=restart"])?;
+    service.change(&forth)?;
+    service.check("y", "loop 2 1004 y")?;
+    service.change(&back)?;
+    service.check("z", "loop 1 1006 z")?;
+    service.change(&forth)?;
+    service.check("z", "loop 2 2008 z")?;
+    // The frames below are whole: the loop ends, and main with it.
+    let last = service.lines.end()?;
+    ensure!(last == "end 2008 2008 ok", "{last:?}");
+    Ok(())
+}
+
+#[test]
+fn an_event_loop_is_entered_afresh() -> Result<()> {
+    if !can_run("an_event_loop_is_entered_afresh", NEEDS) {
+        return Ok(());
+    }
+    entered_afresh(&[])
+}
+
+#[test]
+fn an_event_loop_without_optimisation_is_entered_afresh() -> Result<()> {
+    if !can_run(
+        "an_event_loop_without_optimisation_is_entered_afresh",
+        NEEDS,
+    ) {
+        return Ok(());
+    }
+    entered_afresh(&["-O0"])
+}
+
+#[test]
+fn a_function_that_does_not_wait_cannot_be_entered_afresh() -> Result<()> {
+    let name = "a_function_that_does_not_wait_cannot_be_entered_afresh";
+    if !can_run(name, NEEDS) {
+        return Ok(());
+    }
+    let mut service = Service::start(&["eventloop.c"], &[])?;
+    // It reads: the lock of its stdin would be lost with the frames that are dropped.
+    let bundle = service.bundle(1, 2, &["--control", "serve=restart"])?;
+    let outcome = service
+        .mvedsua
+        .run(&["update", NAME, &bundle, "--retry", "0"])?;
+    ensure!(
+        outcome.code == 5 && outcome.stderr.contains("does not wait in a system call"),
+        "{outcome:?}"
+    );
+    service.check("x", "old 1 x")
+}

@@ -11,9 +11,10 @@ use super::debug_files::{Build, DebugSearch};
 use super::error::{Blocker, DsuError};
 use super::file::Bundle;
 use super::image::Reloc;
-use super::manifest::{BuildName, Control, JUMP, Manifest, Patch, Redirect, Target};
+use super::manifest::{BuildName, CallFrames, Control, JUMP, Manifest, Patch, Redirect, Target};
 use super::meaning::{Meaning, Pair, Side};
 use super::report::{FunctionNote, ObjectNote, Report, Risk, Why};
+use super::restart::{Restart, restart, same_arguments};
 use super::risk::usually_on_stack;
 use super::types::{TypeChangeKind, TypeTable};
 
@@ -462,6 +463,7 @@ impl Analyser<'_> {
         }
         self.start_up_notes();
         let control = self.control();
+        let restarts = self.restarts(&control, &redirects);
         let image = |side: &Side| BuildName {
             build_id: side.build.image.build_id.clone(),
             name: side
@@ -478,14 +480,17 @@ impl Analyser<'_> {
             .image
             .sections
             .iter()
-            .find(|s| s.name == ".eh_frame")
-            .map(|s| s.addr);
+            .find(|s| s.name == ".eh_frame");
         let manifest = Manifest {
             made_by: env!("CARGO_PKG_VERSION").into(),
             old: image(&pair.old),
             new: image(&pair.new),
             pie: pair.new.build.image.pie,
-            unwind: frames.filter(|f| {
+            frames: frames.map(|section| CallFrames {
+                addr: section.addr,
+                bytes: section.data.clone(),
+            }),
+            unwind: frames.map(|section| section.addr).filter(|f| {
                 pieces
                     .iter()
                     .any(|p| p.addr <= *f && *f < p.addr + p.bytes.len() as u64)
@@ -498,6 +503,7 @@ impl Analyser<'_> {
             patches: self.patches,
             map,
             control,
+            restarts,
             rules: self.options.rules.clone(),
             report: self.report,
         };
@@ -628,6 +634,34 @@ impl Analyser<'_> {
         }
     }
 
+    /// Whoever is entered afresh is given its arguments again.
+    fn restarts(&mut self, control: &[(String, Control)], redirects: &[Redirect]) -> Vec<Restart> {
+        let mut found = Vec::new();
+        for (name, _) in control.iter().filter(|c| c.1 == Control::Restart) {
+            let Some(redirect) = redirects.iter().find(|r| is_named(&r.name, name)) else {
+                continue;
+            };
+            let old = restart(&self.pair.old.build, &redirect.name, redirect.old_addr);
+            let new = restart(&self.pair.new.build, &redirect.name, redirect.new_addr);
+            let both = old.and_then(|old| {
+                if same_arguments(&old, &new?) {
+                    Ok(old)
+                } else {
+                    Err("its new version takes other arguments".to_owned())
+                }
+            });
+            match both {
+                Ok(restart) => found.push(restart),
+                Err(why) => self.block(
+                    "E442",
+                    name.clone(),
+                    format!("it cannot be entered afresh: {why}"),
+                ),
+            }
+        }
+        found
+    }
+
     fn control(&mut self) -> Vec<(String, Control)> {
         let mut lines = Vec::new();
         for (name, control) in &self.options.control {
@@ -635,7 +669,7 @@ impl Analyser<'_> {
                 .report
                 .functions
                 .iter()
-                .any(|f| f.name == *name || f.name.starts_with(&format!("{name} (")))
+                .any(|f| is_named(&f.name, name))
             {
                 lines.push((name.clone(), *control));
             } else {
@@ -659,6 +693,14 @@ impl Analyser<'_> {
         }
         lines
     }
+}
+
+/// A static is also known without its unit, as in the lines of the `[control]` section.
+#[must_use]
+pub fn is_named(label: &str, wanted: &str) -> bool {
+    label
+        .strip_prefix(wanted)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with(" ("))
 }
 
 fn whole_size(entity: &Entity) -> u64 {

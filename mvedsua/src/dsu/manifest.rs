@@ -9,6 +9,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::report::Report;
+use super::restart::Restart;
 
 /// Which build.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -155,6 +156,16 @@ pub struct Mapped {
     pub old_addr: u64,
 }
 
+/// A build's `.eh_frame` section.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallFrames {
+    /// Its address in the build.
+    pub addr: u64,
+    /// Its bytes.
+    #[serde(with = "serde_bytes_vec")]
+    pub bytes: Vec<u8>,
+}
+
 /// What is done with a changed function that never leaves the stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -193,8 +204,13 @@ pub struct Manifest {
     /// Address of the placed `.eh_frame` in the new image: pass it to `__register_frame` so that
     /// C++ exceptions and Rust panics can pass through placed functions.
     pub unwind: Option<u64>,
+    /// Call frame information of the new build (`.eh_frame`): with it the stacks of placed functions can be
+    /// walked from outside. It is not placed.
+    pub frames: Option<CallFrames>,
     /// The `[control]` section, sorted by function.
     pub control: Vec<(String, Control)>,
+    /// What must be known to enter functions afresh: those of `control` that say so.
+    pub restarts: Vec<Restart>,
     /// The rule file, if one was given.
     pub rules: Option<String>,
     /// For people: why everything is in.

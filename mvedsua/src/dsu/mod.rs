@@ -17,20 +17,22 @@ mod manifest;
 mod meaning;
 mod plan;
 mod report;
+mod restart;
 mod risk;
 mod types;
 
-pub use build::{Analysis, BuildOptions, analyse, build};
+pub use build::{Analysis, BuildOptions, analyse, build, is_named};
 pub use debug_files::DebugSearch;
 pub use error::{Blocker, DsuError};
 pub use file::{Bundle, LARGEST, VERSION};
 pub use image::hex;
 pub use manifest::{
-    BuildName, Control, Fixup, FixupKind, Import, JUMP, LibraryCopy, Manifest, Mapped, Patch,
-    Piece, PieceKind, Redirect, Target,
+    BuildName, CallFrames, Control, Fixup, FixupKind, Import, JUMP, LibraryCopy, Manifest, Mapped,
+    Patch, Piece, PieceKind, Redirect, Target,
 };
 pub use plan::{
     Busy, Copy, Expected, Mapping, Placement, Plan, Protection, Write, choose_base, plan,
 };
 pub use report::{FunctionNote, ObjectNote, Report, Risk, Why};
+pub use restart::{Parameter, Place, Restart};
 pub use types::{TypeChange, TypeChangeKind};

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use mvedsua_common::spec::Class;
 use mvedsua_common::table;
 
-use super::activeness::obstacle;
+use super::activeness::{Moment, Scene};
 use crate::dsu::{
     Bundle, DsuError, Import, Manifest, Plan, Protection, Write, choose_base, hex, plan,
 };
@@ -18,7 +18,7 @@ use crate::tracee::inspect;
 use crate::tracee::module::{Definition, Libraries};
 use crate::tracee::stub::Vdso;
 use crate::tracee::thread::Stopped;
-use crate::tracee::version::{Mark, Named, Version};
+use crate::tracee::version::{Mark, Named, PlacedFrames, Version};
 use crate::tracee::{Result, TraceeError};
 
 const PAGE: u64 = 4096;
@@ -28,6 +28,9 @@ const EXACTLY: u64 = ANYWHERE | libc::MAP_FIXED_NOREPLACE as u64;
 const OVER: u64 = ANYWHERE | libc::MAP_FIXED as u64;
 /// Longest time for a function of a library that is called while a bundle is applied.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Of so many bundles the call frame information is kept in the process.
+const MOST_FRAMES: usize = 8;
 
 /// A bundle was applied.
 #[derive(Clone, Copy, Debug)]
@@ -100,9 +103,17 @@ pub(super) fn apply(
     for write in &plan.switch {
         check(pid, write)?;
     }
-    if let Some(text) = obstacle(pid, threads, &plan.busy, &manifest.control)? {
-        return Err(ApplyError::Busy(text));
-    }
+    let scene = Scene {
+        pid,
+        busy: &plan.busy,
+        manifest,
+        placement: &version.placement(),
+        placed: version.mark.as_ref().map_or(&[], |(mark, _)| &mark.frames),
+    };
+    let restarts = match scene.moment(threads)? {
+        Moment::Good(restarts) => restarts,
+        Moment::Bad(text) => return Err(ApplyError::Busy(text)),
+    };
     let thread = &mut threads[0].1;
     let inside = Inside { pid, vdso };
     inside.place(thread, &plan)?;
@@ -120,10 +131,14 @@ pub(super) fn apply(
         placement: plan.after.clone(),
         name: manifest.new.name.clone(),
         functions: functions(manifest, &plan),
+        frames: frames(manifest, &plan, &version),
     };
     inside.leave_mark(thread, &mark, &version)?;
     for write in &plan.switch {
         inside.write(write)?;
+    }
+    for (at, regs) in restarts {
+        threads[at].1.set_registers(&regs)?;
     }
     Ok(Applied {
         functions: manifest.report.functions.len(),
@@ -132,12 +147,35 @@ pub(super) fn apply(
     })
 }
 
-fn functions(manifest: &Manifest, plan: &Plan) -> Vec<Named> {
-    let base = plan
-        .fill
+/// Address in the process minus address in the new build.
+fn base(manifest: &Manifest, plan: &Plan) -> u64 {
+    plan.fill
         .first()
         .zip(manifest.pieces.first())
-        .map_or(0, |(write, piece)| write.addr.wrapping_sub(piece.addr));
+        .map_or(0, |(write, piece)| write.addr.wrapping_sub(piece.addr))
+}
+
+/// How to walk the stacks of all placed functions that may still run.
+fn frames(manifest: &Manifest, plan: &Plan, version: &Version) -> Vec<PlacedFrames> {
+    let mut all = match &version.mark {
+        Some((mark, _)) => mark.frames.clone(),
+        None => Vec::new(),
+    };
+    if let Some(frames) = &manifest.frames {
+        let (start, len) = plan.reserve;
+        all.push(PlacedFrames {
+            range: (start, start + len),
+            base: base(manifest, plan),
+            frames: frames.clone(),
+        });
+    }
+    // A frame that was left behind so many updates ago is looked at word by word.
+    let old = all.len().saturating_sub(MOST_FRAMES);
+    all.split_off(old)
+}
+
+fn functions(manifest: &Manifest, plan: &Plan) -> Vec<Named> {
+    let base = base(manifest, plan);
     let mut named: Vec<Named> = manifest
         .report
         .functions

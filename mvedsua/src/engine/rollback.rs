@@ -141,8 +141,15 @@ pub(super) fn free_leader(mut leader: Side, vdso: &Vdso, home: &mut Home) {
     stop_side(&mut leader);
     // Threads that were held for other reasons go the same way.
     let _ = leader.rewind_stopped();
-    let _ = leader.leave_vdso(vdso);
-    let _ = vdso.restore(leader.pid);
+    // A thread that cannot be brought out of the vDSO would fall into what is put back.
+    match leader.leave_vdso(vdso) {
+        Ok(()) => {
+            let _ = vdso.restore(leader.pid);
+        }
+        Err(error) => {
+            tracing::warn!(pid = leader.pid, %error, "the clock functions stay system calls");
+        }
+    }
     match home {
         Home::Bare(_) => {
             for tid in leader.tids() {

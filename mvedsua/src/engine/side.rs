@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::wards::Wards;
 use crate::sys::ptrace::{self, Wait};
 use crate::tracee::thread::{Running, Stopped};
-use crate::tracee::{Result, context, inspect};
+use crate::tracee::{Result, TraceeError, context, inspect};
 
 /// A thread of a [`Side`].
 #[derive(Debug)]
@@ -227,21 +227,56 @@ impl Side {
     }
 
     /// Steps every stopped thread out of the vDSO (code and stub), so that it can be written.
+    ///
+    /// # Errors
+    /// When a thread cannot be brought out: what is in the vDSO must stay then.
     pub(super) fn leave_vdso(&mut self, vdso: &crate::tracee::stub::Vdso) -> Result<()> {
+        let mut outcome = Ok(());
         for tid in self.tids() {
-            let Some(Thread::Stopped(..)) = self.threads.get(&tid) else {
+            let Some(Thread::Stopped(_, why)) = self.threads.get(&tid) else {
                 continue;
             };
-            let Some(Thread::Stopped(mut stopped, why)) = self.threads.remove(&tid) else {
+            let why = *why;
+            let Some(stopped) = self.reported(tid) else {
                 continue;
             };
-            let mut steps = 0;
-            while vdso.contains(stopped.registers()?.rip) && steps < 20_000 {
-                stopped = stopped.single_step()?;
-                steps += 1;
-            }
+            let stopped = step_out(stopped, vdso).unwrap_or_else(|error| {
+                outcome = Err(error);
+                // It is still ours and must not be forgotten.
+                Running::born(tid).reported()
+            });
             self.add_stopped(stopped, why);
         }
-        Ok(())
+        outcome
     }
+}
+
+/// Signals are held back meanwhile: the frame of a handler entered here would lead back into what is
+/// about to change. A thread in the injection stub blocks them itself, and gets its own mask back by
+/// its `rt_sigreturn`.
+fn step_out(mut thread: Stopped, vdso: &crate::tracee::stub::Vdso) -> Result<Stopped> {
+    const MOST_STEPS: usize = 20_000;
+    let tid = thread.tid();
+    if !vdso.contains(thread.registers()?.rip) {
+        return Ok(thread);
+    }
+    let kernel = |what: &'static str| move |source| TraceeError::Kernel { what, tid, source };
+    let own = ptrace::signal_mask(tid).map_err(kernel("read the signal mask"))?;
+    ptrace::set_signal_mask(tid, u64::MAX).map_err(kernel("block signals"))?;
+    let blocked = ptrace::signal_mask(tid).map_err(kernel("read the signal mask"))?;
+    let out = (|| {
+        for _ in 0..MOST_STEPS {
+            thread = thread.single_step()?;
+            if !vdso.contains(thread.registers()?.rip) {
+                return Ok(thread);
+            }
+        }
+        Err(TraceeError::Unsuitable(format!(
+            "thread {tid} does not leave the vDSO"
+        )))
+    })();
+    if ptrace::signal_mask(tid).is_ok_and(|now| now == blocked) {
+        ptrace::set_signal_mask(tid, own).map_err(kernel("unblock signals"))?;
+    }
+    out
 }

@@ -1,6 +1,7 @@
 //! The call stack of a stopped thread, from the call frame information (`.eh_frame`) of the code that
 //! it stands in: exact, with the registers that each caller will find again.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -12,6 +13,7 @@ use object::{Object, ObjectSection};
 
 use super::inspect::{self, Mapping};
 use super::module::Module;
+use super::version::PlacedFrames;
 use crate::sys::memory;
 use crate::sys::ptrace::Registers;
 
@@ -92,10 +94,36 @@ pub struct Stack {
 }
 
 /// Walks stacks of one process; files are read once.
-pub struct Unwinder {
+pub struct Unwinder<'a> {
     pid: i32,
+    placed: &'a [PlacedFrames],
     maps: Vec<Mapping>,
     modules: HashMap<u64, Option<Rc<Module>>>,
+}
+
+/// Sections of a build that say how to walk through its functions: their addresses in the build, and
+/// their bytes.
+struct Information<'a> {
+    frames: (u64, Cow<'a, [u8]>),
+    text: Option<u64>,
+    header: Option<(u64, Cow<'a, [u8]>)>,
+    bias: u64,
+}
+
+impl<'a> Information<'a> {
+    fn of(module: &'a Module) -> Option<Self> {
+        let file = module.file()?;
+        let section = |name: &str| {
+            let section = file.section_by_name(name)?;
+            Some((section.address(), section.uncompressed_data().ok()?))
+        };
+        Some(Self {
+            frames: section(".eh_frame")?,
+            text: section(".text").map(|(at, _)| at),
+            header: section(".eh_frame_hdr"),
+            bias: module.bias,
+        })
+    }
 }
 
 /// How one step outwards ended.
@@ -106,14 +134,16 @@ enum Step {
     Unknown,
 }
 
-impl Unwinder {
-    /// For process `pid`, whose threads must be stopped as long as it is used.
+impl<'a> Unwinder<'a> {
+    /// For process `pid`, whose threads must be stopped as long as it is used; `placed` is what bundles left
+    /// there.
     ///
     /// # Errors
     /// When the process is gone.
-    pub fn new(pid: i32) -> super::Result<Self> {
+    pub fn new(pid: i32, placed: &'a [PlacedFrames]) -> super::Result<Self> {
         Ok(Self {
             pid,
+            placed,
             maps: inspect::maps(pid)?,
             modules: HashMap::new(),
         })
@@ -154,10 +184,25 @@ impl Unwinder {
     }
 
     fn step(&mut self, frame: &Frame) -> Step {
-        let Some(module) = self.module(frame.inside()) else {
-            return Step::Unknown;
+        let pc = frame.inside();
+        let placed = self
+            .placed
+            .iter()
+            .find(|placed| placed.range.0 <= pc && pc < placed.range.1);
+        let stepped = if let Some(placed) = placed {
+            let information = Information {
+                frames: (placed.frames.addr, Cow::Borrowed(&placed.frames.bytes)),
+                text: None,
+                header: None,
+                bias: placed.base,
+            };
+            self.step_by(&information, frame)
+        } else {
+            self.module(pc)
+                .and_then(|module| self.step_by(&Information::of(&module)?, frame))
         };
-        self.step_in(&module, frame).unwrap_or(Step::Unknown)
+        // What is missing or cannot be evaluated ends the walk.
+        stepped.unwrap_or(Step::Unknown)
     }
 
     fn word(&self, address: u64) -> Option<u64> {
@@ -168,24 +213,18 @@ impl Unwinder {
     }
 
     /// `None`: the information is missing or cannot be evaluated.
-    fn step_in(&self, module: &Module, frame: &Frame) -> Option<Step> {
-        let file = module.file()?;
-        let section = |name: &str| {
-            let section = file.section_by_name(name)?;
-            Some((section.address(), section.uncompressed_data().ok()?))
-        };
-        let (frame_at, frame_data) = section(".eh_frame")?;
-        let mut bases = BaseAddresses::default().set_eh_frame(frame_at);
-        if let Some((text, _)) = section(".text") {
+    fn step_by(&self, source: &Information<'_>, frame: &Frame) -> Option<Step> {
+        let (frame_at, frame_data) = &source.frames;
+        let mut bases = BaseAddresses::default().set_eh_frame(*frame_at);
+        if let Some(text) = source.text {
             bases = bases.set_text(text);
         }
-        let mut information = EhFrame::new(&frame_data, LittleEndian);
+        let mut information = EhFrame::new(frame_data, LittleEndian);
         information.set_address_size(8);
-        let address = frame.inside().wrapping_sub(module.bias);
+        let address = frame.inside().wrapping_sub(source.bias);
         let cie = EhFrame::cie_from_offset;
         // By the sorted table where there is one.
-        let header = section(".eh_frame_hdr");
-        let parsed = header.as_ref().and_then(|(at, data)| {
+        let parsed = source.header.as_ref().and_then(|(at, data)| {
             bases = bases.clone().set_eh_frame_hdr(*at);
             EhFrameHdr::new(data, LittleEndian).parse(&bases, 8).ok()
         });

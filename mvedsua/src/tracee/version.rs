@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::module::{self, Program};
 use super::{Naming, Result, TraceeError, inspect};
-use crate::dsu::Placement;
+use crate::dsu::{CallFrames, Placement};
 use crate::sys::memory;
 
 /// How a mark begins; its length in bytes (little-endian, 8 bytes) follows, then postcard.
@@ -27,6 +27,17 @@ pub struct Named {
     pub name: String,
 }
 
+/// Call frame information of functions that a bundle placed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlacedFrames {
+    /// First address in the process of what the bundle placed, and the one after the last.
+    pub range: (u64, u64),
+    /// Address in the process minus address in the build.
+    pub base: u64,
+    /// The information.
+    pub frames: CallFrames,
+}
+
 /// What a bundle left.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mark {
@@ -36,6 +47,8 @@ pub struct Mark {
     pub name: String,
     /// The functions that were placed, by address.
     pub functions: Vec<Named>,
+    /// How to walk their stacks; those of earlier bundles, which may still be on one, come first.
+    pub frames: Vec<PlacedFrames>,
 }
 
 /// What a process runs.
