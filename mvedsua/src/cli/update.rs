@@ -1,5 +1,6 @@
 //! `mvedsua update`
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -17,6 +18,7 @@ use crate::session::{Command, OnFull, UpdateKind, UpdateOptions, WaitFor};
 Examples:
   sudo mvedsua update redis-server --identity
   sudo mvedsua update redis-server --identity --ring 256M --hang-limit 5s
+  sudo mvedsua update redis-server --identity --rules rules/redis/noise.rules
   sudo mvedsua update redis-server --identity --on-full rollback --wait none")]
 pub struct Args {
     /// The service
@@ -27,6 +29,9 @@ pub struct Args {
     /// For tests: as --identity, but flip a byte of what the copy writes, after N writes
     #[arg(long, value_name = "N", hide = true)]
     inject_fault: Option<u64>,
+    /// How the versions are expected to differ (docs/rules.md); a file that does not check is refused
+    #[arg(long, value_name = "FILE", value_parser = absolute)]
+    rules: Option<PathBuf>,
     /// Memory between server and copy: a power of two, e.g. 64M or 1G
     #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = size::parse_ring)]
     ring: u64,
@@ -66,12 +71,18 @@ fn parse_limit(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// The agent, which reads the file, has another working directory.
+fn absolute(path: &str) -> Result<PathBuf, String> {
+    std::path::absolute(path).map_err(|error| format!("{error}; give an absolute path"))
+}
+
 impl Args {
     pub fn run(self, context: &Context) -> Result<(), Problem> {
         let options = UpdateOptions {
             kind: self
                 .inject_fault
                 .map_or(UpdateKind::Identity, |after| UpdateKind::Fault { after }),
+            rules: self.rules,
             ring_bytes: self.ring,
             hang_limit: self.hang_limit,
             on_full: match self.on_full {

@@ -8,6 +8,8 @@
 
 mod adopt;
 mod attach;
+mod connections;
+mod expected;
 mod files;
 mod following;
 mod guard;
@@ -21,6 +23,8 @@ mod replay;
 mod report;
 mod roles;
 mod rollback;
+mod rules;
+mod rules_told;
 mod side;
 mod snapshot;
 mod transfer;

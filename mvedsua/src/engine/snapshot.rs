@@ -9,6 +9,7 @@ use super::following::{Following, Parts};
 use super::guard::Watched;
 use super::home::Home;
 use super::promote::Exchanged;
+use super::rules::Rules;
 use super::side::Side;
 use crate::follower;
 use crate::matcher::EpollData;
@@ -43,6 +44,11 @@ pub(super) fn begin(
     wakeup: &Wakeup,
 ) -> std::result::Result<Begun, Failure> {
     let pid = home.pid();
+    let rules = options
+        .rules
+        .as_deref()
+        .map(super::rules::load)
+        .transpose()?;
     let told = |e: TraceeError| {
         refused(
             "E220",
@@ -104,6 +110,8 @@ pub(super) fn begin(
                 watched,
                 vdso,
                 epoll: EpollData::default(),
+                rules: rules.map(|set| Box::new(Rules::forward(&options, set, pid))),
+                reverse: false,
                 options,
                 wakeup: wakeup.clone(),
                 middle,
@@ -257,9 +265,11 @@ pub(super) fn reverse(
     let Exchanged {
         mut kept,
         old,
-        following,
+        mut following,
         start,
     } = exchanged;
+    // What the rules did so far is told in terms of these lanes.
+    let _ = following.rules_status();
     let Following {
         recorder,
         vdso,
@@ -267,10 +277,11 @@ pub(super) fn reverse(
         options,
         lanes,
         tid_addresses,
+        rules,
         ..
     } = following;
     let mut recorder = recorder;
-    let old_pid = old.pid;
+    let (old_pid, new_pid) = (old.pid, kept.side.pid);
     let watched = Watched::watch(kept.side.pid);
     let recorded = recorder.add_process(kept.side.pid as u32);
     // Their interrupted calls are made again by the kernel itself.
@@ -309,6 +320,8 @@ pub(super) fn reverse(
                 watched,
                 vdso,
                 epoll: epoll.reversed(),
+                rules: rules.map(|rules| Box::new(rules.reversed(new_pid))),
+                reverse: true,
                 options,
                 wakeup: wakeup.clone(),
                 middle: 0,
