@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use mvedsua_tests::mvedsua::{Rules, Status};
-use mvedsua_tests::{Mvedsua, Need, Victim, can_run, process};
+use mvedsua_tests::{Mvedsua, Need, Supervised, Victim, can_run, process};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const NAME: &str = "r";
@@ -570,4 +570,40 @@ fn a_suggested_rule_reconciles_the_divergence_that_it_was_made_from() -> Result<
         ensure!(none.code == 5 && none.stderr.contains("E382"), "{none:?}");
     }
     two.victim.end()
+}
+
+/// Path of a shipped rule file.
+fn shipped(name: &str) -> String {
+    format!("{}/../rules/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn the_shipped_rules_change_nothing_about_an_identity_update_of_redis() -> Result<()> {
+    if !can_run(
+        "the_shipped_rules_change_nothing_about_an_identity_update_of_redis",
+        &[Need::Root, Need::Program("redis-server")],
+    ) {
+        return Ok(());
+    }
+    let mut redis = Supervised::redis(&[], 10_000, 1500)?;
+    for rules in ["redis/noise.rules", "redis/new-command.rules"] {
+        redis.update(&["--rules", &shipped(rules)])?;
+        redis.more_requests(2000)?;
+        let status = redis.status()?;
+        ensure!(
+            status.stage == "outdated-leader" && status.events.diverged == 0,
+            "{rules}: {status:?}"
+        );
+        redis.run("promote", &[])?.ok()?;
+        redis.more_requests(2000)?;
+        let status = redis.status()?;
+        ensure!(
+            status.stage == "updated-leader" && status.events.diverged == 0,
+            "{rules}: {status:?}"
+        );
+        redis.run("rollback", &[])?.ok()?;
+        redis.more_requests(200)?;
+    }
+    redis.idle_answer()?;
+    redis.finish()
 }
