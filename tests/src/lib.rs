@@ -5,6 +5,7 @@
 //! - [`victim`]: the C programs of `tests/victims`, compiled, started and watched;
 //! - [`resp`]: a small client of the Redis protocol;
 //! - [`load`]: the load generator, which knows what every reply must be;
+//! - [`kvstore`]: the example server in its three versions, and a client;
 //! - [`idle`]: connections that must still answer after an update;
 //! - [`supervised`]: all of these together, what most tests start from;
 //! - [`bare`]: whether a server is as it was before it was touched;
@@ -18,6 +19,7 @@
 pub mod bare;
 pub mod cannot_run;
 pub mod idle;
+pub mod kvstore;
 pub mod load;
 pub mod mvedsua;
 pub mod poll;
