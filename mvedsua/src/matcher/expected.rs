@@ -390,3 +390,6 @@ fn room(call: &Call, at: u8) -> usize {
         _ => 0,
     }
 }
+
+#[cfg(test)]
+mod tests;
