@@ -38,6 +38,8 @@ pub(super) struct Messages<C> {
 struct Stream {
     /// The start of a message that has not ended yet.
     tail: Vec<u8>,
+    /// What looking for its end has cost.
+    work: usize,
     /// The stream is not in this framing, and is left alone.
     broken: bool,
 }
@@ -383,7 +385,7 @@ fn divide(
             framing::next(framing, rest)
         } else {
             stream.tail.extend_from_slice(rest);
-            framing::next(framing, &stream.tail)
+            framing::continued(framing, &stream.tail, before, &mut stream.work)
         };
         let (length, complete) = match frame {
             Framed::Complete(length) => (length.saturating_sub(before).clamp(1, rest.len()), true),
@@ -395,6 +397,7 @@ fn divide(
         };
         if complete {
             stream.tail.clear();
+            stream.work = 0;
         } else if before == 0 {
             stream.tail.extend_from_slice(rest);
         }
