@@ -6,6 +6,7 @@
 //! - [`pair`]: two builds of a small program, bundles between them, and one of them running;
 //! - [`resp`]: a small client of the Redis protocol;
 //! - [`load`]: the load generator, which knows what every reply must be;
+//! - [`kvstore`]: the example server in its three versions, and a client;
 //! - [`idle`]: connections that must still answer after an update;
 //! - [`supervised`]: all of these together, what most tests start from;
 //! - [`bare`]: whether a server is as it was before it was touched;
@@ -19,6 +20,7 @@
 pub mod bare;
 pub mod cannot_run;
 pub mod idle;
+pub mod kvstore;
 pub mod load;
 pub mod mvedsua;
 pub mod pair;

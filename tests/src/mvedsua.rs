@@ -73,6 +73,7 @@ pub struct Status {
     pub ring: Ring,
     pub events: Events,
     pub pauses_ms: Pauses,
+    pub rules: Option<Rules>,
     pub last_update: Option<LastUpdate>,
 }
 
@@ -123,6 +124,37 @@ pub struct LastUpdate {
     pub outcome: String,
     pub reason: String,
     pub report: Option<String>,
+    pub retry: bool,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[expect(missing_docs, reason = "see Status")]
+pub struct Rules {
+    pub file: String,
+    pub stage: String,
+    pub held: u64,
+    pub rules: Vec<Rule>,
+    pub firings: Vec<Firing>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[expect(missing_docs, reason = "see Status")]
+pub struct Rule {
+    pub name: String,
+    pub place: String,
+    pub stage: String,
+    pub fired: u64,
+    pub held: u64,
+    pub timed_out: u64,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[expect(missing_docs, reason = "see Status")]
+pub struct Firing {
+    pub unix_ms: u64,
+    pub rule: String,
+    pub thread: i32,
+    pub on: String,
 }
 
 /// One line of `events NAME --json`.

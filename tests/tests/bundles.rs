@@ -238,3 +238,55 @@ fn a_function_that_does_not_wait_cannot_be_entered_afresh() -> Result<()> {
     );
     service.check("x", "old 1 x")
 }
+
+/// What the two versions of `eventloop.c` say differently, for both stages.
+const SAYS: &str = r#"
+rule says reversible:
+    write(1, "old $rest", _) => write(1, "new $rest", _);
+"#;
+
+#[test]
+fn the_rules_of_a_bundle_are_applied_in_both_stages() -> Result<()> {
+    let name = "the_rules_of_a_bundle_are_applied_in_both_stages";
+    if !can_run(name, NEEDS) {
+        return Ok(());
+    }
+    let mut service = Service::start(&["eventloop.c"], &[])?;
+    let rules = service.pair.dir().join("says.rules");
+    std::fs::write(&rules, SAYS)?;
+    let rules = rules.to_string_lossy().into_owned();
+    let options = ["--control", "serve=leave", "--rules", &rules];
+    let bundle = service.bundle(1, 2, &options)?;
+    let rewritten = |service: &Service, stage: &str| -> Result<()> {
+        service
+            .mvedsua
+            .wait_for(NAME, std::time::Duration::from_secs(20), |status| {
+                status.stage == stage && status.events.rewritten == 1
+            })
+            .map(drop)
+    };
+    service.mvedsua.run(&["update", NAME, &bundle])?.ok()?;
+    service.check("x", "old 1 x")?;
+    rewritten(&service, "outdated-leader")?;
+    service.mvedsua.promote(NAME)?;
+    service
+        .lines
+        .succeeded_by(service.mvedsua.status(NAME)?.leader.pid);
+    service.check("y", "new 2 y")?;
+    rewritten(&service, "updated-leader")?;
+    service.mvedsua.finalize(NAME)?;
+    service.check("z", "new 3 z")
+}
+
+#[test]
+fn a_bundle_with_rules_that_do_not_check_is_not_written() -> Result<()> {
+    let pair = Pair::compile(&["main.c", "basic.c"], &[])?;
+    let rules = pair.dir().join("bad.rules");
+    std::fs::write(&rules, "wirte(1, _) => nothing;")?;
+    let mvedsua = Mvedsua::without_agent()?;
+    let error = pair
+        .bundle(&mvedsua, 1, 2, &["--rules", &rules.to_string_lossy()])
+        .expect_err("the rules do not check");
+    ensure!(format!("{error:#}").contains("E408"), "{error:#}");
+    Ok(())
+}

@@ -8,6 +8,7 @@ mod chart;
 mod command;
 mod demo;
 mod environment;
+mod fuzz;
 mod mvedsua_binary;
 mod paths;
 mod setup;
@@ -42,6 +43,8 @@ enum Task {
     Test(test::Options),
     /// Measure a Redis native and supervised; writes target/bench/report.md and report.json
     Bench(bench::Options),
+    /// Look for input that the rule language cannot take
+    Fuzz(fuzz::Options),
     /// Check the rules that the compiler does not check
     Tidy,
 }
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Task::Demo(options) => demo::run(&options),
         Task::Test(options) => test::run(&options),
         Task::Bench(options) => bench::run(&options),
+        Task::Fuzz(options) => fuzz::run(&options),
         Task::Tidy => tidy::run(),
     };
     match done {

@@ -224,6 +224,7 @@ mod tests {
     fn every_request_survives_the_wire() {
         let update = UpdateOptions {
             kind: UpdateKind::Fault { after: 1000 },
+            rules: Some("/etc/mvedsua/redis.rules".into()),
             ring_bytes: 1 << 30,
             hang_limit: Duration::from_millis(1500),
             on_full: OnFull::Rollback,

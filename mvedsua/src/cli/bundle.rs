@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::dsu::{self, BuildOptions, Bundle, Control, DebugSearch, DsuError};
+use crate::rules::{loader::load_text, tools};
 
 /// Make and look at bundles: what turns a running old version into a new one
 #[derive(Debug, clap::Subcommand)]
@@ -141,16 +142,7 @@ impl BundleCommand {
     pub fn run(self, out: &mut dyn Write) -> Result<(), DsuError> {
         match self {
             Self::Build(args) => {
-                let rules =
-                    match &args.rules {
-                        None => None,
-                        Some(path) => Some(std::fs::read_to_string(path).map_err(|source| {
-                            DsuError::Read {
-                                path: path.clone(),
-                                source,
-                            }
-                        })?),
-                    };
+                let rules = args.rules.as_deref().map(read_rules).transpose()?;
                 let bundle = dsu::build(&args.builds.options(rules))?;
                 bundle.write(&args.output)?;
                 print(
@@ -196,6 +188,25 @@ impl BundleCommand {
             }
         }
     }
+}
+
+/// The text of a rule file and all that it includes, which must check.
+fn read_rules(path: &Path) -> Result<String, DsuError> {
+    let loaded = tools::load_file(path).map_err(|source| DsuError::Read {
+        path: path.into(),
+        source,
+    })?;
+    let text = tools::flatten(&loaded);
+    let flat = load_text(&path.display().to_string(), &text);
+    for loaded in [&loaded, &flat] {
+        if loaded.rules.is_none() {
+            return Err(DsuError::Rules {
+                path: path.into(),
+                text: tools::check(loaded).text.trim_end().to_owned(),
+            });
+        }
+    }
+    Ok(text)
 }
 
 fn print(out: &mut dyn Write, text: &str) -> Result<(), DsuError> {

@@ -166,7 +166,7 @@ pub fn main() -> ExitCode {
         Subcommands::Watch(args) => args.run(&context),
         Subcommands::Doctor(args) => return args.run(&context),
         Subcommands::Bundle(command) => return bundle::main(command),
-        Subcommands::Rules(command) => return command.run(),
+        Subcommands::Rules(command) => return command.run(&context),
         Subcommands::Agent(args) => args.run(&context),
         Subcommands::Completions(args) => {
             args.run();

@@ -49,10 +49,14 @@ pub fn problem(problem: &Problem, as_json: bool) {
     let _ = io::stderr().write_all(text.as_bytes());
 }
 
+/// A time, in UTC.
+pub fn time(unix_ms: u64) -> impl std::fmt::Display {
+    humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(unix_ms))
+}
+
 /// A timeline entry on one line.
 pub fn event(entry: &TimelineEntry) -> String {
-    let at = UNIX_EPOCH + Duration::from_millis(entry.unix_ms);
-    let at = humantime::format_rfc3339_millis(at);
+    let at = time(entry.unix_ms);
     let mark = entry
         .mark
         .map_or_else(String::new, |mark| format!("{mark:?}").to_lowercase());

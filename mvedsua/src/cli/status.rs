@@ -135,6 +135,19 @@ fn in_full(status: &Status) -> String {
             ),
         );
     }
+    if let Some(rules) = &status.rules {
+        let fired: u64 = rules.rules.iter().map(|rule| rule.count.fired).sum();
+        row(
+            "rules",
+            format!(
+                "{} ({} rules in force), fired {} time(s); `mvedsua rules trace {}`",
+                rules.file,
+                rules.stage.word(),
+                HumanCount(fired),
+                status.name
+            ),
+        );
+    }
     if let Some(last) = &status.last_update {
         let outcome = match last.outcome {
             crate::session::Outcome::Finalized => "finalized",
@@ -142,6 +155,9 @@ fn in_full(status: &Status) -> String {
             crate::session::Outcome::TookOver => "the other version took over",
         };
         row("last update", format!("{outcome}: {}", last.reason));
+        if last.retry {
+            row("", "a rule asks to try it again later".into());
+        }
         for line in last.report.iter().flat_map(|report| report.lines()) {
             row("", line.into());
         }
@@ -175,6 +191,8 @@ mod tests {
             outcome: Outcome::RolledBack,
             reason: "it hung".into(),
             report,
+            retry: false,
+            divergence: None,
         });
         status
     }

@@ -20,6 +20,7 @@ Examples:
   sudo mvedsua update redis-server redis-u10.mvu --retry 20 --retry-delay 100ms
   sudo mvedsua update redis-server --identity
   sudo mvedsua update redis-server --identity --ring 256M --hang-limit 5s
+  sudo mvedsua update redis-server --identity --rules rules/redis/noise.rules
   sudo mvedsua update redis-server --identity --on-full rollback --wait none")]
 pub struct Args {
     /// The service
@@ -39,6 +40,9 @@ pub struct Args {
     /// Time between two tries, e.g. 500ms
     #[arg(long, value_name = "TIME", default_value = "500ms", value_parser = parse_limit)]
     retry_delay: Duration,
+    /// How the versions are expected to differ (docs/rules.md); a file that does not check is refused
+    #[arg(long, value_name = "FILE", value_parser = absolute)]
+    rules: Option<PathBuf>,
     /// Memory between server and copy: a power of two, e.g. 64M or 1G
     #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = size::parse_ring)]
     ring: u64,
@@ -78,6 +82,11 @@ fn parse_limit(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// The agent, which reads the file, has another working directory.
+fn absolute(path: &str) -> Result<PathBuf, String> {
+    std::path::absolute(path).map_err(|error| format!("{error}; give an absolute path"))
+}
+
 impl Args {
     pub fn run(self, context: &Context) -> Result<(), Problem> {
         let kind = match (self.bundle, self.inject_fault) {
@@ -92,6 +101,7 @@ impl Args {
         };
         let options = UpdateOptions {
             kind,
+            rules: self.rules,
             ring_bytes: self.ring,
             hang_limit: self.hang_limit,
             on_full: match self.on_full {

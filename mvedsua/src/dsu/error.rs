@@ -89,6 +89,14 @@ pub enum DsuError {
         /// In which way.
         reason: String,
     },
+    /// The rule file for the bundle does not check.
+    #[error("E408: the rules in {} do not check:\n{text}", path.display())]
+    Rules {
+        /// The file.
+        path: PathBuf,
+        /// The diagnostics.
+        text: String,
+    },
     /// At least one change cannot be carried. Every blocker is listed.
     #[error("E409: no bundle was written, {} thing(s) cannot be carried:\n{}", .0.len(),
         .0.iter().map(|b| format!("  {b}")).collect::<Vec<_>>().join("\n"))]
@@ -147,6 +155,7 @@ impl DsuError {
             Self::Dwarf { .. } => "E405",
             Self::SameBuild { .. } => "E406",
             Self::Incompatible { .. } => "E407",
+            Self::Rules { .. } => "E408",
             Self::Blocked(_) => "E409",
             Self::BadBundle { .. } => "E450",
             Self::Version { .. } => "E451",

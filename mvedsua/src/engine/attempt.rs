@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use super::attach::{check, refused};
 use super::home::Home;
 use super::snapshot::{Begun, NotBegun, begin};
-use super::worker::{Life, Worker};
+use super::worker::{Left, Life, Worker};
 use crate::dsu::{Bundle, hex};
 use crate::session::{
     Done, Failure, Mark, SingleLeader, Stage, UpdateKind, UpdateOptions, WaitFor,
@@ -167,16 +167,18 @@ impl Worker {
     fn begun(&mut self, pid: i32, begun: Begun, attempt: Attempt) -> super::following::Following {
         let pause = begun.pause.as_secs_f64() * 1e3;
         self.started = Instant::now();
-        let following = begun.following;
+        let mut following = begun.following;
+        self.left = Left::default();
         self.change(|status| {
             status.pauses_ms = crate::session::Pauses {
                 snapshot: Some(pause),
                 promotion: None,
             };
             status.last_update = None;
+            status.rules = None;
         });
         let follower = following.follower.pid;
-        self.refresh(&following, Stage::Updating);
+        self.refresh(&mut following, Stage::Updating);
         self.mark(
             Some(Mark::T1),
             Stage::Updating,

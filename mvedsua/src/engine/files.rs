@@ -13,8 +13,7 @@ use mvedsua_common::spec::Arg;
 use mvedsua_common::table;
 
 use super::following::{Following, Stop};
-use super::lane::Item;
-use super::replay::record;
+use super::replay::record_of;
 use super::roles::roles;
 use crate::follower::Arrival;
 use crate::tracee::inspect;
@@ -119,26 +118,29 @@ impl Following {
     /// Keeps track of the files behind descriptors, for [`Self::map_file`]; to be called with each
     /// call that was found equal, while it is still the next item of its thread.
     pub(super) fn note_file(&mut self, index: usize) {
-        let Some((Item::Call(event), _)) = self.order.next(index) else {
+        let Some(record) = self
+            .order
+            .next(index)
+            .and_then(|(item, _)| record_of(&self.recorder, &self.fetched, item))
+        else {
             return;
         };
-        let args = event.header.args;
-        if event.header.nr == roles().close {
+        let header = record.header;
+        let args = header.args;
+        if header.nr == roles().close {
             self.opened.remove(&(args[0] as i32));
             return;
         }
-        if event.header.nr == roles().close_range {
+        if header.nr == roles().close_range {
             self.opened
                 .retain(|fd, _| !(args[0] as u32..=args[1] as u32).contains(&(*fd as u32)));
             return;
         }
-        let Some(spec) =
-            table::syscall(event.header.nr).filter(|spec| spec.returns_fd(&event.header.args))
-        else {
+        let Some(spec) = table::syscall(header.nr).filter(|spec| spec.returns_fd(&args)) else {
             return;
         };
-        let fd = event.header.ret as i32;
-        if event.header.ret < 0 {
+        let fd = header.ret as i32;
+        if header.ret < 0 {
             return;
         }
         let Some(at) = spec.args.iter().position(|arg| *arg == Arg::Path) else {
@@ -152,7 +154,6 @@ impl Following {
             };
             return;
         };
-        let record = record(&self.recorder, &self.fetched, event);
         let name = record
             .data(at as u8)
             .and_then(|bytes| bytes.split(|byte| *byte == 0).next());

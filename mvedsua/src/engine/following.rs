@@ -13,10 +13,12 @@ use super::clocks::Clocks;
 use super::files::{Opened, open_files};
 use super::guard::Watched;
 use super::lane::{Item, Lanes};
+use super::rules::Rules;
 use super::side::{Side, Why};
 use crate::follower::Arrival;
 use crate::matcher::{EpollData, Order};
 use crate::recorder::{EventRef, Recorder};
+use crate::rules::tools::Divergence;
 use crate::session::{Events, OnFull, UpdateKind, UpdateOptions};
 use crate::sys::ptrace::{self, Wait};
 use crate::sys::seccomp::Listener;
@@ -99,6 +101,12 @@ pub(super) struct Following {
     pub(super) vdso: Vdso,
     pub(super) epoll: EpollData,
     pub(super) options: UpdateOptions,
+    /// The rules, if there are any.
+    pub(super) rules: Option<Box<Rules>>,
+    /// True after a promotion: the old version follows.
+    pub(super) reverse: bool,
+    /// The divergence that ended the update, for `rules suggest`.
+    pub(super) diverged: Option<Box<Divergence>>,
     pub(super) wakeup: Wakeup,
     /// Threads of the leader that were born and whose creation is not in a queue yet.
     pub(super) born: std::collections::HashSet<i32>,
@@ -151,6 +159,8 @@ pub(super) struct Parts {
     pub(super) vdso: Vdso,
     pub(super) epoll: EpollData,
     pub(super) options: UpdateOptions,
+    pub(super) rules: Option<Box<Rules>>,
+    pub(super) reverse: bool,
     pub(super) wakeup: Wakeup,
     pub(super) middle: i32,
     pub(super) cloner: i32,
@@ -180,6 +190,9 @@ impl Following {
             vdso: parts.vdso,
             epoll: parts.epoll,
             options: parts.options,
+            rules: parts.rules,
+            reverse: parts.reverse,
+            diverged: None,
             wakeup: parts.wakeup,
             born: std::collections::HashSet::new(),
             early: HashMap::new(),
@@ -226,6 +239,7 @@ impl Following {
         let rang = self.sleep_and_receive()?;
         // The usual case, a call whose event is there already, is answered at once.
         self.drain_ring()?;
+        self.tick_rules()?;
         if self.advance()? {
             self.idle_looks = 0;
         }
@@ -310,12 +324,12 @@ impl Following {
             }
             let (tid, ret) = (event.header.tid as i32, event.header.ret as i32);
             let may_bear = makes_thread(&event);
-            self.push(tid, Item::Call(event));
+            self.push(tid, Item::Call(event))?;
             // From here on the new thread's own items have their place, after its creation.
             if may_bear && self.born.remove(&ret) {
                 let index = self.open_lane(ret);
                 for item in self.early.remove(&ret).unwrap_or_default() {
-                    self.order.push(index, item);
+                    self.push_ruled(index, item)?;
                 }
             }
         }
@@ -326,11 +340,12 @@ impl Following {
 
     /// Appends an item to a thread's queue. What a new thread does before its creator has returned from
     /// the `clone` is kept until that is in its queue.
-    pub(super) fn push(&mut self, tid: i32, item: Item) {
+    pub(super) fn push(&mut self, tid: i32, item: Item) -> Result<(), Stop> {
         match self.lanes.of_leader(tid) {
-            Some(index) => self.order.push(index, item),
+            Some(index) => self.push_ruled(index, item)?,
             None => self.early.entry(tid).or_default().push(item),
         }
+        Ok(())
     }
 
     fn open_lane(&mut self, leader: i32) -> usize {
@@ -356,6 +371,9 @@ impl Following {
             if !self.step(index)? {
                 break;
             }
+            any = true;
+        }
+        if self.step_aside()? {
             any = true;
         }
         if any {
@@ -418,6 +436,11 @@ impl Following {
             return Ok(());
         }
         let still = self.progress.elapsed();
+        if still > ORDER_PATIENCE && self.order.wait_no_longer() {
+            // A rule holds a call of one thread; the others go on without it.
+            self.advance()?;
+            return Ok(());
+        }
         if still > ORDER_PATIENCE {
             let stuck = if self.counts.relaxed == 0 {
                 self.hang_report()

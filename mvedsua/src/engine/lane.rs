@@ -2,14 +2,20 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use super::rules::Copied;
 use crate::follower::Arrival;
 use crate::recorder::EventRef;
+use crate::rules::expected::ExpectedCall;
 
 /// One thing that a thread of the leader did or that happened to it.
 #[derive(Debug)]
 pub(super) enum Item {
     /// It came back from a system call.
     Call(EventRef),
+    /// It came back from a system call, or will seem to have: what rules expect of the follower.
+    Expected(Box<ExpectedCall<Copied>>),
+    /// A rule ends the update here.
+    Verdict(Box<crate::rules::expected::Stop>),
     /// A signal was delivered to it.
     Signal(Box<Delivered>),
     /// It ended.

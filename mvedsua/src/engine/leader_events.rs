@@ -145,7 +145,7 @@ impl Following {
                     in_call,
                     more,
                 })),
-            );
+            )?;
         }
         self.leader.add_running(thread.resume(signal)?);
         Ok(())
@@ -175,7 +175,7 @@ impl Following {
         let tid = thread.tid();
         let status = thread.event_message()? as i32;
         self.drain_ring()?;
-        self.push(tid, Item::Exit);
+        self.push(tid, Item::Exit)?;
         let whole = is_group_exit(self.leader.pid, tid, status);
         if !whole {
             self.leader.add_running(thread.resume(0)?);

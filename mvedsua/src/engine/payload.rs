@@ -27,6 +27,11 @@ impl Following {
     /// that call.
     pub(super) fn fetch_payload(&mut self, tid: i32) -> Result<(), Stop> {
         let pid = self.leader.pid;
+        if let Some(event) = self.unread(tid) {
+            let payload = payload_of(pid, &event.header)?;
+            self.fetched.insert(event.position, payload);
+            return self.feed_fetched(tid);
+        }
         let last = match self.lanes.of_leader(tid) {
             Some(index) => self.order.last_mut(index),
             None => self.early.get_mut(&tid).and_then(|items| items.last_mut()),

@@ -126,11 +126,17 @@ impl Following {
         }
         self.stopping = false;
         self.drain_ring()?;
+        self.flush_rules()?;
         self.leader.rewind_stopped()?;
         for index in 0..self.lanes.len() {
             if let Some(Item::Call(event)) = self.order.last_mut(index) {
                 // What waited was our own interrupt; a signal would stand in the queue by now.
                 event.header.flags &= !FLAG_SIGNAL;
+            }
+            if let Some(Item::Expected(expected)) = self.order.last_mut(index)
+                && let Some(call) = &mut expected.origin
+            {
+                call.expect_no_signal();
             }
             if let Some(Item::Call(event)) = self.order.last_mut(index)
                 && is_interrupted(event.header.ret)
@@ -234,6 +240,7 @@ impl Following {
                 }
             }
         }
+        self.reclaim();
         while let Some(event) = self.recorder.ring.peek_new() {
             self.recorder.ring.release(event);
         }
@@ -245,7 +252,7 @@ impl Following {
             return false;
         }
         (0..self.lanes.len())
-            .all(|index| matches!(self.order.next(index), None | Some((Item::Exit, _))))
+            .all(|index| matches!(self.order.first_due(index), None | Some(Item::Exit)))
     }
 
     /// A thread of the follower that waits in a call: descriptors are installed through it.

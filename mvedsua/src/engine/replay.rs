@@ -43,6 +43,8 @@ impl Following {
     pub(super) fn step(&mut self, index: usize) -> Result<bool, Stop> {
         let next = match self.order.next(index) {
             None => return Ok(false),
+            Some((Item::Expected(_), _)) => return self.step_expected(index),
+            Some((Item::Verdict(_), _)) => return self.step_verdict(index),
             Some((Item::Call(event), _)) => Next::Call {
                 ret: event.header.ret,
             },
@@ -78,6 +80,7 @@ impl Following {
         }
         self.counts.diverged += 1;
         let report = self.divergence_report(index, &arrival, None, None);
+        self.keep_divergence(index, &arrival);
         Err(Stop::RollBack(
             format!(
                 "divergence in thread {}: the follower calls {} where the leader's thread ended",
@@ -110,7 +113,7 @@ impl Following {
     /// Signals that are delivered at one place follow each other in the queue. Are all of them here,
     /// from the item `n` places after the next on? A signal may also have gone to another thread:
     /// then nothing comes, and patience ends.
-    fn signals_are_known(&self, index: usize, n: usize) -> bool {
+    pub(super) fn signals_are_known(&self, index: usize, n: usize) -> bool {
         let mut more = true;
         for n in n.. {
             match self.order.nth(index, n) {
@@ -123,7 +126,7 @@ impl Following {
     }
 
     /// Queues the signals that are next in a lane for its thread of the follower.
-    fn queue_signals(&mut self, index: usize) -> Result<(), Stop> {
+    pub(super) fn queue_signals(&mut self, index: usize) -> Result<(), Stop> {
         while let Some((Item::Signal(_), _)) = self.order.next(index) {
             if let Some(Item::Signal(signal)) = self.order.take(index) {
                 self.queue_signal(index, signal.info)?;
@@ -224,6 +227,10 @@ impl Following {
             // The leader's thread is about to report; its payload is fetched then.
             return Ok(false);
         }
+        if self.is_carried_to(index) {
+            self.take_in_hand(index);
+            return self.step_expected(index);
+        }
         if let Some((Item::Call(event), _)) = self.order.next(index)
             && event.header.flags & FLAG_SIGNAL != 0
             && !self.signals_are_known(index, 1)
@@ -238,6 +245,7 @@ impl Following {
         let ret = self.write_answer(index, &arrival)?;
         self.note_clock(index);
         self.note_file(index);
+        self.note_end(&arrival);
         self.lanes[index].waiting = None;
         self.release_front(index);
         self.counts.matched += 1;
@@ -265,20 +273,11 @@ impl Following {
         else {
             return self.note_registration(index, arrival);
         };
-        self.counts.diverged += 1;
-        let leader = table::syscall(event.header.nr).map_or("an unknown call", |call| call.name);
-        let line = format!(
-            "divergence in thread {}: the leader made {leader}, the follower {}{}",
-            self.lanes[index].leader,
-            arrival.call.name(),
-            super::report::in_words(&difference, &arrival.call)
-        );
-        let report = self.divergence_report(index, arrival, Some(index), Some(&difference));
-        Err(Stop::RollBack(line, Some(report)))
+        Err(self.divergence(index, arrival, &difference))
     }
 
     /// `--inject-fault`: flips one bit of the bytes that the follower is about to write.
-    fn inject_fault(&mut self, arrival: &Arrival) {
+    pub(super) fn inject_fault(&mut self, arrival: &Arrival) {
         let Some(spec) = table::syscall(arrival.call.nr) else {
             return;
         };
@@ -308,14 +307,21 @@ impl Following {
     }
 
     /// Remembers which data words the two sides gave to an epoll instance.
-    fn note_registration(&mut self, index: usize, arrival: &Arrival) -> Result<(), Stop> {
+    pub(super) fn note_registration(
+        &mut self,
+        index: usize,
+        arrival: &Arrival,
+    ) -> Result<(), Stop> {
         if arrival.call.nr != roles().epoll_ctl {
             return Ok(());
         }
-        let Some((Item::Call(event), _)) = self.order.next(index) else {
+        let Some(record) = self
+            .order
+            .next(index)
+            .and_then(|(item, _)| record_of(&self.recorder, &self.fetched, item))
+        else {
             return Ok(());
         };
-        let record = record(&self.recorder, &self.fetched, event);
         if record.header.ret < 0 {
             return Ok(());
         }
@@ -359,30 +365,53 @@ impl Following {
         });
         match answer {
             Ok(answer) => Ok(answer.result),
-            Err(fault) => {
-                self.counts.diverged += 1;
-                let line = format!(
-                    "divergence in thread {}: the follower's {} cannot store its result at {:#x}",
-                    self.lanes[index].leader,
-                    arrival.call.name(),
-                    fault.address
-                );
-                let report = self.divergence_report(index, arrival, Some(index), None);
-                Err(Stop::RollBack(line, Some(report)))
-            }
+            Err(fault) => Err(self.cannot_store(index, arrival, fault)),
         }
     }
 
+    /// The follower has no room for what its call brings.
+    pub(super) fn cannot_store(
+        &mut self,
+        index: usize,
+        arrival: &Arrival,
+        fault: matcher::Fault,
+    ) -> Stop {
+        self.counts.diverged += 1;
+        let line = format!(
+            "divergence in thread {}: the follower's {} cannot store its result at {:#x}",
+            self.lanes[index].leader,
+            arrival.call.name(),
+            fault.address
+        );
+        let report = self.divergence_report(index, arrival, Some(index), None);
+        Stop::RollBack(line, Some(report))
+    }
+
     pub(super) fn release_front(&mut self, index: usize) {
-        if let Some(Item::Call(event)) = self.order.take(index) {
-            self.remember(self.lanes[index].leader, &event.header.clone());
-            self.fetched.remove(&event.position);
-            self.recorder.ring.release(event);
+        match self.order.take(index) {
+            Some(Item::Call(event)) => {
+                self.remember(self.lanes[index].leader, &event.header.clone());
+                self.fetched.remove(&event.position);
+                self.recorder.ring.release(event);
+            }
+            Some(Item::Expected(expected)) => {
+                if let Some(call) = &expected.origin {
+                    self.remember(self.lanes[index].leader, &call.record().header.clone());
+                }
+                drop(expected);
+                self.reclaim();
+            }
+            _ => {}
         }
     }
 
     /// The call was equal: answers it, or lets it run where the follower needs its effect.
-    fn conclude(&mut self, index: usize, arrival: &Arrival, ret: i64) -> Result<(), Stop> {
+    pub(super) fn conclude(
+        &mut self,
+        index: usize,
+        arrival: &Arrival,
+        ret: i64,
+    ) -> Result<(), Stop> {
         let roles = roles();
         let nr = arrival.call.nr;
         if nr == roles.clone || nr == roles.clone3 {
@@ -512,6 +541,19 @@ fn answered(result: std::io::Result<()>) -> Result<(), Stop> {
 /// The call was interrupted: `-EINTR`, or one of the kernel's restart codes.
 pub(super) fn is_interrupted(ret: i64) -> bool {
     ret == INTERRUPTED || ERESTART.contains(&ret)
+}
+
+/// The record of the leader's call in an item, if there is one.
+pub(super) fn record_of<'a>(
+    recorder: &'a crate::recorder::Recorder,
+    fetched: &'a std::collections::HashMap<u64, Vec<u8>>,
+    item: &'a Item,
+) -> Option<Record<'a>> {
+    match item {
+        Item::Call(event) => Some(record(recorder, fetched, event)),
+        Item::Expected(expected) => Some(expected.origin.as_ref()?.record()),
+        Item::Verdict(_) | Item::Signal(_) | Item::Exit => None,
+    }
 }
 
 /// The record that an event stands for, with the payload fetched out of line if there is one.

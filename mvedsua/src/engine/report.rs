@@ -2,22 +2,31 @@
 
 use std::fmt::Write as _;
 
+use mvedsua_common::event::{PART_MSG_DATA, PART_WHOLE};
 use mvedsua_common::spec::{Arg, Dir, Len};
 use mvedsua_common::table;
 
-use super::following::Following;
+use super::following::{Following, Stop};
 use super::lane::Item;
-use super::replay::record;
+use super::replay::record_of;
+use super::rules::Copied;
 use crate::follower::{Arrival, ProcessMemory};
-use crate::matcher::{Call, Difference, Memory, What};
+use crate::matcher::{Call, Difference, Memory, Record, What};
 use crate::report::call::format_call;
 use crate::report::hex;
+use crate::rules::call::{Call as _, OwnedCall};
+use crate::rules::expected::{ExpectedCall, Want};
+use crate::rules::tools::Divergence;
 use crate::sys::{memory, ptrace};
 use crate::tracee::symbol;
 use crate::tracee::thread::Stopped;
 
 /// Bytes of a follower's buffer that a report reads; the printed part is shorter.
 const SHOWN: usize = 4096;
+/// Bytes of one text that are kept for `rules suggest`.
+const RECORDED: usize = 64 << 10;
+/// Calls of the leader, the divergent one included, that are kept for it.
+const LOOKED_AHEAD: usize = 9;
 
 /// The difference as the end of a sentence.
 pub(super) fn in_words(difference: &Difference, call: &Call) -> String {
@@ -37,7 +46,98 @@ pub(super) fn in_words(difference: &Difference, call: &Call) -> String {
     }
 }
 
+/// The leader's call for `rules suggest`, at most so many bytes of each text.
+fn owned(record: &Record<'_>) -> OwnedCall {
+    let parts = record
+        .parts()
+        .filter(|part| matches!(part.flags, PART_WHOLE | PART_MSG_DATA));
+    OwnedCall {
+        nr: record.header.nr,
+        args: record.header.args,
+        ret: record.header.ret,
+        tid: record.header.tid,
+        seq: 0,
+        parts: parts
+            .map(|part| {
+                (
+                    part.arg,
+                    part.data[..part.data.len().min(RECORDED)].to_vec(),
+                )
+            })
+            .collect(),
+    }
+}
+
 impl Following {
+    /// The follower does not do what is expected of it: keeps what `rules suggest` needs, and says so.
+    pub(super) fn divergence(
+        &mut self,
+        index: usize,
+        arrival: &Arrival,
+        difference: &Difference,
+    ) -> Stop {
+        self.counts.diverged += 1;
+        let expectation = match self.order.next(index) {
+            Some((Item::Expected(expected), _)) => {
+                let name = table::syscall(expected.nr).map_or("an unknown call", |call| call.name);
+                let rule = expected.rule.zip(self.rules.as_ref());
+                let rule = rule.map(|(rule, rules)| rules.name(rule));
+                match rule {
+                    Some(rule) => format!("{rule} expects {name}"),
+                    None => format!("the leader made {name}"),
+                }
+            }
+            Some((Item::Call(event), _)) => {
+                let call = table::syscall(event.header.nr);
+                format!(
+                    "the leader made {}",
+                    call.map_or("an unknown call", |call| call.name)
+                )
+            }
+            _ => "the leader made no call".into(),
+        };
+        let line = format!(
+            "divergence in thread {}: {expectation}, the follower {}{}",
+            self.lanes[index].leader,
+            arrival.call.name(),
+            in_words(difference, &arrival.call)
+        );
+        let report = self.divergence_report(index, arrival, Some(index), Some(difference));
+        self.keep_divergence(index, arrival);
+        Stop::RollBack(line, Some(report))
+    }
+
+    /// Keeps both calls, and what the leader did next, for `rules suggest`.
+    pub(super) fn keep_divergence(&mut self, index: usize, arrival: &Arrival) {
+        let mut next = (0..LOOKED_AHEAD).filter_map(|n| {
+            let item = self.order.nth(index, n)?;
+            Some(owned(&record_of(&self.recorder, &self.fetched, item)?))
+        });
+        let leader = next.next();
+        let next = next.collect();
+        let mut memory = ProcessMemory {
+            pid: self.follower.pid,
+        };
+        let parts = (0..6u8)
+            .filter_map(|at| {
+                let text = crate::matcher::offered(&mut memory, &arrival.call, at, RECORDED)?;
+                Some((at, text))
+            })
+            .collect();
+        let follower = OwnedCall {
+            nr: arrival.call.nr,
+            args: arrival.call.args,
+            parts,
+            ..OwnedCall::default()
+        };
+        self.diverged = Some(Box::new(Divergence {
+            reverse: self.reverse,
+            leader,
+            next,
+            follower: Some(follower),
+        }));
+    }
+
     /// The whole report of a divergence: both calls decoded, the first differing byte, the events
     /// before, and where the follower is in its code.
     pub(super) fn divergence_report(
@@ -55,16 +155,25 @@ impl Following {
             lane.leader, arrival.tid
         );
         let _ = match expected.and_then(|index| self.order.next(index)) {
-            Some((Item::Call(event), _)) => {
-                let record = record(&self.recorder, &self.fetched, event);
+            Some((item, _))
+                if let Some(record) = record_of(&self.recorder, &self.fetched, item) =>
+            {
                 let header = &record.header;
                 let line = format_call(header.nr, &header.args, Some(header.ret), &|arg| {
                     record.data(arg)
                 });
                 writeln!(text, "leader      {line}")
             }
+            Some((Item::Expected(_), _)) => {
+                writeln!(text, "leader      (made no such call: a rule inserted it)")
+            }
             _ => writeln!(text, "leader      (its thread ended)"),
         };
+        if let Some((Item::Expected(expected), _)) =
+            expected.and_then(|index| self.order.next(index))
+        {
+            let _ = writeln!(text, "expected    {}", self.in_a_rules_words(expected));
+        }
         let own = self.follower_memory(&arrival.call);
         let line = format_call(arrival.call.nr, &arrival.call.args, None, &|arg| {
             own.get(usize::from(arg)).and_then(Option::as_deref)
@@ -88,6 +197,24 @@ impl Following {
         );
         self.append_history(&mut text);
         text
+    }
+
+    /// What a rule expects: the call with the texts that it asks for, and the rule.
+    fn in_a_rules_words(&self, expected: &ExpectedCall<Copied>) -> String {
+        let args = expected.origin.as_ref().map_or([0; 6], |call| *call.args());
+        let line = format_call(expected.nr, &args, None, &|arg| match expected
+            .args
+            .get(usize::from(arg))?
+        {
+            Want::Text(text) | Want::Prefix(text) => Some(text),
+            _ => expected.output(arg),
+        });
+        let rule = expected.rule.zip(self.rules.as_ref());
+        let rule = rule.map_or_else(
+            || "an `ignore` line".into(),
+            |(rule, rules)| rules.name(rule),
+        );
+        format!("{line}, by {rule}")
     }
 
     /// Bytes that the follower's arguments point to, for the report.
@@ -152,6 +279,10 @@ impl Following {
                     format!("signal {} is expected", signal.info.si_signo)
                 }
                 Some((Item::Exit, _)) => "its end is expected".into(),
+                Some((Item::Expected(expected), _)) => {
+                    format!("by a rule {} is expected", self.in_a_rules_words(expected))
+                }
+                Some((Item::Verdict(stop), _)) => format!("a rule ends the update: {}", stop.why),
                 None => "nothing is expected".into(),
             };
             let place = match (lane.follower, &lane.waiting) {

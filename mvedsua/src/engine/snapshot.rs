@@ -10,6 +10,7 @@ use super::following::{Following, Parts};
 use super::guard::Watched;
 use super::home::Home;
 use super::promote::Exchanged;
+use super::rules::Rules;
 use super::side::Side;
 use crate::dsu::Bundle;
 use crate::follower;
@@ -63,6 +64,12 @@ pub(super) fn begin(
     wakeup: &Wakeup,
 ) -> std::result::Result<Begun, NotBegun> {
     let pid = home.pid();
+    let of_bundle = bundle.and_then(|bundle| bundle.manifest.rules.as_deref());
+    let rules = match (&options.rules, of_bundle) {
+        (Some(file), _) => Some(super::rules::load(file)?),
+        (None, Some(text)) => Some(super::rules::of_bundle(text)?),
+        (None, None) => None,
+    };
     let told = |e: TraceeError| {
         refused(
             "E220",
@@ -126,6 +133,8 @@ pub(super) fn begin(
                 watched,
                 vdso,
                 epoll: EpollData::default(),
+                rules: rules.map(|set| Box::new(Rules::forward(&options, set, pid))),
+                reverse: false,
                 options,
                 wakeup: wakeup.clone(),
                 middle,
@@ -300,9 +309,11 @@ pub(super) fn reverse(
     let Exchanged {
         mut kept,
         old,
-        following,
+        mut following,
         start,
     } = exchanged;
+    // What the rules did so far is told in terms of these lanes.
+    let _ = following.rules_status();
     let Following {
         recorder,
         vdso,
@@ -310,10 +321,11 @@ pub(super) fn reverse(
         options,
         lanes,
         tid_addresses,
+        rules,
         ..
     } = following;
     let mut recorder = recorder;
-    let old_pid = old.pid;
+    let (old_pid, new_pid) = (old.pid, kept.side.pid);
     let watched = Watched::watch(kept.side.pid);
     let recorded = recorder.add_process(kept.side.pid as u32);
     // Their interrupted calls are made again by the kernel itself.
@@ -352,6 +364,8 @@ pub(super) fn reverse(
                 watched,
                 vdso,
                 epoll: epoll.reversed(),
+                rules: rules.map(|rules| Box::new(rules.reversed(new_pid))),
+                reverse: true,
                 options,
                 wakeup: wakeup.clone(),
                 middle: 0,

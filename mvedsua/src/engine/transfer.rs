@@ -232,7 +232,17 @@ impl Following {
                 return Some(format!("the leader changed its {field} since the snapshot"));
             }
         }
-        // Last, for it passes by itself.
+        // The rest passes by itself.
+        if self
+            .rules
+            .as_ref()
+            .is_some_and(|rules| !rules.carry.is_empty())
+        {
+            return Some(
+                "the follower has still to read what a rule made longer; try again in a moment"
+                    .into(),
+            );
+        }
         let children = inspect::children(pid);
         if let Some(child) = children.first() {
             let comm = std::fs::read_to_string(format!("/proc/{child}/comm")).unwrap_or_default();

@@ -18,6 +18,7 @@ use super::promote::{Exchanged, Promoted};
 use super::rollback::pass;
 use super::side::Side;
 use super::snapshot;
+use crate::rules::tools::Divergence;
 use crate::session::{
     Command, Done, Failure, FollowerStatus, LastUpdate, Mark, Outcome, OutdatedLeader,
     SingleLeader, Stage, Status, TimelineEntry, UpdatedLeader, Updating,
@@ -68,8 +69,17 @@ pub(super) struct Worker {
     pub(super) waiting: Option<oneshot::Sender<Result<Done, Failure>>>,
     /// An update that waits for a moment at which it can begin.
     pub(super) attempt: Option<Attempt>,
+    /// What the running update leaves behind for `last_update`.
+    pub(super) left: Left,
     refreshed: Instant,
     pub(super) started: Instant,
+}
+
+/// What an update says at its end besides the reason.
+#[derive(Default)]
+pub(super) struct Left {
+    retry: bool,
+    divergence: Option<Box<Divergence>>,
 }
 
 impl Worker {
@@ -90,6 +100,7 @@ impl Worker {
             promotion: None,
             waiting: None,
             attempt: None,
+            left: Left::default(),
             refreshed: now,
             started: now,
         }
@@ -226,7 +237,7 @@ impl Worker {
             Err(stop) => return self.stopped(following, stage, stop),
         };
         if self.refreshed.elapsed() > REFRESH {
-            self.refresh(&following, stage.stage());
+            self.refresh(&mut following, stage.stage());
             if let Err(stop) = following.check_loss() {
                 return self.stopped(following, stage, stop);
             }
@@ -386,6 +397,8 @@ impl Worker {
                     reason: reason.clone(),
                     report: report.clone(),
                 }));
+                let mut following = following;
+                self.refresh(&mut following, Stage::SingleLeader);
                 following.abandon(&mut home);
                 self.finish(Outcome::RolledBack, reason, report);
                 Life::Single(promoting.roll_back(), home)
@@ -406,10 +419,10 @@ impl Worker {
             Promoted::Done(mut exchanged) => {
                 exchanged.kept.previous = home.listener();
                 match snapshot::reverse(*exchanged, &self.wakeup) {
-                    Ok((following, home, pause)) => {
+                    Ok((mut following, home, pause)) => {
                         let pause = pause.as_secs_f64() * 1e3;
                         // Who asks for the status next must not be told the old leader.
-                        self.refresh(&following, Stage::UpdatedLeader);
+                        self.refresh(&mut following, Stage::UpdatedLeader);
                         self.change(|status| status.pauses_ms.promotion = Some(pause));
                         let message = format!(
                             "process {} leads, the old version follows as {}; paused {pause:.2} ms",
@@ -466,6 +479,8 @@ impl Worker {
             }
             Promoted::Failed(following, stop) => {
                 let (why, report) = describe(stop);
+                let mut following = following;
+                self.refresh(&mut following, Stage::SingleLeader);
                 following.abandon(&mut home);
                 let why = format!("the old version could not lead again and was dropped: {why}");
                 self.finish(Outcome::Finalized, why.clone(), report);
@@ -537,7 +552,8 @@ impl Worker {
             }
             (Stop::RollBack(reason, report), stage) => {
                 let (token, mut home) = stage.roll_back();
-                self.refresh(&following, Stage::SingleLeader);
+                let mut following = following;
+                self.refresh(&mut following, Stage::SingleLeader);
                 following.abandon(&mut home);
                 if let Some(reply) = self.waiting.take() {
                     let _ = reply.send(Err(Failure::RolledBack {
@@ -605,8 +621,13 @@ impl Worker {
     }
 
     /// t6 from `updated-leader`: the old version is killed, the new one made plain.
-    fn drop_follower(&mut self, following: Following, mut home: Home, token: SingleLeader) -> Life {
-        self.refresh(&following, Stage::SingleLeader);
+    fn drop_follower(
+        &mut self,
+        mut following: Following,
+        mut home: Home,
+        token: SingleLeader,
+    ) -> Life {
+        self.refresh(&mut following, Stage::SingleLeader);
         following.abandon(&mut home);
         Life::Single(token, home)
     }
@@ -630,6 +651,7 @@ impl Worker {
         if outcome == Outcome::RolledBack {
             self.mark(None, Stage::SingleLeader, format!("rolled back: {reason}"));
         }
+        let left = std::mem::take(&mut self.left);
         self.change(|status| {
             status.stage = Stage::SingleLeader;
             status.follower = None;
@@ -637,6 +659,8 @@ impl Worker {
                 outcome,
                 reason,
                 report,
+                retry: left.retry,
+                divergence: left.divergence,
             });
         });
     }
@@ -680,8 +704,16 @@ impl Worker {
         status.leader = crate::session::LeaderStatus { pid, threads };
     }
 
-    pub(super) fn refresh(&mut self, following: &Following, stage: Stage) {
+    pub(super) fn refresh(&mut self, following: &mut Following, stage: Stage) {
         self.refreshed = Instant::now();
+        self.left = Left {
+            retry: following.rules.as_ref().is_some_and(|rules| rules.retry),
+            divergence: following.diverged.clone(),
+        };
+        let rules = following.rules_status();
+        for line in following.rules_logged() {
+            self.mark(None, stage, line);
+        }
         let ring = &following.recorder.ring;
         self.change(|status| {
             status.stage = stage;
@@ -701,6 +733,9 @@ impl Worker {
                 blocked_ms: following.blocked().as_secs_f64() * 1e3,
             };
             status.events = following.counts;
+            if rules.is_some() {
+                status.rules = rules;
+            }
         });
     }
 }

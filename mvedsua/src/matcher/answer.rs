@@ -24,6 +24,18 @@ pub fn answer(
     memory: &mut dyn Memory,
     epoll: &EpollData,
 ) -> Result<Answer, Fault> {
+    answer_except(record, call, memory, epoll, 0)
+}
+
+/// The same, without the arguments whose bits are set in `except`.
+#[inline]
+pub(super) fn answer_except(
+    record: &Record<'_>,
+    call: &Call,
+    memory: &mut dyn Memory,
+    epoll: &EpollData,
+    except: u8,
+) -> Result<Answer, Fault> {
     let Some(spec) = table::syscall(call.nr) else {
         return Ok(Answer {
             result: record.header.ret,
@@ -35,7 +47,7 @@ pub fn answer(
         let Some(&address) = call.args.get(index) else {
             continue;
         };
-        if address == 0 {
+        if address == 0 || except & (1 << index) != 0 {
             continue;
         }
         let data = part.data;
@@ -97,7 +109,34 @@ fn length_word(memory: &mut dyn Memory, address: u64) -> Result<usize, Fault> {
     Ok(u32::from_le_bytes(word) as usize)
 }
 
-fn scatter(memory: &mut dyn Memory, vectors: u64, count: u64, data: &[u8]) -> Result<(), Fault> {
+/// Stores one text where an argument points, within the room that the follower's length word tells.
+pub(super) fn put(
+    call: &Call,
+    at: u8,
+    flags: u8,
+    data: &[u8],
+    memory: &mut dyn Memory,
+) -> Result<(), Fault> {
+    let address = call.args[usize::from(at)];
+    let Some(spec) = table::syscall(call.nr).filter(|_| address != 0) else {
+        return Ok(());
+    };
+    match spec.arg_of(usize::from(at), &call.args) {
+        Arg::Mem(_, Len::Msg) => piece(memory, address, flags, data),
+        Arg::Mem(_, Len::Word(len)) | Arg::SockaddrOut(len) => {
+            let room = length_word(memory, call.args[usize::from(len)])?;
+            memory.write(address, &data[..data.len().min(room)])
+        }
+        _ => memory.write(address, data),
+    }
+}
+
+pub(super) fn scatter(
+    memory: &mut dyn Memory,
+    vectors: u64,
+    count: u64,
+    data: &[u8],
+) -> Result<(), Fault> {
     each_vector(
         memory,
         vectors,

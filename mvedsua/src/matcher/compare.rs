@@ -29,9 +29,9 @@ pub enum What {
     Fault(u64),
 }
 
-struct Comparison<'m> {
-    memory: &'m mut dyn Memory,
-    scratch: &'m mut Vec<u8>,
+pub(super) struct Comparison<'m> {
+    pub(super) memory: &'m mut dyn Memory,
+    pub(super) scratch: &'m mut Vec<u8>,
 }
 
 /// Compares a call of the follower with a record of the leader. `scratch` is reused between calls,
@@ -74,7 +74,7 @@ pub fn compare(
 }
 
 impl Comparison<'_> {
-    fn argument(
+    pub(super) fn argument(
         &mut self,
         arg: Arg,
         index: u8,
@@ -209,7 +209,7 @@ impl Comparison<'_> {
     }
 }
 
-fn equal(expected: &[u8], got: &[u8]) -> Result<(), What> {
+pub(super) fn equal(expected: &[u8], got: &[u8]) -> Result<(), What> {
     if expected == got {
         return Ok(());
     }

@@ -7,6 +7,7 @@
 mod answer;
 mod compare;
 mod epoll;
+mod expected;
 mod order;
 #[cfg(test)]
 mod properties;
@@ -15,6 +16,7 @@ mod record;
 pub use answer::{Answer, answer, finish_messages};
 pub use compare::{Difference, What, compare};
 pub use epoll::{EpollData, Registration};
+pub use expected::{Given, Unanswered, expect, give, give_carried, offered, read_of};
 pub use order::Order;
 pub use record::{Part, Parts, Record, push_part};
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::ast::Direction;
 use super::call::Call;
 use super::eval::{FUEL, Frame};
+use super::excerpt::Excerpt;
 use super::expected::{Expected, ExpectedCall, Stop, Want};
 use super::fault::{Fault, RuleError};
 use super::index::{Index, as_noise};
@@ -34,10 +35,8 @@ pub struct RuleCount {
 pub struct Firing {
     /// The rule.
     pub rule: RuleId,
-    /// The leader's call with which it began.
-    pub seq: u64,
-    /// Its thread.
-    pub tid: u32,
+    /// What it applied to: the start of the leader's call, or message, with which it began.
+    pub on: Excerpt,
     /// What the rule logged.
     pub logs: Vec<String>,
 }
@@ -69,6 +68,8 @@ pub struct Engine<C> {
     connections: BTreeSet<i64>,
     counts: Vec<RuleCount>,
     firings: VecDeque<Firing>,
+    /// Lines that rules logged in firings that were not kept.
+    logs_lost: u64,
     scratch: Vec<u32>,
 }
 
@@ -136,6 +137,7 @@ impl<C: Call + Clone> Engine<C> {
             connections: BTreeSet::new(),
             counts,
             firings: VecDeque::new(),
+            logs_lost: 0,
             scratch: Vec::new(),
         }
     }
@@ -148,6 +150,44 @@ impl<C: Call + Clone> Engine<C> {
         child.states = self.states.clone();
         child.connections = self.connections.clone();
         child
+    }
+
+    /// The engine of the other stage, after the roles were exchanged: the same counts, and what the
+    /// state variables hold. Connections are to be named anew; nothing may be held any more.
+    #[must_use]
+    pub fn reversed(self, direction: Direction) -> Self {
+        let mut turned = Self::new(self.set, direction);
+        turned.states = self.states;
+        turned.counts = self.counts;
+        turned.firings = self.firings;
+        turned
+    }
+
+    /// False when the call can be passed by: no rule begins with it, and no message or state depends on
+    /// it. It must still be [fed](Engine::feed) while [calls of its thread are held](Engine::oldest_held).
+    #[inline]
+    #[must_use]
+    pub fn concerns<V: Call>(&self, call: &V) -> bool {
+        self.index.concerns(call)
+    }
+
+    /// Whether [`Engine::concerns`] may be true for any call with this number.
+    #[must_use]
+    pub fn may_concern(&self, nr: u16) -> bool {
+        self.index.may_concern(nr)
+    }
+
+    /// Place in the global order of the oldest call of a thread that is held; `None` when all of its
+    /// calls are decided.
+    #[must_use]
+    pub fn oldest_held(&self, tid: u32) -> Option<u64> {
+        // What messages hold came before what is still in the queue.
+        self.messages
+            .oldest_held(tid)
+            .or_else(|| match self.queues.get(&tid)?.front()? {
+                Held::Call(call, _) => Some(call.seq()),
+                Held::Done(expected) => Some(expected.seq()),
+            })
     }
 
     /// Says that `fd` is a connection. The engine learns of those that are accepted from then on;
@@ -244,13 +284,20 @@ impl<C: Call + Clone> Engine<C> {
         self.held + self.messages.held()
     }
 
-    /// Counts of each rule that is in force, with its name and place.
+    /// Counts of each rule, of both stages.
     pub fn counts(&self) -> impl Iterator<Item = (&Rule, RuleCount)> {
-        self.set
-            .rules
-            .iter()
-            .zip(self.counts.iter().copied())
-            .filter(|(r, _)| r.direction == self.direction)
+        self.set.rules.iter().zip(self.counts.iter().copied())
+    }
+
+    /// The stage whose rules are in force.
+    #[must_use]
+    pub const fn direction(&self) -> Direction {
+        self.direction
+    }
+
+    /// Takes the number of lines that rules logged and that [`Engine::take_firings`] will not bring.
+    pub fn take_lost_logs(&mut self) -> u64 {
+        std::mem::take(&mut self.logs_lost)
     }
 
     /// The rules.
@@ -327,8 +374,8 @@ impl<C: Call + Clone> Engine<C> {
                 Decision::Apply { rule, taken, plan } => {
                     let first = taken[0].first().copied().unwrap_or(0);
                     if let Some(Held::Call(call, _)) = queue.get(first) {
-                        let (seq, tid) = (call.seq(), call.tid());
-                        self.commit(rule, seq, tid, effects)?;
+                        let on = Excerpt::of_call(call);
+                        self.commit(rule, on, effects)?;
                     }
                     self.apply(queue, rule, &taken, plan);
                 }
@@ -339,8 +386,7 @@ impl<C: Call + Clone> Engine<C> {
     fn commit(
         &mut self,
         rule: usize,
-        seq: u64,
-        tid: u32,
+        on: Excerpt,
         effects: Option<Effects>,
     ) -> Result<(), RuleError> {
         let mut logs = Vec::new();
@@ -354,16 +400,13 @@ impl<C: Call + Clone> Engine<C> {
             logs = effects.logs;
         }
         self.counts[rule].fired += 1;
-        if self.firings.len() == KEPT_FIRINGS {
-            self.firings.pop_front();
+        if self.firings.len() == KEPT_FIRINGS
+            && let Some(old) = self.firings.pop_front()
+        {
+            self.logs_lost += old.logs.len() as u64;
         }
         let rule = self.set.rules[rule].id;
-        self.firings.push_back(Firing {
-            rule,
-            seq,
-            tid,
-            logs,
-        });
+        self.firings.push_back(Firing { rule, on, logs });
         Ok(())
     }
 
@@ -569,9 +612,9 @@ impl<C: Call + Clone> Engine<C> {
         };
         let mut expected = ExpectedCall::like(call, None);
         expected.args = wants;
-        if any_result && let Some(entry) = super::names::call_by_number(expected.nr) {
+        if any_result && let Some(signature) = super::names::signature(expected.nr) {
             let origin = expected.origin.as_ref().map(|o| o as &dyn Call);
-            expected.result = rewrite::asked(origin, &Signature::of(entry));
+            expected.result = rewrite::asked(origin, signature);
         }
         Ok(Expected::Call(Box::new(expected)))
     }
@@ -651,7 +694,7 @@ impl<C: Call + Clone> Engine<C> {
             );
             match step {
                 Ok(None) => break,
-                Ok(Some((rule, seq, effects))) => self.commit(rule, seq, tid, Some(effects))?,
+                Ok(Some((rule, effects, on))) => self.commit(rule, on, Some(effects))?,
                 Err((rule, fault)) => return Err(self.fail(rule, fault)),
             }
         }

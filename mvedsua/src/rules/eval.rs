@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use memchr::memmem;
+
 use super::ast::FieldKind;
 use super::diagnostic::Code;
 use super::fault::Fault;
@@ -267,13 +269,7 @@ impl<'a> Frame<'a> {
             self.burn(text.len() / 64)?;
             texts.push(text);
         }
-        let find = |a: &[u8], b: &[u8]| {
-            if b.is_empty() {
-                Some(0)
-            } else {
-                a.windows(b.len()).position(|w| w == b)
-            }
-        };
+        let find = |a: &[u8], b: &[u8]| memmem::find(a, b);
         let number = |n: usize| Value::Int(i64::try_from(n).unwrap_or(i64::MAX));
         let whole = |texts: &[Cow<'a, [u8]>]| texts.first().cloned().unwrap_or(Cow::Borrowed(b""));
         Ok(match (function, texts.as_slice()) {
@@ -295,8 +291,10 @@ impl<'a> Frame<'a> {
             (Builtin::Replace, [a, b, c]) => {
                 let mut out = Vec::new();
                 let mut rest: &[u8] = a;
+                // The tables of the search are made once, not for each place that is found.
+                let finder = memmem::Finder::new(b.as_ref());
                 while !b.is_empty()
-                    && let Some(at) = find(rest, b)
+                    && let Some(at) = finder.find(rest)
                 {
                     self.burn(1)?;
                     self.append(&mut out, &rest[..at])?;
@@ -361,9 +359,7 @@ impl<'a> Frame<'a> {
                 let mut from = 0;
                 for i in 0..parser.results.len() {
                     let last = i + 1 == parser.results.len();
-                    let end = text[from..]
-                        .windows(delimiter.len())
-                        .position(|w| w == delimiter.as_slice());
+                    let end = memmem::find(&text[from..], delimiter);
                     match end {
                         Some(end) if !last => {
                             out.push(Value::Text(part(text, from, from + end)));

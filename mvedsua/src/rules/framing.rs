@@ -16,12 +16,30 @@ pub enum Frame {
     Broken,
 }
 
+/// Most bytes that are looked at to find the end of one message, and what a value within it counts. A
+/// message that comes byte by byte is looked at as often: this bounds what a client can make that cost.
+pub const MAX_WORK: usize = 64 * MAX_MESSAGE;
+const VALUE_WORK: usize = 64;
+
 /// The message at the start of `text`.
 #[must_use]
 pub fn next(framing: &Framing, text: &[u8]) -> Frame {
+    continued(framing, text, 0, &mut 0)
+}
+
+/// The message at the start of `text`, whose first `known` bytes are known to be no whole one. Adds to
+/// `work` what it cost; beyond [`MAX_WORK`] the stream is given up.
+#[must_use]
+pub fn continued(framing: &Framing, text: &[u8], known: usize, work: &mut usize) -> Frame {
     let frame = match framing {
         Framing::Delimited(end) => {
-            find(text, end).map_or(Frame::Partial, |at| Frame::Complete(at + end.len()))
+            // The delimiter may have begun in what is known.
+            let from = known
+                .saturating_sub(end.len().saturating_sub(1))
+                .min(text.len());
+            *work += text.len() - from;
+            find(&text[from..], end)
+                .map_or(Frame::Partial, |at| Frame::Complete(from + at + end.len()))
         }
         Framing::Fixed(bytes) => {
             let bytes = *bytes as usize;
@@ -31,9 +49,10 @@ pub fn next(framing: &Framing, text: &[u8]) -> Frame {
                 Frame::Partial
             }
         }
-        Framing::Resp => resp(text),
+        Framing::Resp => resp(text, work),
     };
     match frame {
+        Frame::Partial if *work > MAX_WORK => Frame::Broken,
         Frame::Partial if text.len() > MAX_MESSAGE => Frame::Broken,
         Frame::Complete(len) if len > MAX_MESSAGE => Frame::Broken,
         frame => frame,
@@ -43,13 +62,13 @@ pub fn next(framing: &Framing, text: &[u8]) -> Frame {
 fn find(text: &[u8], what: &[u8]) -> Option<usize> {
     match what {
         [] => None,
-        [byte] => text.iter().position(|b| b == byte),
-        _ => text.windows(what.len()).position(|w| w == what),
+        [byte] => memchr::memchr(*byte, text),
+        _ => memchr::memmem::find(text, what),
     }
 }
 
 /// One RESP value (any type of RESP2 and RESP3), or an inline command.
-fn resp(text: &[u8]) -> Frame {
+fn resp(text: &[u8], work: &mut usize) -> Frame {
     let mut at = 0;
     // Values still to be read; aggregates add to it, so that there is no recursion.
     let mut left: usize = 1;
@@ -57,7 +76,9 @@ fn resp(text: &[u8]) -> Frame {
         let Some(&kind) = text.get(at) else {
             return Frame::Partial;
         };
+        *work += VALUE_WORK;
         let Some(line) = find(&text[at..], b"\r\n") else {
+            *work += text.len() - at;
             // An inline command may end in a bare newline.
             return match (at, find(text, b"\n")) {
                 (0, Some(end)) if !is_resp(kind) => Frame::Complete(end + 1),
@@ -160,6 +181,31 @@ pub fn resp_elements(text: &[u8]) -> Vec<(usize, usize)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Brings a text byte by byte; how many bytes were looked at, and what it was in the end.
+    fn drip(framing: &Framing, text: &[u8]) -> (usize, Frame) {
+        let mut work = 0;
+        for end in 1..=text.len() {
+            match continued(framing, &text[..end], end - 1, &mut work) {
+                Frame::Partial => {}
+                frame => return (work, frame),
+            }
+        }
+        (work, Frame::Partial)
+    }
+
+    #[test]
+    fn a_message_that_comes_byte_by_byte_costs_no_more_than_a_bound() {
+        let mut line = vec![b'x'; 100_000];
+        line.extend_from_slice(b"\r\n");
+        let delimited = Framing::Delimited(b"\r\n".to_vec());
+        let (work, frame) = drip(&delimited, &line);
+        assert_eq!(frame, Frame::Complete(line.len()));
+        assert!(work <= 2 * line.len(), "{work}");
+        let (work, frame) = drip(&Framing::Resp, &line);
+        assert_eq!(frame, Frame::Broken);
+        assert!(work <= MAX_WORK + line.len() + VALUE_WORK, "{work}");
+    }
 
     #[test]
     fn resp_messages_end_where_redis_ends_them() {

@@ -209,6 +209,13 @@ impl Index {
                 .is_some_and(|b| b.concerns(call.payload(b.data)))
     }
 
+    /// Whether [`Index::concerns`] may be true for a call with this number.
+    pub(super) fn may_concern(&self, nr: u16) -> bool {
+        let nr = usize::from(nr);
+        self.flags.get(nr).is_some_and(|flags| *flags != 0)
+            || self.by_number.get(nr).is_some_and(|bucket| *bucket != NONE)
+    }
+
     /// The rules that may begin at the call, in order.
     pub(super) fn candidates<C: Call>(&self, call: &C, out: &mut Vec<u32>) {
         out.clear();

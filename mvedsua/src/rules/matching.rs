@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use memchr::memmem;
 use mvedsua_common::spec::{Arg, Class, Len};
 
 use super::ast::{Repeat, Scope};
@@ -212,8 +213,7 @@ fn fill<'a>(
         } else if after.is_empty() {
             Some(rest.len())
         } else {
-            rest.windows(after.len())
-                .position(|w| w == after.as_slice())
+            memmem::find(rest, after)
         };
         let Some(length) = length else {
             return false;

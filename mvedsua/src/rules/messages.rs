@@ -13,12 +13,13 @@ use super::call::Call;
 use super::diagnostic::Code;
 use super::engine::{Effects, RuleCount, transferred};
 use super::eval::{FUEL, Frame};
+use super::excerpt::Excerpt;
 use super::expected::{Expected, ExpectedCall, Stop};
 use super::fault::Fault;
 use super::framing::{self, Frame as Framed};
 use super::index::Index;
 use super::matching::{Fact, Found, sequence};
-use super::names::{Flow, Signature, call_by_number};
+use super::names::{self, Flow};
 use super::program::{DEFAULT_HELD, DEFAULT_HELD_CALLS, Outcome, RuleId, RuleSet};
 use super::rewrite;
 use super::state::States;
@@ -37,6 +38,8 @@ pub(super) struct Messages<C> {
 struct Stream {
     /// The start of a message that has not ended yet.
     tail: Vec<u8>,
+    /// What looking for its end has cost.
+    work: usize,
     /// The stream is not in this framing, and is left alone.
     broken: bool,
 }
@@ -97,6 +100,12 @@ impl<C: Call + Clone> Messages<C> {
         self.threads.keys().copied().collect()
     }
 
+    /// Place in the global order of the oldest call of a thread that is held.
+    pub(super) fn oldest_held(&self, tid: u32) -> Option<u64> {
+        let thread = self.threads.get(&tid)?;
+        thread.calls.front().map(|carrier| carrier.item.seq())
+    }
+
     /// When the oldest undecided message is given up at the latest.
     pub(super) fn deadline(&self) -> Option<Duration> {
         self.threads
@@ -127,11 +136,11 @@ impl<C: Call + Clone> Messages<C> {
         self.next += 1;
         let mut pieces = Vec::new();
         if let (Expected::Same(call), Some(framing)) = (&item, &self.framing)
-            && let Some(signature) = call_by_number(call.nr()).map(Signature::of)
+            && let Some(signature) = names::signature(call.nr())
             && let Some(flow) = signature.stream()
             && let Some(fd) = Fact::Call(call).fd().filter(|fd| connections.contains(fd))
             && let Some(text) =
-                transferred(call, &signature).filter(|t| !t.is_empty() && call.ret() > 0)
+                transferred(call, signature).filter(|t| !t.is_empty() && call.ret() > 0)
         {
             let stream = self.streams.entry((fd, flow)).or_default();
             if !stream.broken {
@@ -198,7 +207,7 @@ impl<C: Call + Clone> Messages<C> {
         now: Duration,
         all: bool,
         counts: &mut [RuleCount],
-    ) -> Result<Option<(usize, u64, Effects)>, Failed> {
+    ) -> Result<Option<(usize, Effects, Excerpt)>, Failed> {
         let Some(thread) = self.threads.get_mut(&tid) else {
             return Ok(None);
         };
@@ -265,7 +274,9 @@ impl<C: Call + Clone> Messages<C> {
                 thread.messages[at].decided = true;
                 continue;
             };
-            let seq = thread.messages[at].seq;
+            let head = &thread.messages[at];
+            let seq = head.seq;
+            let excerpt = Excerpt::of_message(head.flow, head.fd, &head.text, seq, tid);
             let id = thread.messages[at].parts.front().map(|(id, _)| *id);
             if let MessagePlan::Stop(retry, why) = &plan
                 && let Some(carrier) = thread.calls.iter_mut().find(|c| Some(c.id) == id)
@@ -288,7 +299,7 @@ impl<C: Call + Clone> Messages<C> {
                 message.decided = true;
                 message.new = texts.remove(&(at + i)).map(|text| (text, number));
             }
-            return Ok(Some((number, seq, effects)));
+            return Ok(Some((number, effects, excerpt)));
         }
         Ok(None)
     }
@@ -374,7 +385,7 @@ fn divide(
             framing::next(framing, rest)
         } else {
             stream.tail.extend_from_slice(rest);
-            framing::next(framing, &stream.tail)
+            framing::continued(framing, &stream.tail, before, &mut stream.work)
         };
         let (length, complete) = match frame {
             Framed::Complete(length) => (length.saturating_sub(before).clamp(1, rest.len()), true),
@@ -386,6 +397,7 @@ fn divide(
         };
         if complete {
             stream.tail.clear();
+            stream.work = 0;
         } else if before == 0 {
             stream.tail.extend_from_slice(rest);
         }
@@ -496,7 +508,7 @@ fn rewritten<C: Call + Clone>(
     text: Vec<u8>,
     rule: usize,
 ) -> Result<Option<Expected<C>>, Failed> {
-    let Some(signature) = call_by_number(call.nr()).map(Signature::of) else {
+    let Some(signature) = names::signature(call.nr()) else {
         return Ok(Some(Expected::Same(call)));
     };
     if text.is_empty() {
@@ -513,6 +525,6 @@ fn rewritten<C: Call + Clone>(
     }
     let id = RuleId(u32::try_from(rule).unwrap_or(u32::MAX));
     let mut expected = ExpectedCall::like(call, Some(id));
-    rewrite::put_text(&mut expected, &signature, text);
+    rewrite::put_text(&mut expected, signature, text);
     Ok(Some(Expected::Call(Box::new(expected))))
 }

@@ -71,6 +71,7 @@ pub mod check;
 pub mod diagnostic;
 pub mod engine;
 mod eval;
+pub mod excerpt;
 pub mod expected;
 mod fault;
 pub mod format;

@@ -1,5 +1,7 @@
 //! Names of the kernel interface, as rules use them: calls, their arguments, errors.
 
+use std::sync::LazyLock;
+
 use mvedsua_common::spec::{Arg, Class, Dir, Len, Syscall};
 use mvedsua_common::table;
 
@@ -154,6 +156,18 @@ pub fn call(name: &str) -> Option<&'static Syscall> {
 #[must_use]
 pub fn call_by_number(nr: u16) -> Option<&'static Syscall> {
     table::syscall(nr)
+}
+
+/// The signature of the call with that number, made once for all.
+#[must_use]
+pub fn signature(nr: u16) -> Option<&'static Signature> {
+    static SIGNATURES: LazyLock<Vec<Option<Signature>>> = LazyLock::new(|| {
+        let last = table::SYSCALLS.iter().map(|c| c.nr).max().unwrap_or(0);
+        (0..=last)
+            .map(|nr| table::syscall(nr).map(Signature::of))
+            .collect()
+    });
+    SIGNATURES.get(usize::from(nr))?.as_ref()
 }
 
 /// A call whose name is like `name`.

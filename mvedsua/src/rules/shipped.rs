@@ -32,6 +32,17 @@ fn shipped_rules_check_and_pass_their_tests() {
 }
 
 #[test]
+fn shipped_rules_mean_the_same_in_one_text() {
+    for file in shipped() {
+        let loaded = tools::load_file(&file).expect("readable");
+        let flat = super::loader::load_text("flat", &tools::flatten(&loaded));
+        let report = tools::test(flat);
+        assert!(report.ok, "{}:\n{}", file.display(), report.text);
+        assert_eq!(report.text, tools::test(loaded).text);
+    }
+}
+
+#[test]
 fn shipped_rules_are_formatted() {
     for file in shipped() {
         let text = std::fs::read_to_string(&file).expect("readable");

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::ast::{Direction, Repeat, Scope};
+use super::ast::{Direction, ItemKind, Repeat, Scope};
 use super::call::OwnedCall;
 use super::diagnostic::{Code, Severity, has_errors};
 use super::fault::{Fault, RuleError};
@@ -31,6 +31,29 @@ pub struct Report {
 /// When the file itself cannot be read; what is wrong inside is among the diagnostics.
 pub fn load_file(path: &Path) -> std::io::Result<Loaded> {
     load(path, &|path| std::fs::read_to_string(path))
+}
+
+/// One text that means the same as a file with all that it includes, for a bundle.
+#[must_use]
+pub fn flatten(loaded: &Loaded) -> String {
+    let mut flat = String::new();
+    // What is included comes before who includes it.
+    for tree in &loaded.trees {
+        let Some(first) = tree.items.first() else {
+            continue;
+        };
+        let mut text = loaded.sources.file(first.span.file).text.to_string();
+        let includes = tree
+            .items
+            .iter()
+            .filter(|item| matches!(item.kind, ItemKind::Include(_)));
+        for item in includes.rev() {
+            text.replace_range(item.span.start as usize..item.span.end as usize, "");
+        }
+        flat.push_str(text.trim());
+        flat.push_str("\n\n");
+    }
+    flat
 }
 
 /// `rules check`: diagnostics and a summary.
@@ -274,6 +297,9 @@ pub struct Divergence {
     pub reverse: bool,
     /// What the leader did next; nothing when the follower did more than the leader.
     pub leader: Option<OwnedCall>,
+    /// What it did after that in the same thread, as far as it is known.
+    #[serde(default)]
+    pub next: Vec<OwnedCall>,
     /// What the follower did instead; nothing when it did less.
     pub follower: Option<OwnedCall>,
 }
@@ -284,24 +310,53 @@ pub struct Divergence {
 /// When there is no call on either side, or one that rules cannot name.
 pub fn suggest(divergence: &Divergence) -> Result<String, RuleError> {
     let fail = |why: &str| Fault::new(Code::SUGGEST, why).in_rule("rules suggest");
+    let mut fd = Fd::Same;
+    if let (Some(leader), Some(follower)) = (&divergence.leader, &divergence.follower)
+        && leader.nr == follower.nr
+        && let Some(at) = names::signature(leader.nr).and_then(|s| s.fd)
+        && leader.args[usize::from(at)] as i32 != follower.args[usize::from(at)] as i32
+    {
+        fd = Fd::Number;
+    }
     let side = |call: &OwnedCall, pattern: bool| -> Result<String, RuleError> {
-        let entry = names::call_by_number(call.nr)
-            .filter(|c| names::never_recorded(c).is_none())
+        let signature = names::signature(call.nr)
+            .filter(|s| names::never_recorded(s.call).is_none())
             .ok_or_else(|| fail("rules cannot speak of this call"))?;
-        Ok(call_text(call, &Signature::of(entry), pattern))
+        Ok(call_text(call, signature, pattern, fd))
     };
+    let mut remarks = String::new();
     let (left, right) = match (&divergence.leader, &divergence.follower) {
         (None, None) => return Err(fail("the record has no call on either side")),
         (Some(leader), None) => (side(leader, true)?, "nothing".to_owned()),
         (Some(leader), Some(follower)) if leader.nr == follower.nr => {
             (side(leader, true)?, side(follower, false)?)
         }
-        // Two different calls: which of them is the additional one cannot be known; the leader's
-        // is taken to be replaced.
-        (Some(leader), Some(follower)) => (
-            side(leader, true)?,
-            format!("{} = {}", side(follower, false)?, follower.ret),
-        ),
+        (Some(leader), Some(follower)) => {
+            let (made, inserted) = (side(leader, true)?, side(follower, false)?);
+            // The follower makes what the leader makes later: it leaves the calls before out.
+            let later = divergence.next.iter().position(|next| {
+                next.nr == follower.nr && side(next, false).is_ok_and(|next| next == inserted)
+            });
+            if let Some(later) = later {
+                let mut left = vec![made];
+                for next in &divergence.next[..later] {
+                    left.push(side(next, true)?);
+                }
+                (left.join(", "), "nothing".to_owned())
+            } else {
+                let result = follower.ret;
+                let _ = write!(
+                    remarks,
+                    "// The follower seems to make one call more, which gets the result {result}: say what it is to\n\
+                     // get. If it makes that call in place of the leader's:\n\
+                     // rule suggested: {made} => {inserted} = {result};\n"
+                );
+                (
+                    format!("{made} as made"),
+                    format!("{inserted} = {result}, made"),
+                )
+            }
+        }
         (None, Some(_)) => {
             return Err(fail(
                 "the follower makes a call after all of the leader's: name a call of the leader before or after it, and write `call(...) as c => c, inserted(...) = result`",
@@ -317,11 +372,27 @@ pub fn suggest(divergence: &Divergence) -> Result<String, RuleError> {
         "{} {{\n    rule suggested: {left} => {right};\n}}\n",
         section.word()
     );
-    Ok(fmt("suggested", &text).text)
+    let report = fmt("suggested", &text);
+    if !report.ok {
+        return Err(fail(&format!(
+            "the rule would not be accepted: {}",
+            report.text
+        )));
+    }
+    Ok(remarks + &report.text)
 }
 
-/// A call as text, without the descriptor's number: that differs from run to run.
-fn call_text(call: &OwnedCall, signature: &Signature, pattern: bool) -> String {
+/// How a descriptor is written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fd {
+    /// As `.`: its number differs from run to run.
+    Same,
+    /// As a number, since it is what the two calls differ in.
+    Number,
+}
+
+/// A call as text.
+fn call_text(call: &OwnedCall, signature: &Signature, pattern: bool, fd: Fd) -> String {
     let mut args = Vec::new();
     for (i, slot) in signature.slots.iter().enumerate() {
         let name = signature.call.names[i];
@@ -333,7 +404,9 @@ fn call_text(call: &OwnedCall, signature: &Signature, pattern: bool) -> String {
         let text = text.map(|t| t.strip_suffix(b"\0").unwrap_or(t));
         let input = !matches!(signature.data, Some((data, Flow::In)) if usize::from(data) == i);
         match (slot, text) {
-            _ if Some(i) == signature.fd.map(usize::from) => args.push(".".to_owned()),
+            _ if Some(i) == signature.fd.map(usize::from) && fd == Fd::Same => {
+                args.push(".".to_owned());
+            }
             (names::Slot::Data(_) | names::Slot::Either(_), Some(text)) if input || pattern => {
                 args.push(format!("{name}: {}", literal(text)));
             }
@@ -378,6 +451,7 @@ mod tests {
         let divergence = Divergence {
             reverse: false,
             leader: Some(write("+OK\r\n")),
+            next: Vec::new(),
             follower: Some(write("+QUEUED\r\n")),
         };
         let rule = suggest(&divergence).expect("a rule");
@@ -394,6 +468,7 @@ test "nothing else" { given { write(7, "+OK!\r\n"); } expect { write(7, "+OK!\r\
         let rule = suggest(&Divergence {
             reverse: true,
             leader: Some(write("x")),
+            next: Vec::new(),
             follower: None,
         })
         .expect("a rule");
@@ -406,6 +481,64 @@ test "nothing else" { given { write(7, "+OK!\r\n"); } expect { write(7, "+OK!\r\
             suggest(&Divergence::default()).expect_err("nothing").code,
             Code::SUGGEST
         );
+    }
+
+    #[test]
+    fn a_call_that_the_leader_makes_later_means_that_those_before_are_missing() {
+        let plain = |nr| OwnedCall {
+            nr,
+            ..OwnedCall::default()
+        };
+        let name = |name| names::call(name).expect("in the table").nr;
+        let divergence = Divergence {
+            reverse: false,
+            leader: Some(plain(name("getpgrp"))),
+            next: vec![plain(name("getuid")), plain(name("getegid"))],
+            follower: Some(plain(name("getegid"))),
+        };
+        let rule = suggest(&divergence).expect("a rule");
+        let tests = r#"
+test "it" { given { getpgrp(); getuid(); getegid(); } expect { getegid(); } }
+"#;
+        let report = test(load_text("t", &format!("{rule}{tests}")));
+        assert!(report.ok, "{rule}{}", report.text);
+    }
+
+    #[test]
+    fn a_call_of_which_the_leader_knows_nothing_is_inserted() {
+        let plain = |nr| OwnedCall {
+            nr,
+            ..OwnedCall::default()
+        };
+        let name = |name| names::call(name).expect("in the table").nr;
+        let divergence = Divergence {
+            leader: Some(plain(name("geteuid"))),
+            follower: Some(plain(name("getuid"))),
+            ..Divergence::default()
+        };
+        let rule = suggest(&divergence).expect("a rule");
+        let tests = r#"
+test "it" { given { geteuid() = 3; } expect { getuid() = 0; geteuid() = 3; } }
+"#;
+        let report = test(load_text("t", &format!("{rule}{tests}")));
+        assert!(report.ok, "{rule}{}", report.text);
+    }
+
+    #[test]
+    fn another_descriptor_is_suggested_by_number() {
+        let mut follower = write("x");
+        follower.args[0] = 6;
+        let divergence = Divergence {
+            leader: Some(write("x")),
+            follower: Some(follower),
+            ..Divergence::default()
+        };
+        let rule = suggest(&divergence).expect("a rule");
+        let tests = r#"
+test "it" { given { write(5, "x"); } expect { write(6, "x"); } }
+"#;
+        let report = test(load_text("t", &format!("{rule}{tests}")));
+        assert!(report.ok, "{rule}{}", report.text);
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod timeline;
 pub use options::{Command, Done, Failure, OnFull, UpdateKind, UpdateOptions, WaitFor};
 pub use stage::{OutdatedLeader, Promoting, SingleLeader, Stage, UpdatedLeader, Updating};
 pub use status::{
-    Events, FollowerStatus, LastUpdate, LeaderStatus, Outcome, Pauses, RingStatus, Status,
+    Events, FollowerStatus, LastUpdate, LeaderStatus, Outcome, Pauses, RingStatus, RuleFiring,
+    RuleStatus, RulesStatus, Status,
 };
 pub use timeline::{Mark, TimelineEntry};

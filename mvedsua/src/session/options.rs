@@ -55,6 +55,9 @@ pub enum WaitFor {
 pub struct UpdateOptions {
     /// What the follower becomes.
     pub kind: UpdateKind,
+    /// Rule file that says how the versions are expected to differ: an absolute path, read by the agent.
+    #[serde(default)]
+    pub rules: Option<PathBuf>,
     /// Capacity of the ring in bytes: a power of two, at least 1 MiB.
     pub ring_bytes: u64,
     /// Longest time without progress of the follower while events wait for it.
@@ -69,6 +72,7 @@ impl Default for UpdateOptions {
     fn default() -> Self {
         Self {
             kind: UpdateKind::Identity,
+            rules: None,
             ring_bytes: 64 << 20,
             hang_limit: Duration::from_secs(10),
             on_full: OnFull::Block,

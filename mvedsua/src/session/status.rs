@@ -3,6 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::Stage;
+use crate::rules::ast::Direction;
+use crate::rules::engine::RuleCount;
+use crate::rules::tools::Divergence;
 
 /// State of one service.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -21,6 +24,9 @@ pub struct Status {
     pub events: Events,
     /// The pauses of the leader in the running (else: the last) update.
     pub pauses_ms: Pauses,
+    /// The rules of the running (else: of the last) update, if it had any.
+    #[serde(default)]
+    pub rules: Option<RulesStatus>,
     /// How the last update ended.
     pub last_update: Option<LastUpdate>,
 }
@@ -105,6 +111,54 @@ pub struct LastUpdate {
     pub reason: String,
     /// The divergence report, many lines.
     pub report: Option<String>,
+    /// A rule ended the update and asked to try it again later.
+    #[serde(default)]
+    pub retry: bool,
+    /// The divergent calls of both sides, for `mvedsua rules suggest`.
+    #[serde(default)]
+    pub divergence: Option<Box<Divergence>>,
+}
+
+/// The rules of an update.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RulesStatus {
+    /// The rule file.
+    pub file: String,
+    /// The stage whose rules are in force.
+    pub stage: Direction,
+    /// Calls of the leader that rules hold now, to see what follows.
+    pub held: u64,
+    /// Every rule, in the order in which they are tried.
+    pub rules: Vec<RuleStatus>,
+    /// The latest firings, oldest first; a few dozen at most.
+    pub firings: Vec<RuleFiring>,
+}
+
+/// How often a rule did what.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleStatus {
+    /// Its name, or `rule-LINE`.
+    pub name: String,
+    /// File and line.
+    pub place: String,
+    /// The stage in which it applies.
+    pub stage: Direction,
+    /// The counts.
+    #[serde(flatten)]
+    pub count: RuleCount,
+}
+
+/// One time that a rule applied.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleFiring {
+    /// Milliseconds since the Unix epoch, to a tenth of a second.
+    pub unix_ms: u64,
+    /// The name of the rule.
+    pub rule: String,
+    /// The leader's thread.
+    pub thread: i32,
+    /// The start of the leader's call, or message, with which it began.
+    pub on: String,
 }
 
 impl Status {
@@ -119,6 +173,7 @@ impl Status {
             ring: RingStatus::default(),
             events: Events::default(),
             pauses_ms: Pauses::default(),
+            rules: None,
             last_update: None,
         }
     }

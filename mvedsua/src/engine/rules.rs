@@ -1,0 +1,501 @@
+//! The rules of an update: the leader's calls go through them on their way to the queues.
+//!
+//! A call that no rule concerns is queued as without rules, in place in the ring. Others are copied,
+//! handed to the rule engine, and queued when it has decided about them; their place in the global order
+//! is kept meanwhile. What else happens to such a thread (signals, interrupted calls, its end) waits
+//! behind them. To the rule engine a thread is the number of its lane, for a thread id can come again,
+//! and a call's `seq` is its place in the order.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Instant;
+
+use mvedsua_common::event::{
+    EventHeader, FLAG_OUT_OF_LINE, FLAG_SIGNAL, PART_MSG_DATA, PART_WHOLE,
+};
+use mvedsua_common::spec::{Arg, Len};
+use mvedsua_common::table;
+
+use super::attach::refused;
+use super::following::{Following, Stop};
+use super::lane::Item;
+use super::replay::{is_interrupted, record};
+use super::rules_told::Told;
+use crate::matcher::Record;
+use crate::recorder::EventRef;
+use crate::rules::ast::{Direction, Repeat};
+use crate::rules::call::Call;
+use crate::rules::carry::Carry;
+use crate::rules::engine::Engine;
+use crate::rules::expected::{Expected, ExpectedCall};
+use crate::rules::loader::load_text;
+use crate::rules::program::RuleSet;
+use crate::rules::{RuleError, tools};
+use crate::session::{Failure, UpdateOptions};
+
+/// A call of the leader that rules look at: a copy of its record. The record's room in the ring is
+/// given back when the last clone is gone, so that the leader waits for a slow follower as without rules.
+#[derive(Clone, Debug)]
+pub(super) struct Copied(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    header: EventHeader,
+    payload: Vec<u8>,
+    lane: u32,
+    place: u64,
+    event: Option<EventRef>,
+    back: Sender<EventRef>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Some(event) = self.event.take() {
+            // Nobody receives any more when the whole ring goes.
+            let _ = self.back.send(event);
+        }
+    }
+}
+
+impl Copied {
+    /// The record, for comparing and answering.
+    pub(super) fn record(&self) -> Record<'_> {
+        Record {
+            header: self.0.header,
+            payload: &self.0.payload,
+        }
+    }
+
+    /// What waited at the end of this call was no signal for the thread after all.
+    pub(super) fn expect_no_signal(&mut self) {
+        if let Some(inner) = Arc::get_mut(&mut self.0) {
+            inner.header.flags &= !FLAG_SIGNAL;
+        }
+    }
+
+    /// The untouched call as it was in the ring, with its payload if that was fetched out of line;
+    /// itself if something else refers to it still.
+    fn into_event(self) -> Result<(EventRef, Vec<u8>), Self> {
+        match Arc::try_unwrap(self.0) {
+            Ok(mut inner) => match inner.event.take() {
+                Some(event) => Ok((event, std::mem::take(&mut inner.payload))),
+                None => Err(Self(Arc::new(inner))),
+            },
+            Err(shared) => Err(Self(shared)),
+        }
+    }
+}
+
+/// The text of an argument as rules see it.
+fn payload<'a>(record: &Record<'a>, arg: u8) -> Option<&'a [u8]> {
+    let part = record
+        .parts()
+        .find(|part| part.arg == arg && matches!(part.flags, PART_WHOLE | PART_MSG_DATA))?;
+    // Of several messages at once no one text can be told.
+    let spec = table::syscall(record.header.nr)?;
+    let many = matches!(
+        spec.args.get(usize::from(arg)),
+        Some(Arg::Mem(_, Len::Mmsg))
+    );
+    (!many).then_some(part.data)
+}
+
+impl Call for Copied {
+    fn nr(&self) -> u16 {
+        self.0.header.nr
+    }
+    fn args(&self) -> &[u64; 6] {
+        &self.0.header.args
+    }
+    fn ret(&self) -> i64 {
+        self.0.header.ret
+    }
+    fn tid(&self) -> u32 {
+        self.0.lane
+    }
+    fn seq(&self) -> u64 {
+        self.0.place
+    }
+    fn payload(&self, arg: u8) -> Option<&[u8]> {
+        payload(&self.record(), arg)
+    }
+}
+
+/// A call still in the ring, to ask whether any rule concerns it.
+struct InPlace<'a>(Record<'a>);
+
+impl Call for InPlace<'_> {
+    fn nr(&self) -> u16 {
+        self.0.header.nr
+    }
+    fn args(&self) -> &[u64; 6] {
+        &self.0.header.args
+    }
+    fn ret(&self) -> i64 {
+        self.0.header.ret
+    }
+    fn tid(&self) -> u32 {
+        0
+    }
+    fn seq(&self) -> u64 {
+        0
+    }
+    fn payload(&self, arg: u8) -> Option<&[u8]> {
+        payload(&self.0, arg)
+    }
+}
+
+/// The rules of a running update.
+pub(super) struct Rules {
+    /// The file, as the operator named it.
+    pub(super) file: String,
+    pub(super) engine: Engine<Copied>,
+    /// What the follower has still to read of texts that became longer.
+    pub(super) carry: Carry,
+    out: VecDeque<Expected<Copied>>,
+    /// By lane, while calls of it are undecided: what comes after them and is no matter of rules.
+    behind: BTreeMap<usize, VecDeque<(u64, Item)>>,
+    /// By lane: a call whose payload is yet to be fetched from the leader's memory.
+    unread: BTreeMap<usize, (u64, EventRef)>,
+    /// Lanes in which calls are undecided.
+    undecided: std::collections::BTreeSet<usize>,
+    freed: Receiver<EventRef>,
+    back: Sender<EventRef>,
+    clock: Instant,
+    /// A rule asked to try the update again later.
+    pub(super) retry: bool,
+    pub(super) told: Told,
+}
+
+/// Reads a rule file for an update.
+///
+/// # Errors
+/// [`Failure::Refused`] with all diagnostics when it cannot be read or does not check.
+pub(super) fn load(file: &Path) -> Result<Arc<RuleSet>, Failure> {
+    let unreadable = |why: String| {
+        refused(
+            "E226",
+            format!("the rule file {} cannot be read: {why}", file.display()),
+        )
+    };
+    // A pipe would be waited for.
+    let regular = std::fs::metadata(file).map_err(|e| unreadable(e.to_string()))?;
+    if !regular.is_file() {
+        return Err(unreadable("it is no regular file".into()));
+    }
+    let loaded = tools::load_file(file).map_err(|e| unreadable(e.to_string()))?;
+    let report = tools::check(&loaded);
+    loaded.rules.map(Arc::new).ok_or_else(|| {
+        let file = file.display();
+        refused(
+            "E227",
+            format!(
+                "the rule file {file} does not check:\n{}",
+                report.text.trim_end()
+            ),
+        )
+    })
+}
+
+/// The rules that a bundle brings.
+///
+/// # Errors
+/// [`Failure::Refused`] with all diagnostics when they do not check, which `bundle build` has excluded.
+pub(super) fn of_bundle(text: &str) -> Result<Arc<RuleSet>, Failure> {
+    let loaded = load_text(OF_BUNDLE, text);
+    let report = tools::check(&loaded);
+    loaded.rules.map(Arc::new).ok_or_else(|| {
+        refused(
+            "E227",
+            format!(
+                "the bundle's rules do not check:\n{}",
+                report.text.trim_end()
+            ),
+        )
+    })
+}
+
+/// How the rules of a bundle are named.
+const OF_BUNDLE: &str = "the bundle's rules";
+
+impl Rules {
+    /// The forward rules, for the stage in which the old version leads.
+    pub(super) fn forward(options: &UpdateOptions, set: Arc<RuleSet>, leader: i32) -> Self {
+        let file = options
+            .rules
+            .as_ref()
+            .map(|file| file.display().to_string());
+        Self::new(
+            file.unwrap_or_else(|| OF_BUNDLE.to_owned()),
+            Engine::new(set, Direction::Forward),
+            leader,
+        )
+    }
+
+    fn new(file: String, mut engine: Engine<Copied>, leader: i32) -> Self {
+        if engine.rules().framing.is_some() {
+            for fd in super::connections::of(leader) {
+                engine.add_connection(fd);
+            }
+        }
+        let (back, freed) = channel();
+        Self {
+            file,
+            engine,
+            carry: Carry::new(),
+            out: VecDeque::new(),
+            behind: BTreeMap::new(),
+            unread: BTreeMap::new(),
+            undecided: std::collections::BTreeSet::new(),
+            freed,
+            back,
+            clock: Instant::now(),
+            retry: false,
+            told: Told::default(),
+        }
+    }
+
+    /// The reverse rules, after the roles were exchanged.
+    pub(super) fn reversed(self, leader: i32) -> Self {
+        let told = self.told;
+        let reversed = Self::new(self.file, self.engine.reversed(Direction::Reverse), leader);
+        Self { told, ..reversed }
+    }
+
+    /// Name and place of a rule, for messages.
+    pub(super) fn name(&self, rule: crate::rules::program::RuleId) -> String {
+        let set = self.engine.rules();
+        set.rules
+            .get(rule.0 as usize)
+            .map_or_else(String::new, |rule| {
+                format!("rule `{}` ({})", rule.name, set.sources.place(rule.span))
+            })
+    }
+}
+
+impl From<RuleError> for Stop {
+    fn from(error: RuleError) -> Self {
+        Self::roll_back(error.to_string())
+    }
+}
+
+impl Following {
+    /// Queues what happened in a thread of the leader, by way of the rules.
+    pub(super) fn push_ruled(&mut self, index: usize, item: Item) -> Result<(), Stop> {
+        let Some(rules) = &mut self.rules else {
+            self.order.push(index, item);
+            return Ok(());
+        };
+        let waits = rules.undecided.contains(&index);
+        let event = match item {
+            // Its final result comes later, or a signal; see `step_interrupted`.
+            Item::Call(event) if !is_interrupted(event.header.ret) => event,
+            other => {
+                if waits {
+                    let place = self.order.keep(index);
+                    rules
+                        .behind
+                        .entry(index)
+                        .or_default()
+                        .push_back((place, other));
+                } else {
+                    self.order.push(index, other);
+                }
+                return Ok(());
+            }
+        };
+        let missing = event.header.flags & FLAG_OUT_OF_LINE != 0
+            && !self.fetched.contains_key(&event.position);
+        let concerned = waits
+            || if missing {
+                rules.engine.may_concern(event.header.nr)
+            } else {
+                let record = record(&self.recorder, &self.fetched, &event);
+                rules.engine.concerns(&InPlace(record))
+            };
+        if !concerned {
+            self.order.push(index, Item::Call(event));
+            return Ok(());
+        }
+        let place = self.order.keep(index);
+        rules.undecided.insert(index);
+        if missing {
+            rules.unread.insert(index, (place, event));
+            return Ok(());
+        }
+        self.feed(index, place, event)
+    }
+
+    /// The record of a thread whose payload is to be fetched, if rules wait for it.
+    pub(super) fn unread(&self, tid: i32) -> Option<&EventRef> {
+        let index = self.lanes.of_leader(tid)?;
+        let (_, event) = self.rules.as_ref()?.unread.get(&index)?;
+        Some(event)
+    }
+
+    /// The payload that rules wait for was fetched.
+    pub(super) fn feed_fetched(&mut self, tid: i32) -> Result<(), Stop> {
+        let index = self.lanes.of_leader(tid);
+        let waiting = index.zip(self.rules.as_mut()).and_then(|(index, rules)| {
+            let (place, event) = rules.unread.remove(&index)?;
+            Some((index, place, event))
+        });
+        match waiting {
+            Some((index, place, event)) => self.feed(index, place, event),
+            None => Ok(()),
+        }
+    }
+
+    fn feed(&mut self, index: usize, place: u64, event: EventRef) -> Result<(), Stop> {
+        let Some(rules) = &mut self.rules else {
+            return Ok(());
+        };
+        let view = record(&self.recorder, &self.fetched, &event);
+        let header = view.header;
+        let payload = match self.fetched.remove(&event.position) {
+            Some(fetched) => fetched,
+            None => self.recorder.ring.event(&event).payload.to_vec(),
+        };
+        let call = Copied(Arc::new(Inner {
+            header,
+            payload,
+            lane: index as u32,
+            place,
+            event: Some(event),
+            back: rules.back.clone(),
+        }));
+        let now = rules.clock.elapsed();
+        rules.engine.feed(call, now, &mut rules.out)?;
+        self.settle(Some(index));
+        Ok(())
+    }
+
+    /// Releases what rules have held long enough.
+    pub(super) fn tick_rules(&mut self) -> Result<(), Stop> {
+        let Some(rules) = &mut self.rules else {
+            return Ok(());
+        };
+        let now = rules.clock.elapsed();
+        if rules.engine.deadline().is_some_and(|until| until <= now) {
+            rules.engine.tick(now, &mut rules.out)?;
+            self.settle(None);
+        }
+        Ok(())
+    }
+
+    /// Nothing more comes of the leader: rules decide with what they have seen.
+    pub(super) fn flush_rules(&mut self) -> Result<(), Stop> {
+        let Some(rules) = &mut self.rules else {
+            return Ok(());
+        };
+        rules.engine.flush(rules.clock.elapsed(), &mut rules.out)?;
+        self.settle(None);
+        Ok(())
+    }
+
+    /// Queues what the rules have decided, of one lane or of all.
+    fn settle(&mut self, only: Option<usize>) {
+        let Some(rules) = &mut self.rules else {
+            return;
+        };
+        while let Some(expected) = rules.out.pop_front() {
+            let (index, place) = (expected.tid() as usize, expected.seq());
+            while let Some(item) = behind(&mut rules.behind, index, Some(place)) {
+                self.order.fill(index, item.0, item.1, false);
+            }
+            let mut loose = false;
+            let item = match expected {
+                Expected::Same(call) => match call.into_event() {
+                    Ok((event, payload)) => {
+                        if event.header.flags & FLAG_OUT_OF_LINE != 0 {
+                            self.fetched.insert(event.position, payload);
+                        }
+                        Item::Call(event)
+                    }
+                    Err(call) => Item::Expected(Box::new(ExpectedCall::like(call, None))),
+                },
+                Expected::Call(call) => {
+                    loose = matches!(call.repeat, Repeat::Optional | Repeat::Any);
+                    Item::Expected(call)
+                }
+                Expected::Stop(stop) => Item::Verdict(Box::new(stop)),
+            };
+            self.order.fill(index, place, item, loose);
+        }
+        let lanes = match only {
+            Some(index) => vec![index],
+            None => rules.undecided.iter().copied().collect(),
+        };
+        for index in lanes {
+            let unread = rules.unread.get(&index).map(|(place, _)| *place);
+            let held = rules.engine.oldest_held(index as u32).or(unread);
+            while let Some(item) = behind(&mut rules.behind, index, held) {
+                self.order.fill(index, item.0, item.1, false);
+            }
+            self.order.settle(index, held);
+            if held.is_none() {
+                rules.undecided.remove(&index);
+            }
+        }
+        self.reclaim();
+    }
+
+    /// Gives the ring back what the rules are done with.
+    pub(super) fn reclaim(&mut self) {
+        let Some(rules) = &mut self.rules else {
+            return;
+        };
+        for event in rules.freed.try_iter() {
+            self.recorder.ring.release(event);
+        }
+    }
+
+    /// An untouched call as one that a rule has to do with: while something is carried to the
+    /// follower's next read, that read has to look.
+    pub(super) fn take_in_hand(&mut self, index: usize) {
+        let Some(rules) = &mut self.rules else {
+            return;
+        };
+        let Some(item) = self.order.next_mut(index) else {
+            return;
+        };
+        match std::mem::replace(item, Item::Exit) {
+            Item::Call(event) => {
+                let header = record(&self.recorder, &self.fetched, &event).header;
+                let payload = match self.fetched.remove(&event.position) {
+                    Some(fetched) => fetched,
+                    None => self.recorder.ring.event(&event).payload.to_vec(),
+                };
+                let call = Copied(Arc::new(Inner {
+                    header,
+                    payload,
+                    lane: index as u32,
+                    place: 0,
+                    event: Some(event),
+                    back: rules.back.clone(),
+                }));
+                *item = Item::Expected(Box::new(ExpectedCall::like(call, None)));
+            }
+            other => *item = other,
+        }
+    }
+}
+
+/// The next item that waits behind held calls, if its place is before `before` (any, without one).
+fn behind(
+    behind: &mut BTreeMap<usize, VecDeque<(u64, Item)>>,
+    index: usize,
+    before: Option<u64>,
+) -> Option<(u64, Item)> {
+    let queue = behind.get_mut(&index)?;
+    let ready = queue
+        .front()
+        .is_some_and(|(place, _)| before.is_none_or(|before| *place < before));
+    let item = if ready { queue.pop_front() } else { None };
+    if queue.is_empty() {
+        behind.remove(&index);
+    }
+    item
+}

@@ -1,0 +1,609 @@
+//! Rules on live processes: two versions that differ in one thing at a time, with the rule for it and
+//! without, while the old version leads and while the new one does.
+//!
+//! `rules.c` has two versions in one program. The test pokes the other one into the follower's memory,
+//! and tells both by a file which of their differences to show.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use mvedsua_tests::mvedsua::{Rules, Status};
+use mvedsua_tests::{Mvedsua, Need, Supervised, Victim, can_run, process};
+
+const LIMIT: Duration = Duration::from_secs(60);
+const NAME: &str = "r";
+
+/// What stands before the rules, for both stages.
+const PREAMBLE: &str = r#"
+messages line;
+state service feat = false;
+parser put = /^PUT (?<key>[^ ]+) (?<val>.*\r\n)$/;
+ignore write(_, text) in text /pid ([0-9]+)/;
+"#;
+
+/// One difference: what it is, its number in `rules.c`, the rule for it, and what must stand in the
+/// reason of the rollback without the rule.
+struct Case {
+    what: &'static str,
+    number: i32,
+    rule: &'static str,
+    without: &'static str,
+}
+
+const fn case(what: &'static str, number: i32, rule: &'static str, without: &'static str) -> Case {
+    Case {
+        what,
+        number,
+        rule,
+        without,
+    }
+}
+
+/// Differences that a rule reconciles.
+const RECONCILED: &[Case] = &[
+    case(
+        "tolerated",
+        1,
+        r#"write(., "tolerated ", _) => tolerate"#,
+        "write with other bytes in buf, first at offset 10",
+    ),
+    case(
+        "rewritten",
+        2,
+        r#"write(fd, "HELLO 1.0\r\n") => write(fd, "HELLO 1.1\r\n")"#,
+        "write with other bytes in buf, first at offset 8",
+    ),
+    case(
+        "carried to the next read",
+        3,
+        r#"read(fd, s, _) { (key, val) = put(s); return key != NULL; } as r => r(fd, "PUT-string $key $val")"#,
+        "write with other bytes in buf, first at offset 0",
+    ),
+    case(
+        "dropped",
+        4,
+        "getpgrp() => nothing",
+        "the leader made getpgrp, the follower",
+    ),
+    case(
+        "inserted",
+        5,
+        "geteuid() as c => getuid() = 42, c",
+        "the leader made geteuid, the follower getuid",
+    ),
+    case(
+        "reordered",
+        6,
+        "getsid(0) as a, getpgid(0) as b => b, a",
+        "the leader made getsid, the follower getpgid",
+    ),
+    case(
+        "merged",
+        7,
+        r#"write(., "hello ", n) as a, write(., "world") => a(., "hello world")"#,
+        "write with another count: 6 against 11",
+    ),
+    case(
+        "split",
+        8,
+        r#"write(., "0123456789\n") as w => w(., "0123456789\n") in pieces"#,
+        "write with other bytes in buf, first at offset 4",
+    ),
+    case(
+        "noise",
+        9,
+        // The `ignore` line is in the preamble.
+        "",
+        "write with other bytes in buf, first at offset 5",
+    ),
+    case(
+        "any number of",
+        10,
+        "getegid() as c => getppid()* = 7, c",
+        "the leader made getegid, the follower getppid",
+    ),
+    case(
+        "another result",
+        11,
+        r#"access("/nonexistent") = ENOENT as a => a() = 0"#,
+        "the follower died of SIGABRT|the follower write|rt_sigprocmask",
+    ),
+    case(
+        "messages",
+        12,
+        r#"request(., "PUT $key $val") => request(., "PUT-string $key $val")"#,
+        "write with other bytes in buf, first at offset 0",
+    ),
+    case(
+        "vectors",
+        14,
+        r#"writev(., "abcd") as w => w(., "abXcd")"#,
+        "writev with other bytes in iov",
+    ),
+    case(
+        "a message's vectors",
+        15,
+        r#"recvmsg(., "abcd") as r => r(., "ab--cd")"#,
+        "the follower",
+    ),
+    case(
+        "a long text, fetched out of line",
+        16,
+        r#"write(fd, "L$rest") => write(fd, "M$rest")"#,
+        "write with other bytes in buf, first at offset 0",
+    ),
+    case(
+        "known by state",
+        17,
+        "write(fd, \"OPTS\\n\") when feat => write(fd, \"NOOP\\n\");\nwrite(_, \"FEAT\\n\") => same { feat = true; }",
+        "write with other bytes in buf, first at offset 0",
+    ),
+    case(
+        "held across a signal",
+        18,
+        r#"write(., "hold\n") as a, write(., "held\n") => a(., "hold\nheld\n")"#,
+        "write with another count|write with other bytes",
+    ),
+    case(
+        "read vectors",
+        20,
+        r#"readv(., "short\n") as r => r(., "rather shorter\n")"#,
+        "the follower",
+    ),
+    case(
+        "a request where there was none",
+        21,
+        r#"recvfrom(., _) = EAGAIN as r => r(., "hello")"#,
+        "the follower",
+    ),
+    case(
+        "optional",
+        22,
+        "getgid() as c, write(_, \"optional\\n\") as w => getppid()? = 8, c, w",
+        "the leader made getgid, the follower getppid",
+    ),
+];
+
+/// Rules that end the update, and what must stand in the reason.
+const ENDED: &[Case] = &[
+    case(
+        "retry",
+        23,
+        r#"write(., "busy\n") => retry "it is busy""#,
+        "asks to try again later: it is busy",
+    ),
+    case(
+        "terminate",
+        24,
+        r#"write(fd, "unknown\n") => terminate follower "it knows no such thing""#,
+        "ends the update: it knows no such thing",
+    ),
+    case(
+        "out of fuel",
+        25,
+        // Filled in by `rules`.
+        "FUEL",
+        "E370",
+    ),
+    case(
+        "too long",
+        26,
+        r#"write(fd, "T$rest") => write(fd, "$rest$rest$rest$rest$rest")"#,
+        "E371",
+    ),
+];
+
+/// The rules of one stage; the rule of case 5 is `forward5` or `reverse5`.
+fn section(stage: &str) -> String {
+    let mut text = format!("{stage} {{\n");
+    for case in RECONCILED.iter().chain(ENDED) {
+        let name = format!("rule {stage}{}:", case.number);
+        if case.rule == "FUEL" {
+            let tests: Vec<String> = (0..60).map(|i| format!("s ~ /{i}q[a-z]*z/")).collect();
+            text.push_str(&format!(
+                "{name} write(fd, s) {{ return s[0..1] == \"F\" && ({}); }} => tolerate;\n",
+                tests.join(" || ")
+            ));
+        } else if !case.rule.is_empty() {
+            text.push_str(&format!("{name} {};\n", case.rule));
+        }
+    }
+    text.push_str(&format!(
+        "rule {stage}13 within 50 ms: write(., \"first\\n\"), write(., \"second\\n\") => nothing;\n\
+         rule {stage}19: write(fd, \"log me\\n\") => log \"it logs\";\n}}\n"
+    ));
+    text
+}
+
+/// The rule file: every rule, in both stages.
+fn rules() -> String {
+    format!("{PREAMBLE}{}{}", section("forward"), section("reverse"))
+}
+
+/// A victim with an agent, attached.
+struct Two {
+    victim: Victim,
+    mvedsua: Mvedsua,
+    address: u64,
+    rules: PathBuf,
+}
+
+impl Two {
+    fn start() -> Result<Self> {
+        let victim = Victim::start("rules")?;
+        let switch = std::fs::read_to_string(victim.dir().join("progress.switch"))?;
+        let rules_file = victim.dir().join("all.rules");
+        std::fs::write(&rules_file, rules())?;
+        let mvedsua = Mvedsua::start()?;
+        mvedsua.attach(victim.pid(), NAME)?;
+        Ok(Self {
+            address: switch.trim().parse()?,
+            rules: rules_file,
+            victim,
+            mvedsua,
+        })
+    }
+
+    /// An update to the same version, with all rules or none; the follower is another version then.
+    fn update(&self, with_rules: bool) -> Result<()> {
+        let file = self.rules.display().to_string();
+        let options: &[&str] = if with_rules { &["--rules", &file] } else { &[] };
+        self.mvedsua.update_identity(NAME, options)?;
+        self.poke_follower()
+    }
+
+    fn status(&self) -> Result<Status> {
+        self.mvedsua.status(NAME)
+    }
+
+    fn poke_follower(&self) -> Result<()> {
+        let status = self.status()?;
+        let follower = status
+            .follower
+            .with_context(|| format!("no follower: {:?}", status.last_update))?;
+        let memory = File::options()
+            .write(true)
+            .open(format!("/proc/{}/mem", follower.pid))?;
+        memory.write_all_at(&1i32.to_le_bytes(), self.address)?;
+        Ok(())
+    }
+
+    /// Tells both versions what to do in each round from now on.
+    fn show(&self, number: i32) -> Result<()> {
+        let file = File::options()
+            .write(true)
+            .open(self.victim.dir().join("progress.case"))?;
+        file.write_all_at(&number.to_le_bytes(), 0)?;
+        Ok(())
+    }
+
+    /// Shows a difference for some rounds, and waits until the follower has done them too.
+    fn show_for(&self, number: i32, rounds: u64) -> Result<Status> {
+        self.show(number)?;
+        self.victim.wait_rounds(rounds)?;
+        self.show(0)?;
+        self.victim.wait_rounds(2)?;
+        self.mvedsua.wait_for(NAME, LIMIT, |status| {
+            status.follower.is_none_or(|f| f.lag_events < 20)
+        })
+    }
+
+    /// The update was ended for that reason, and the server is as it was.
+    fn ended_with(&self, outcome: &str, reason: &str) -> Result<Status> {
+        let status = self
+            .mvedsua
+            .wait_for(NAME, LIMIT, |status| status.follower.is_none())?;
+        self.show(0)?;
+        self.victim.wait_rounds(2)?;
+        let update = status.last_update.clone().context("no outcome")?;
+        ensure!(update.outcome == outcome, "{update:?}");
+        ensure!(
+            reason.split('|').any(|piece| update.reason.contains(piece)),
+            "the reason is: {}\n{}",
+            update.reason,
+            update.report.unwrap_or_default()
+        );
+        Ok(status)
+    }
+
+    fn is_bare(&self) -> bool {
+        process::is_untraced(self.victim.pid()) && process::is_unfiltered(self.victim.pid())
+    }
+}
+
+/// How often the rule of a case fired in the stage that is in force.
+fn fired(status: &Status, number: i32) -> u64 {
+    let Some(rules) = &status.rules else { return 0 };
+    let name = format!("{}{number}", rules.stage);
+    let rule = rules.rules.iter().find(|rule| rule.name == name);
+    rule.map_or(0, |rule| rule.fired)
+}
+
+/// Shows each difference that a rule reconciles; says what went wrong.
+fn reconcile(two: &Two) -> Result<Vec<String>> {
+    let mut wrong = Vec::new();
+    for case in RECONCILED {
+        let status = two.show_for(case.number, 5)?;
+        if status.follower.is_none() {
+            let update = status.last_update.context("no outcome")?;
+            wrong.push(format!(
+                "{} ({}): {}\n{}",
+                case.what,
+                case.number,
+                update.reason,
+                update.report.unwrap_or_default()
+            ));
+            return Ok(wrong);
+        }
+        if !case.rule.is_empty() {
+            two.mvedsua
+                .wait_for(NAME, LIMIT, |status| fired(status, case.number) >= 5)
+                .with_context(|| format!("the rule for `{}` has to fire", case.what))?;
+        }
+    }
+    Ok(wrong)
+}
+
+#[test]
+fn with_its_rule_no_difference_is_a_divergence() -> Result<()> {
+    if !can_run(
+        "with_its_rule_no_difference_is_a_divergence",
+        &[Need::Root, Need::Program("cc")],
+    ) {
+        return Ok(());
+    }
+    let two = Two::start()?;
+    two.update(true)?;
+    let wrong = reconcile(&two)?;
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let status = two.status()?;
+    ensure!(
+        status.events.diverged == 0 && status.events.rewritten > 50,
+        "{status:?}"
+    );
+
+    // A rule that waits in vain gives up in time, and what it held goes on unchanged.
+    two.show_for(13, 3)?;
+    let status = two.mvedsua.wait_for(NAME, LIMIT, |status| {
+        let mut rules = status.rules.iter().flat_map(|rules| &rules.rules);
+        rules.any(|rule| rule.name == "forward13" && rule.timed_out >= 3 && rule.fired == 0)
+    })?;
+    ensure!(status.follower.is_some(), "{status:?}");
+
+    // What rules log stands in the timeline.
+    two.show_for(19, 3)?;
+    two.mvedsua
+        .wait_for(NAME, LIMIT, |status| fired(status, 19) >= 3)?;
+    two.mvedsua.rollback(NAME)?;
+    let events = two.mvedsua.events(NAME)?;
+    ensure!(
+        events
+            .iter()
+            .any(|e| e.what.contains("rule `forward19`") && e.what.ends_with("logs: it logs")),
+        "{events:?}"
+    );
+    assert!(two.is_bare());
+    two.victim.end()
+}
+
+#[test]
+fn the_same_rules_hold_while_the_new_version_leads() -> Result<()> {
+    if !can_run(
+        "the_same_rules_hold_while_the_new_version_leads",
+        &[Need::Root, Need::Program("cc")],
+    ) {
+        return Ok(());
+    }
+    let mut two = Two::start()?;
+    let file = two.rules.display().to_string();
+    two.mvedsua.update_identity(NAME, &["--rules", &file])?;
+    let new = two.status()?.follower.context("no follower")?.pid;
+    two.mvedsua.promote(NAME)?;
+    // The old process follows from here on, as another version.
+    two.poke_follower()?;
+    let wrong = reconcile(&two)?;
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let status = two.status()?;
+    ensure!(
+        status.stage == "updated-leader" && status.events.diverged == 0,
+        "{status:?}"
+    );
+    let rules = status.rules.context("no rules")?;
+    ensure!(rules.stage == "reverse", "{rules:?}");
+    ensure!(
+        rules
+            .rules
+            .iter()
+            .all(|r| r.fired == 0 || r.stage == "reverse"),
+        "{rules:?}"
+    );
+    // A verdict drops the old version.
+    two.show(24)?;
+    two.ended_with("finalized", "ends the update: it knows no such thing")?;
+    two.victim.promoted(new)?;
+    two.victim.wait_rounds(3)?;
+    two.victim.end()
+}
+
+#[test]
+fn without_its_rule_each_difference_is_found() -> Result<()> {
+    if !can_run(
+        "without_its_rule_each_difference_is_found",
+        &[Need::Root, Need::Program("cc")],
+    ) {
+        return Ok(());
+    }
+    let two = Two::start()?;
+    let mut wrong = Vec::new();
+    for case in RECONCILED {
+        two.update(false)?;
+        two.show(case.number)?;
+        if let Err(error) = two.ended_with("rolled-back", case.without) {
+            wrong.push(format!("{} ({}): {error:#}", case.what, case.number));
+        }
+    }
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(two.is_bare());
+    two.victim.end()
+}
+
+#[test]
+fn verdicts_and_limits_end_the_update_and_harm_nobody() -> Result<()> {
+    if !can_run(
+        "verdicts_and_limits_end_the_update_and_harm_nobody",
+        &[Need::Root, Need::Program("cc")],
+    ) {
+        return Ok(());
+    }
+    let two = Two::start()?;
+    let mut wrong = Vec::new();
+    for case in ENDED {
+        two.update(true)?;
+        two.show(case.number)?;
+        match two.ended_with("rolled-back", case.without) {
+            Ok(status) => {
+                let retry = status.last_update.is_some_and(|update| update.retry);
+                ensure!(
+                    retry == (case.what == "retry"),
+                    "{}: retry is {retry}",
+                    case.what
+                );
+            }
+            Err(error) => wrong.push(format!("{} ({}): {error:#}", case.what, case.number)),
+        }
+    }
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(two.is_bare());
+    two.victim.end()
+}
+
+#[test]
+fn a_file_that_does_not_check_is_refused_before_anything_is_touched() -> Result<()> {
+    if !can_run(
+        "a_file_that_does_not_check_is_refused_before_anything_is_touched",
+        &[Need::Root, Need::Program("cc")],
+    ) {
+        return Ok(());
+    }
+    let two = Two::start()?;
+    let before = two.victim.footprint()?;
+    let broken = two.victim.dir().join("broken.rules");
+    std::fs::write(&broken, "raed(fd, \"x\") => read(fd, \"y\");\n")?;
+    let update = |file: &str| {
+        two.mvedsua
+            .run(&["update", NAME, "--identity", "--rules", file])
+    };
+    let refused = update(&broken.display().to_string())?;
+    ensure!(
+        refused.code == 5 && refused.stderr.contains("E227"),
+        "{refused:?}"
+    );
+    // With file, line, caret and a suggestion.
+    for piece in ["E310", "broken.rules:1:1", "^^^^", "`read`"] {
+        ensure!(
+            refused.stderr.contains(piece),
+            "{piece}: {}",
+            refused.stderr
+        );
+    }
+    for missing in ["/nonexistent.rules", "/dev/zero"] {
+        let refused = update(missing)?;
+        ensure!(
+            refused.code == 5 && refused.stderr.contains("E226"),
+            "{refused:?}"
+        );
+    }
+    let events = two.mvedsua.events(NAME)?;
+    ensure!(events.iter().all(|e| e.mark.is_none()), "{events:?}");
+    assert_eq!(two.victim.footprint()?, before);
+    two.victim.end()
+}
+
+#[test]
+fn a_suggested_rule_reconciles_the_divergence_that_it_was_made_from() -> Result<()> {
+    if !can_run(
+        "a_suggested_rule_reconciles_the_divergence_that_it_was_made_from",
+        &[Need::Root, Need::Program("cc")],
+    ) {
+        return Ok(());
+    }
+    let two = Two::start()?;
+    let suggested = two.victim.dir().join("suggested.rules");
+    // Rewritten and dropped: what a rule can be proposed for from the two calls alone.
+    for number in [2, 4] {
+        two.update(false)?;
+        two.show(number)?;
+        two.ended_with("rolled-back", "divergence")?;
+        let rule = two.mvedsua.run(&["rules", "suggest", NAME])?.ok()?;
+        // The same from a report that was saved.
+        let saved = two.victim.dir().join("status.json");
+        let status = two.mvedsua.run(&["status", NAME, "--json"])?.ok()?;
+        std::fs::write(&saved, status)?;
+        let from_file = two
+            .mvedsua
+            .run(&["rules", "suggest", &saved.display().to_string()])?;
+        assert_eq!(from_file.ok()?, rule);
+        std::fs::write(&suggested, &rule)?;
+        let file = suggested.display().to_string();
+        two.mvedsua.update_identity(NAME, &["--rules", &file])?;
+        two.poke_follower()?;
+        two.show_for(number, 5)?;
+        let status = two.mvedsua.wait_for(NAME, LIMIT, |status| {
+            let fired = |rules: &Rules| rules.rules.iter().any(|rule| rule.fired >= 5);
+            status.follower.is_none() || status.rules.as_ref().is_some_and(fired)
+        })?;
+        ensure!(
+            status.follower.is_some(),
+            "{rule}\n{:?}",
+            status.last_update
+        );
+        let trace = two.mvedsua.run(&["rules", "trace", NAME])?.ok()?;
+        ensure!(
+            trace.contains("suggested (") && trace.contains("the latest firings"),
+            "{trace}"
+        );
+        two.mvedsua.rollback(NAME)?;
+        let none = two.mvedsua.run(&["rules", "suggest", NAME])?;
+        ensure!(none.code == 5 && none.stderr.contains("E382"), "{none:?}");
+    }
+    two.victim.end()
+}
+
+/// Path of a shipped rule file.
+fn shipped(name: &str) -> String {
+    format!("{}/../rules/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn the_shipped_rules_change_nothing_about_an_identity_update_of_redis() -> Result<()> {
+    if !can_run(
+        "the_shipped_rules_change_nothing_about_an_identity_update_of_redis",
+        &[Need::Root, Need::Program("redis-server")],
+    ) {
+        return Ok(());
+    }
+    let mut redis = Supervised::redis(&[], 10_000, 1500)?;
+    for rules in ["redis/noise.rules", "redis/new-command.rules"] {
+        redis.update(&["--rules", &shipped(rules)])?;
+        redis.more_requests(2000)?;
+        let status = redis.status()?;
+        ensure!(
+            status.stage == "outdated-leader" && status.events.diverged == 0,
+            "{rules}: {status:?}"
+        );
+        redis.run("promote", &[])?.ok()?;
+        redis.more_requests(2000)?;
+        let status = redis.status()?;
+        ensure!(
+            status.stage == "updated-leader" && status.events.diverged == 0,
+            "{rules}: {status:?}"
+        );
+        redis.run("rollback", &[])?.ok()?;
+        redis.more_requests(200)?;
+    }
+    redis.idle_answer()?;
+    redis.finish()
+}
