@@ -11,7 +11,7 @@ use super::snapshot::{Begun, NotBegun, begin};
 use super::worker::{Left, Life, Worker};
 use crate::dsu::{Bundle, hex};
 use crate::session::{
-    Done, Failure, Mark, SingleLeader, Stage, UpdateKind, UpdateOptions, WaitFor,
+    Command, Done, Failure, Mark, SingleLeader, Stage, UpdateKind, UpdateOptions, WaitFor,
 };
 use crate::tracee::version::Version;
 
@@ -161,6 +161,33 @@ impl Worker {
                 Life::Single(token, home)
             }
         }
+    }
+
+    /// A request while an update waits for its moment.
+    pub(super) fn while_waiting(
+        &mut self,
+        command: &Command,
+        reply: oneshot::Sender<Result<Done, Failure>>,
+    ) {
+        if let Command::Rollback { reason } = command
+            && let Some(attempt) = self.attempt.take()
+        {
+            let reason = format!("before it began: {reason}");
+            self.mark(None, Stage::SingleLeader, format!("given up {reason}"));
+            attempt.give_up(Failure::RolledBack {
+                reason,
+                report: None,
+            });
+            let message = "the update was given up before it began".into();
+            let _ = reply.send(Ok(Done { message }));
+            return;
+        }
+        let message = format!(
+            "an update of '{0}' waits for a moment at which no thread stands in the functions that it changes; \
+             wait, or give it up with `mvedsua rollback {0}`",
+            self.name
+        );
+        let _ = reply.send(Err(refused("E230", message)));
     }
 
     /// t1 and t2 are reached.
