@@ -10,6 +10,7 @@
 //! - [`supervised`]: all of these together, what most tests start from;
 //! - [`bare`]: whether a server is as it was before it was touched;
 //! - [`process`]: what procfs says about a process (tracer, filter, zombies, descriptors, CPU time);
+//! - [`programs`]: builds of real servers in several versions, from `cargo xtask programs`;
 //! - [`poll`]: waiting for a condition, with a deadline;
 //! - [`cannot_run`](mod@cannot_run): how a test says that this machine cannot run it.
 //!
@@ -24,6 +25,7 @@ pub mod mvedsua;
 pub mod pair;
 pub mod poll;
 pub mod process;
+pub mod programs;
 pub mod resp;
 pub mod server;
 pub mod supervised;

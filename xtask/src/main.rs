@@ -10,6 +10,7 @@ mod demo;
 mod environment;
 mod mvedsua_binary;
 mod paths;
+mod programs;
 mod setup;
 mod test;
 mod tidy;
@@ -36,6 +37,8 @@ enum Task {
     Setup,
     /// Build the recorder programs (`mvedsua-ebpf`)
     BuildEbpf(build_ebpf::Options),
+    /// Fetch and build the servers that tests and demo update, into a cache
+    Programs,
     /// Show an update of a Redis with 1,000,000 keys under load, and a rolled-back one
     Demo(demo::Options),
     /// Do all set-up, build everything, run every test
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().task {
         Task::Setup => setup::run(),
         Task::BuildEbpf(options) => build_ebpf::run(&options),
+        Task::Programs => programs::run(),
         Task::Demo(options) => demo::run(&options),
         Task::Test(options) => test::run(&options),
         Task::Bench(options) => bench::run(&options),
