@@ -10,6 +10,7 @@
 //! - [`supervised`]: all of these together, what most tests start from;
 //! - [`bare`]: whether a server is as it was before it was touched;
 //! - [`process`]: what procfs says about a process (tracer, filter, zombies, descriptors, CPU time);
+//! - [`examples`]: the servers of `examples/`, compiled in each of their versions;
 //! - [`programs`]: builds of real servers in several versions, from `cargo xtask programs`;
 //! - [`poll`]: waiting for a condition, with a deadline;
 //! - [`cannot_run`](mod@cannot_run): how a test says that this machine cannot run it.
@@ -19,6 +20,7 @@
 
 pub mod bare;
 pub mod cannot_run;
+pub mod examples;
 pub mod idle;
 pub mod load;
 pub mod mvedsua;

@@ -26,18 +26,33 @@ pub const MEMCACHED_NEW: &str = "memcached-1.6.18-1+deb12u1";
 /// Written last into the folder of a build; holds the recipe that made it.
 const STAMP: &str = "recipe";
 
+/// Folder with the program, under the name that it has when it is installed.
+pub const PROGRAM: &str = "bin";
+
+/// Folder with its debug files.
+pub const DEBUG: &str = "debug";
+
 /// One build: a program with its debug file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Build {
     folder: PathBuf,
+    program: PathBuf,
 }
 
 impl Build {
     /// The build of that name, if it is there.
     #[must_use]
     pub fn find(name: &str) -> Option<Self> {
-        let folder = folder().join(name);
-        folder.join(STAMP).is_file().then_some(Self { folder })
+        Self::at(folder().join(name))
+    }
+
+    fn at(folder: PathBuf) -> Option<Self> {
+        if !folder.join(STAMP).is_file() {
+            return None;
+        }
+        let mut programs = std::fs::read_dir(folder.join(PROGRAM)).ok()?;
+        let program = programs.next()?.ok()?.path();
+        Some(Self { folder, program })
     }
 
     /// Like [`find`](Self::find), if `recipe` is what made it: an older one has to be made again.
@@ -58,15 +73,15 @@ impl Build {
 
     /// The program.
     #[must_use]
-    pub fn program(&self) -> PathBuf {
-        self.folder.join("program")
+    pub fn program(&self) -> &Path {
+        &self.program
     }
 
     /// What to give to `--debug-root`: the folder that holds `.build-id/`. A program that was not
     /// stripped has its DWARF in itself, and then this folder is empty.
     #[must_use]
     pub fn debug_root(&self) -> PathBuf {
-        self.folder.join("debug")
+        self.folder.join(DEBUG)
     }
 }
 
@@ -92,13 +107,12 @@ mod tests {
     #[test]
     fn a_build_is_there_when_its_stamp_is() {
         let folder = tempfile::tempdir().expect("temporary folder");
-        let build = Build {
-            folder: folder.path().into(),
-        };
-        assert!(!build.folder.join(STAMP).exists());
+        let program = folder.path().join(PROGRAM).join("server");
+        std::fs::create_dir(folder.path().join(PROGRAM)).expect("writable");
+        std::fs::write(&program, "").expect("writable");
+        assert_eq!(Build::at(folder.path().into()), None, "not complete yet");
         Build::complete(folder.path(), "made so").expect("writable");
-        let text = std::fs::read_to_string(build.folder.join(STAMP)).expect("just written");
-        assert_eq!(text, "made so");
-        assert_eq!(build.program(), folder.path().join("program"));
+        let build = Build::at(folder.path().into()).expect("complete");
+        assert_eq!(build.program(), program);
     }
 }

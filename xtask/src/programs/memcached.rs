@@ -52,6 +52,7 @@ fn package(debian: &Debian, work: &Path, name: &'static str, version: &str) -> R
     Ok(Made {
         name,
         program: root.join("usr/bin/memcached"),
+        program_name: "memcached",
         debug: Some(root.join("usr/lib/debug")),
     })
 }

@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use mvedsua_tests::programs::{Build, folder};
+use mvedsua_tests::examples::Example;
+use mvedsua_tests::programs::{Build, DEBUG, PROGRAM, folder};
 
 use debian::Debian;
 
@@ -25,6 +26,11 @@ pub fn run() -> Result<()> {
     let start = Instant::now();
     redis::build()?;
     memcached::build()?;
+    for (example, versions) in Example::ALL {
+        for version in 1..=versions {
+            example.build(version)?;
+        }
+    }
     println!(
         "programs: everything is there ({} s), in {}",
         start.elapsed().as_secs(),
@@ -75,6 +81,8 @@ fn cached(
 struct Made {
     name: &'static str,
     program: PathBuf,
+    /// Its name where it is installed.
+    program_name: &'static str,
     /// Holds `.build-id/`; `None` when the program itself has its DWARF.
     debug: Option<PathBuf>,
 }
@@ -83,12 +91,14 @@ struct Made {
 fn keep(made: &Made, recipe: &str, work: &Path) -> Result<()> {
     let fresh = work.join(format!("kept-{}", made.name));
     fs::create_dir(&fresh)?;
-    fs::copy(&made.program, fresh.join("program"))
+    let bin = fresh.join(PROGRAM);
+    fs::create_dir(&bin)?;
+    fs::copy(&made.program, bin.join(made.program_name))
         .with_context(|| format!("no program at {}", made.program.display()))?;
     match &made.debug {
-        Some(debug) => fs::rename(debug, fresh.join("debug"))
+        Some(debug) => fs::rename(debug, fresh.join(DEBUG))
             .with_context(|| format!("no debug files at {}", debug.display()))?,
-        None => fs::create_dir(fresh.join("debug"))?,
+        None => fs::create_dir(fresh.join(DEBUG))?,
     }
     Build::complete(&fresh, recipe)?;
     let place = folder().join(made.name);

@@ -31,6 +31,7 @@ pub fn build() -> Result<()> {
         let bad = Made {
             name: REDIS_HMGET,
             program: tree.join("src/redis-server"),
+            program_name: "redis-server",
             debug: None,
         };
         Ok(vec![good, bad])
@@ -49,6 +50,7 @@ fn package(debian: &Debian, work: &Path, name: &'static str, version: &str) -> R
     Ok(Made {
         name,
         program: root.join("usr/bin/redis-check-rdb"),
+        program_name: "redis-server",
         debug: Some(root.join("usr/lib/debug")),
     })
 }
