@@ -159,6 +159,14 @@ pub enum DsuError {
 }
 
 impl DsuError {
+    /// The message without its code, for who shows that apart.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let text = self.to_string();
+        let code = format!("{}: ", self.code());
+        text.strip_prefix(&code).unwrap_or(&text).to_owned()
+    }
+
     /// The stable code.
     #[must_use]
     pub const fn code(&self) -> &'static str {
