@@ -10,6 +10,7 @@
 //! - [`supervised`]: all of these together, what most tests start from;
 //! - [`bare`]: whether a server is as it was before it was touched;
 //! - [`process`]: what procfs says about a process (tracer, filter, zombies, descriptors, CPU time);
+//! - [`bundle`]: bundles of those and of other builds;
 //! - [`examples`]: the servers of `examples/`, compiled in each of their versions;
 //! - [`programs`]: builds of real servers in several versions, from `cargo xtask programs`;
 //! - [`poll`]: waiting for a condition, with a deadline;
@@ -19,6 +20,7 @@
 //! under `cargo xtask test --soak`.
 
 pub mod bare;
+pub mod bundle;
 pub mod cannot_run;
 pub mod examples;
 pub mod idle;
