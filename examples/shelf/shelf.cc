@@ -68,8 +68,10 @@ public:
 	void add(long long n)
 	{
 #if VERSION >= 2
-		if (__builtin_add_overflow(number_, n, &number_))
+		long long sum;
+		if (__builtin_add_overflow(number_, n, &sum))
 			throw Refused("the number would be too large");
+		number_ = sum;
 #else
 		number_ += n;
 #endif

@@ -20,15 +20,15 @@ impl Example {
     /// All of them, each with the number of its versions.
     pub const ALL: [(Self, u32); 3] = [(Self::Kvstore, 3), (Self::Shelf, 2), (Self::Board, 2)];
 
-    fn source(self) -> PathBuf {
-        let path = match self {
-            Self::Kvstore => "kvstore/kvstore.c",
-            Self::Shelf => "shelf/shelf.cc",
-            Self::Board => "board/board.rs",
+    /// Its source files; the program's own one first.
+    fn sources(self) -> Vec<PathBuf> {
+        let files: &[&str] = match self {
+            Self::Kvstore => &["kvstore/kvstore.c"],
+            Self::Shelf => &["shelf/shelf.cc"],
+            Self::Board => &["board/board.rs", "board/commands.rs"],
         };
-        Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("../examples")
-            .join(path)
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
+        files.iter().map(|file| folder.join(file)).collect()
     }
 
     fn name(self) -> &'static str {
@@ -45,53 +45,74 @@ impl Example {
     /// # Errors
     /// When it does not compile: with what the compiler said.
     pub fn build(self, version: u32) -> Result<PathBuf> {
-        let source = self.source();
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/examples");
-        std::fs::create_dir_all(&folder)?;
-        let program = folder.join(format!("{}-v{version}", self.name()));
+        let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/examples");
+        std::fs::create_dir_all(&target)?;
+        let program = target.join(format!("{}-v{version}", self.name()));
         let modified = |path: &Path| path.metadata().and_then(|meta| meta.modified());
-        let written = modified(&source).with_context(|| format!("{} ", source.display()))?;
-        if modified(&program).is_ok_and(|built| built > written) {
+        let mut written = Vec::new();
+        for source in self.sources() {
+            written.push(modified(&source).with_context(|| source.display().to_string())?);
+        }
+        if modified(&program).is_ok_and(|built| written.iter().all(|source| built > *source)) {
             return Ok(program);
         }
-        // Under a name of our own first: another test may compile it at the same time.
-        let fresh = folder.join(format!("{}-v{version}.{}", self.name(), std::process::id()));
-        let mut compiler = self.compiler(version);
-        compiler.arg("-o").arg(&fresh).arg(&source);
-        let output = compiler
-            .output()
-            .with_context(|| format!("starting {compiler:?}"))?;
-        ensure!(
-            output.status.success(),
-            "{compiler:?}:\n{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        // In a folder of our own first: another test may compile it at the same time.
+        let work = tempfile::tempdir_in(&target)?;
+        let fresh = work.path().join("program");
+        match self {
+            Self::Kvstore => compile("gcc", &["-std=c11"], version, &self.sources(), &fresh)?,
+            Self::Shelf => compile("g++", &["-std=c++17"], version, &self.sources(), &fresh)?,
+            Self::Board => {
+                let sources = self.sources();
+                let library = work.path().join("libcommands.rlib");
+                let kind = ["--crate-type", "rlib", "--crate-name", "commands"];
+                rustc(&kind, version, &sources[1], &library)?;
+                let uses = format!("commands={}", library.display());
+                rustc(&["--extern", &uses], version, &sources[0], &fresh)?;
+            }
+        }
         std::fs::rename(&fresh, &program)?;
         Ok(program)
     }
+}
 
-    fn compiler(self, version: u32) -> Command {
-        let macro_of = format!("-DVERSION={version}");
-        let warnings = ["-g", "-O2", "-Wall", "-Wextra", "-Werror", "-Wl,--build-id"];
-        let mut compiler;
-        match self {
-            Self::Kvstore => {
-                compiler = Command::new("gcc");
-                compiler.args(["-std=c11", &macro_of]).args(warnings);
-            }
-            Self::Shelf => {
-                compiler = Command::new("g++");
-                compiler.args(["-std=c++17", &macro_of]).args(warnings);
-            }
-            Self::Board => {
-                compiler = Command::new("rustc");
-                compiler
-                    .args(["-g", "-O", "--edition", "2024", "-Ccodegen-units=1"])
-                    .args(["-Dwarnings", "-Clink-arg=-Wl,--build-id"])
-                    .args(["--check-cfg", "cfg(v1, v2)"])
-                    .args(["--cfg", &format!("v{version}")]);
-            }
-        }
-        compiler
-    }
+fn compile(
+    compiler: &str,
+    options: &[&str],
+    version: u32,
+    sources: &[PathBuf],
+    output: &Path,
+) -> Result<()> {
+    let mut command = Command::new(compiler);
+    command
+        .args(options)
+        .args(["-g", "-O2", "-Wall", "-Wextra", "-Werror", "-Wl,--build-id"])
+        .arg(format!("-DVERSION={version}"))
+        .args(sources);
+    run(command.arg("-o").arg(output))
+}
+
+fn rustc(options: &[&str], version: u32, source: &Path, output: &Path) -> Result<()> {
+    let mut command = Command::new("rustc");
+    command
+        .args(["-g", "-O", "--edition", "2024", "-Dwarnings"])
+        // So that each function is there once, under one name.
+        .args(["-Ccodegen-units=1", "-Clink-arg=-Wl,--build-id"])
+        .args(["--check-cfg", "cfg(v1, v2)"])
+        .args(["--cfg", &format!("v{version}")])
+        .args(options)
+        .arg(source);
+    run(command.arg("-o").arg(output))
+}
+
+fn run(compiler: &mut Command) -> Result<()> {
+    let output = compiler
+        .output()
+        .with_context(|| format!("starting {compiler:?}"))?;
+    ensure!(
+        output.status.success(),
+        "{compiler:?}:\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
 }
