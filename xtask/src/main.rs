@@ -39,7 +39,7 @@ enum Task {
     BuildEbpf(build_ebpf::Options),
     /// Fetch and build the servers that tests and demo update, into a cache
     Programs,
-    /// Show an update of a Redis with 1,000,000 keys under load, and a rolled-back one
+    /// Apply Debian's update to a running Redis with 1,000,000 keys under load; then one that is rolled back
     Demo(demo::Options),
     /// Do all set-up, build everything, run every test
     Test(test::Options),

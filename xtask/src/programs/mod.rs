@@ -39,6 +39,14 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
+/// Builds what is missing of Redis alone.
+///
+/// # Errors
+/// See [`run`].
+pub fn redis() -> Result<()> {
+    redis::build()
+}
+
 /// Like [`run`] for what can do without: a failure is told, and the tests that need what is missing
 /// say so by name.
 pub fn run_if_possible() {
