@@ -26,4 +26,5 @@ ask() { # version, commands, wanted replies
 ask 1 'PUT a x y\r\nGET a\r\nPUT-number a 1\r\nTYPE a\r\nGET b\r\n' 'OK\nx y\nERR unknown command\nERR unknown command\nNONE\n'
 ask 2 'PUT a x\r\nTYPE a\r\nPUT-number n 12\r\nTYPE n\r\nPUT-number n x\r\nPUT-date d 2024-01-02\r\nTYPE d\r\n' 'OK\nstring\nOK\nnumber\nERR not a number\nOK\ndate\n'
 ask 3 'PUT a x\r\nPUT-string a x\r\nGET a\r\n' 'ERR unknown command\nOK\nx\n'
+ask 3 'COUNT\r\nPUT-string a x\r\nPUT-string b x\r\nPUT-string a y\r\nCOUNT\r\n' '0\nOK\nOK\nOK\n2\n'
 ask 1 'bad-cmd' 'ERR unknown command\n'

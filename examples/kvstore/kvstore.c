@@ -7,6 +7,7 @@
  *   PUT-date key value     versions 2 and 3: store a date, YYYY-MM-DD
  *   TYPE key               versions 2 and 3: string, number or date
  *   GET key                all: the value, or NONE
+ *   COUNT                  all: how many keys
  *
  * One command a line, one reply a line. One thread, one epoll loop, blocking writes of short
  * replies. Version 2 adds a field to the entry: that is what its state transformer fills in.
@@ -30,7 +31,7 @@
 #define VERSION 1
 #endif
 
-enum { BUCKETS = 1024, LINE = 512, CLIENTS = 1024, EVENTS = 64 };
+enum { BUCKETS = 1 << 20, LINE = 512, CLIENTS = 1024, EVENTS = 64 };
 
 #if VERSION >= 2
 enum type { STRING, NUMBER, DATE };
@@ -53,6 +54,7 @@ struct client {
 };
 
 static struct entry *table[BUCKETS];
+static unsigned long entries;
 static struct client *clients[CLIENTS];
 
 static unsigned hash(const char *key)
@@ -94,6 +96,7 @@ static struct entry *put(const char *key, const char *value)
 	e->value = copy;
 	e->next = table[hash(key)];
 	table[hash(key)] = e;
+	entries++;
 	return e;
 }
 
@@ -158,6 +161,13 @@ static void command(int fd, char *line)
 	char *value = rest;
 	struct entry *e;
 
+	if (strcmp(cmd, "COUNT") == 0 && !key) {
+		char count[24];
+
+		snprintf(count, sizeof(count), "%lu", entries);
+		reply(fd, count);
+		return;
+	}
 	if (strcmp(cmd, "GET") == 0 && key && !value) {
 		e = find(key);
 		reply(fd, e ? e->value : "NONE");

@@ -8,6 +8,7 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::Path;
 
+use crate::programs;
 use crate::server::find_program;
 
 /// Environment variable that names the file for the summary.
@@ -22,6 +23,8 @@ pub enum Need {
     Program(&'static str),
     /// A file or folder of the system, with what it stands for.
     Path(&'static str, &'static str),
+    /// A build of `cargo xtask programs`, by its name in [`programs`].
+    Build(&'static str),
 }
 
 impl Need {
@@ -32,6 +35,9 @@ impl Need {
             Self::Program(name) => find_program(name)
                 .is_none()
                 .then(|| format!("{name} is not installed")),
+            Self::Build(name) => programs::Build::find(name)
+                .is_none()
+                .then(|| format!("{name} is not built (cargo xtask programs)")),
             Self::Path(path, what) => {
                 (!Path::new(path).exists()).then(|| format!("{what}: {path} does not exist"))
             }

@@ -39,6 +39,7 @@ impl Idle {
         let (ask, expected): (&[u8], &str) = match self.protocol {
             Protocol::Redis => (b"PING\r\n", "+PONG"),
             Protocol::Memcached => (b"version\r\n", "VERSION "),
+            Protocol::Lines | Protocol::TypedLines => (b"GET no-such-key\r\n", "NONE"),
         };
         let count = self.clients.len();
         for (at, client) in self.clients.iter_mut().enumerate() {

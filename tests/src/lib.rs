@@ -11,6 +11,9 @@
 //! - [`supervised`]: all of these together, what most tests start from;
 //! - [`bare`]: whether a server is as it was before it was touched;
 //! - [`process`]: what procfs says about a process (tracer, filter, zombies, descriptors, CPU time);
+//! - [`bundle`]: bundles of those and of other builds;
+//! - [`examples`]: the servers of `examples/`, compiled in each of their versions;
+//! - [`programs`]: builds of real servers in several versions, from `cargo xtask programs`;
 //! - [`poll`]: waiting for a condition, with a deadline;
 //! - [`cannot_run`](mod@cannot_run): how a test says that this machine cannot run it.
 //!
@@ -18,7 +21,9 @@
 //! under `cargo xtask test --soak`.
 
 pub mod bare;
+pub mod bundle;
 pub mod cannot_run;
+pub mod examples;
 pub mod idle;
 pub mod kvstore;
 pub mod load;
@@ -26,6 +31,7 @@ pub mod mvedsua;
 pub mod pair;
 pub mod poll;
 pub mod process;
+pub mod programs;
 pub mod resp;
 pub mod server;
 pub mod supervised;

@@ -1,7 +1,7 @@
 //! Real servers on loopback ports.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
@@ -11,6 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
+use crate::examples::Example;
 use crate::{process, resp, wait_until};
 
 /// How long a server may take until it accepts connections, or ends.
@@ -35,8 +36,16 @@ impl Server {
     /// # Errors
     /// When it is not installed or does not accept connections within 20 s.
     pub fn redis(options: &[&str]) -> Result<Self> {
+        Self::redis_of(&program("redis-server")?, options)
+    }
+
+    /// The same with another build of it.
+    ///
+    /// # Errors
+    /// When it does not accept connections within 20 s.
+    pub fn redis_of(program: &Path, options: &[&str]) -> Result<Self> {
         Self::start(|port, dir| {
-            let mut command = Command::new(program("redis-server")?);
+            let mut command = Command::new(program);
             command
                 .args([
                     "--port",
@@ -58,8 +67,16 @@ impl Server {
     /// # Errors
     /// When it is not installed or does not accept connections within 20 s.
     pub fn memcached(threads: u32) -> Result<Self> {
+        Self::memcached_of(&program("memcached")?, threads)
+    }
+
+    /// The same with another build of it.
+    ///
+    /// # Errors
+    /// When it does not accept connections within 20 s.
+    pub fn memcached_of(program: &Path, threads: u32) -> Result<Self> {
         Self::start(|port, _| {
-            let mut command = Command::new(program("memcached")?);
+            let mut command = Command::new(program);
             command
                 .args([
                     "-u",
@@ -72,6 +89,19 @@ impl Server {
                     &port.to_string(),
                 ])
                 .args(["-t", &threads.to_string()]);
+            Ok(command)
+        })
+    }
+
+    /// A server of `examples/` in one of its versions.
+    ///
+    /// # Errors
+    /// When it does not compile, or does not accept connections within 20 s.
+    pub fn example(example: Example, version: u32) -> Result<Self> {
+        let program = example.build(version)?;
+        Self::start(|port, _| {
+            let mut command = Command::new(program);
+            command.arg(port.to_string());
             Ok(command)
         })
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::bundle::Bundle;
 use crate::idle::Idle;
 use crate::load::{Dataset, Load, LoadOptions, Protocol};
 use crate::mvedsua::{Outcome, Status};
@@ -48,7 +49,11 @@ impl Supervised {
         Self::start(Server::memcached(4)?, Protocol::Memcached, keys, rate)
     }
 
-    fn start(server: Server, protocol: Protocol, keys: u32, rate: u32) -> Result<Self> {
+    /// The same for any server of a protocol that the load knows.
+    ///
+    /// # Errors
+    /// As for [`redis`](Self::redis).
+    pub fn start(server: Server, protocol: Protocol, keys: u32, rate: u32) -> Result<Self> {
         let mvedsua = Mvedsua::start()?;
         let idle = Idle::open(server.addr(), protocol, IDLE)?;
         let mut data = Dataset::of(protocol, keys);
@@ -97,6 +102,22 @@ impl Supervised {
     /// When it does not.
     pub fn update(&self, options: &[&str]) -> Result<Status> {
         self.mvedsua.update_identity(NAME, options)?;
+        let status = self.status()?;
+        ensure!(
+            status.stage == "outdated-leader" && status.follower.is_some(),
+            "{status:?}"
+        );
+        Ok(status)
+    }
+
+    /// `update BUNDLE` with `options`, until the follower has caught up; the status then.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn apply(&self, bundle: &Bundle, options: &[&str]) -> Result<Status> {
+        let path = bundle.path().to_string_lossy().into_owned();
+        self.run("update", &[&[path.as_str()], options].concat())?
+            .ok()?;
         let status = self.status()?;
         ensure!(
             status.stage == "outdated-leader" && status.follower.is_some(),
@@ -179,7 +200,15 @@ impl Supervised {
     ///
     /// # Errors
     /// When any of that is not so.
-    pub fn finish(mut self) -> Result<()> {
+    pub fn finish(self) -> Result<()> {
+        self.finish_with(0)
+    }
+
+    /// The same, with `more` keys in the server that are not the load's.
+    ///
+    /// # Errors
+    /// See [`finish`](Self::finish).
+    pub fn finish_with(mut self, more: u64) -> Result<()> {
         self.more_requests(200)?;
         self.idle.all_answer()?;
         let report = self.load.stop();
@@ -188,7 +217,8 @@ impl Supervised {
             "clients saw errors: {:?}",
             report.errors
         );
-        let found = report.data.verify(self.server.addr())?;
+        let mut found = report.data.verify(self.server.addr())?;
+        found.dbsize = found.dbsize.saturating_sub(more);
         ensure!(
             found.is_complete(self.keys),
             "of {} keys: {found:?}",

@@ -120,7 +120,7 @@ fn a_bundle_for_another_build_is_refused() -> Result<()> {
     );
     let outcome = service.mvedsua.run(&["update", NAME, "/dev/null"])?;
     ensure!(
-        outcome.code == 5 && outcome.stderr.contains("E450"),
+        outcome.code == 5 && outcome.stderr.contains("E453"),
         "{outcome:?}"
     );
     service.check("5", "old: total 5 calls 1 other 4")

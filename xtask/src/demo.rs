@@ -1,26 +1,30 @@
-//! `cargo xtask demo`: an update of a Redis under load that works, and one that is rolled back.
+//! `cargo xtask demo`: Debian's security update of Redis applied to a running one under load, and then
+//! an update with a bug that is rolled back.
 //!
 //! Not one client error and not one lost key: both are counted, and anything but zero fails.
 
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
+use mvedsua_tests::bundle::Bundle;
 use mvedsua_tests::load::{Dataset, Load, LoadOptions, LoadReport};
 use mvedsua_tests::mvedsua::{Status, TimelineEntry};
+use mvedsua_tests::programs::{Build, REDIS_HMGET, REDIS_U7, REDIS_U10};
+use mvedsua_tests::resp::Reply;
 use mvedsua_tests::{Mvedsua, Server, process};
 
 use crate::chart::{Band, Chart, Moment};
-use crate::{build_ebpf, mvedsua_binary, paths, setup};
+use crate::{build_ebpf, mvedsua_binary, paths, programs, setup};
 
 const NAME: &str = "redis";
 
-/// How long the fault may take to be found, after the follower has caught up.
+/// How long the fault may take to be found.
 const FAULT_LIMIT: Duration = Duration::from_secs(60);
 
-/// Exit code of `update` that was rolled back.
-const ROLLED_BACK: i32 = 3;
+/// An error to Redis, and a crash to the version of the second update.
+const FAULT: [&str; 3] = ["HMGET", "key:00000001", "field"];
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -48,9 +52,11 @@ pub fn run(options: &Options) -> Result<()> {
     );
     build_ebpf::build(&setup::tools()?, false)?;
     mvedsua_binary::build()?;
+    programs::redis()?;
 
-    step("start redis-server of Debian, and write the keys");
-    let mut server = Server::redis(&[])?;
+    step("start redis-server 7.0.15-1~deb12u7 of Debian, and write the keys");
+    let old = Build::find(REDIS_U7).context("just built")?;
+    let mut server = Server::redis_of(old.program(), &[])?;
     let mut data = Dataset::new(options.keys);
     data.write_all(server.addr()).context("writing the keys")?;
     println!(
@@ -109,7 +115,7 @@ pub fn run(options: &Options) -> Result<()> {
         "the keys are not what they must be: {verified:?}"
     );
     println!(
-        "demo: an update went live, a faulty one was rolled back; no client error, no lost key"
+        "demo: the update went live, a faulty one was rolled back; no client error, no lost key"
     );
     Ok(())
 }
@@ -126,10 +132,20 @@ fn show(options: &Options, mvedsua: &Mvedsua, server: &Server, load: &Load) -> R
     say(&mvedsua.attach(server.pid(), NAME)?);
     watch(options, load, "single-leader");
 
-    step(&format!(
-        "mvedsua update {NAME} --identity --wait caught-up"
-    ));
-    say(&mvedsua.update_identity(NAME, &[])?);
+    step("mvedsua bundle build --old redis-server.u7 --new redis-server.u10 -o u10.mvu");
+    let start = Instant::now();
+    let forth = Bundle::of(mvedsua, REDIS_U7, REDIS_U10, &[])?;
+    let functions = forth.functions(mvedsua)?;
+    println!(
+        "    {} functions, {} KiB, built in {:.1} s: {}",
+        functions.len(),
+        fs::metadata(forth.path())?.len() / 1024,
+        start.elapsed().as_secs_f64(),
+        functions.join(", ")
+    );
+
+    step(&format!("mvedsua update {NAME} u10.mvu"));
+    say(&update(mvedsua, &forth)?);
     watch(options, load, "outdated-leader");
     show_status(&mvedsua.status(NAME)?);
 
@@ -148,26 +164,19 @@ fn show(options: &Options, mvedsua: &Mvedsua, server: &Server, load: &Load) -> R
     );
 
     step(&format!(
-        "mvedsua update {NAME} --inject-fault 1000: one byte of the follower's 1000th write is flipped"
+        "mvedsua update {NAME} hmget.mvu: a version that crashes on HMGET of a key that holds no hash"
     ));
-    let outcome = mvedsua.run(&[
-        "update",
-        NAME,
-        "--inject-fault",
-        "1000",
-        "--wait",
-        "caught-up",
-    ])?;
+    let faulty = Bundle::of(mvedsua, REDIS_U10, REDIS_HMGET, &[])?;
+    say(&update(mvedsua, &faulty)?);
+    watch(options, load, "outdated-leader");
+
+    step(&format!("a client asks: {}", FAULT.join(" ")));
+    let answer = server.client()?.command(&FAULT)?;
+    println!("    it is answered: {answer:?}");
     ensure!(
-        outcome.code == 0 || outcome.code == ROLLED_BACK,
-        "`update --inject-fault` ended with code {}:\n{}{}",
-        outcome.code,
-        outcome.stdout,
-        outcome.stderr
+        matches!(&answer, Reply::Error(text) if text.starts_with("WRONGTYPE")),
+        "the client did not get the old version's answer"
     );
-    say(&outcome.stdout);
-    say(&outcome.stderr);
-    // With an update that has caught up before the write was made, the divergence is still to come.
     let status = mvedsua.wait_for(NAME, FAULT_LIMIT, |status| {
         status
             .last_update
@@ -176,9 +185,7 @@ fn show(options: &Options, mvedsua: &Mvedsua, server: &Server, load: &Load) -> R
     })?;
     let last = status.last_update.as_ref().context("just seen")?;
     println!("    rolled back: {}", last.reason);
-    if outcome.code == 0 {
-        say(last.report.as_deref().unwrap_or("(no report)"));
-    }
+    say(last.report.as_deref().unwrap_or("(no report)"));
     ensure!(
         status.follower.is_none(),
         "the follower is still there after the rollback"
@@ -189,6 +196,11 @@ fn show(options: &Options, mvedsua: &Mvedsua, server: &Server, load: &Load) -> R
     );
     watch(options, load, "single-leader");
     Ok(())
+}
+
+fn update(mvedsua: &Mvedsua, bundle: &Bundle) -> Result<String> {
+    let path = bundle.path().to_string_lossy().into_owned();
+    mvedsua.run(&["update", NAME, &path])?.ok()
 }
 
 fn step(what: &str) {
@@ -272,7 +284,7 @@ fn draw(
     };
     Chart {
         title: format!(
-            "Redis with {} keys, 50 clients, {load}: update, promotion, rollback",
+            "Redis 7.0.15-1~deb12u7 to u10 with {} keys, 50 clients, {load}",
             grouped(options.keys)
         ),
         intervals,

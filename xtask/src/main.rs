@@ -11,6 +11,7 @@ mod environment;
 mod fuzz;
 mod mvedsua_binary;
 mod paths;
+mod programs;
 mod setup;
 mod test;
 mod tidy;
@@ -37,7 +38,9 @@ enum Task {
     Setup,
     /// Build the recorder programs (`mvedsua-ebpf`)
     BuildEbpf(build_ebpf::Options),
-    /// Show an update of a Redis with 1,000,000 keys under load, and a rolled-back one
+    /// Fetch and build the servers that tests and demo update, into a cache
+    Programs,
+    /// Apply Debian's update to a running Redis with 1,000,000 keys under load; then one that is rolled back
     Demo(demo::Options),
     /// Do all set-up, build everything, run every test
     Test(test::Options),
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().task {
         Task::Setup => setup::run(),
         Task::BuildEbpf(options) => build_ebpf::run(&options),
+        Task::Programs => programs::run(),
         Task::Demo(options) => demo::run(&options),
         Task::Test(options) => test::run(&options),
         Task::Bench(options) => bench::run(&options),

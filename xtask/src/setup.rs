@@ -83,7 +83,11 @@ pub fn tools() -> Result<Tools> {
     Ok(Tools { toolchain, linker })
 }
 
-fn install_packages(packages: &[&str]) -> Result<()> {
+/// Installs Debian's packages, starting none of their daemons.
+///
+/// # Errors
+/// When they cannot be installed: with the command to run by hand.
+pub fn install_packages(packages: &[&str]) -> Result<()> {
     let by_hand = format!(
         "apt-get update && apt-get install --no-install-recommends {}",
         packages.join(" ")
@@ -128,12 +132,16 @@ fn apt_install(packages: &[&str]) -> Command {
 }
 
 /// While it lives, no package starts its daemon. An administrator's own policy is left alone.
-struct Policy {
+pub struct Policy {
     ours: bool,
 }
 
 impl Policy {
-    fn no_daemons() -> Result<Self> {
+    /// From now on none starts.
+    ///
+    /// # Errors
+    /// When the switch cannot be written.
+    pub fn no_daemons() -> Result<Self> {
         let left_over = fs::read_to_string(POLICY).is_ok_and(|text| text == POLICY_TEXT);
         if Path::new(POLICY).exists() && !left_over {
             return Ok(Self { ours: false });

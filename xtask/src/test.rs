@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use mvedsua_tests::{cannot_run, mvedsua};
 
 use crate::watchdog::{self, End};
-use crate::{build_ebpf, command, mvedsua_binary, paths, setup};
+use crate::{build_ebpf, command, mvedsua_binary, paths, programs, setup};
 
 /// How long one test may be silent.
 const LIMIT: Duration = Duration::from_secs(5 * 60);
@@ -36,6 +36,7 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<()> {
     build_ebpf::build(&setup::tools()?, false)?;
     mvedsua_binary::build()?;
+    programs::run_if_possible();
 
     let summary = paths::own().join("cannot-run");
     fs::create_dir_all(paths::own())?;

@@ -15,11 +15,12 @@ use super::socket::{AllowedGroup, ControlSocket};
 use super::{logging, server};
 use crate::engine::Engine;
 
-/// Runs the agent until SIGTERM or SIGINT.
+/// Runs the agent until SIGTERM or SIGINT. It applies only bundles that are signed with each of the
+/// minisign keys `signers`.
 ///
 /// # Errors
 /// It could not start: another agent, no permission, no such group.
-pub fn run(socket: &Path, group: Option<&str>) -> Result<(), Refusal> {
+pub fn run(socket: &Path, group: Option<&str>, signers: Vec<String>) -> Result<(), Refusal> {
     logging::start();
     if let Err(error) = crate::engine::start_guard() {
         tracing::warn!(%error, "no guard: if this agent is killed during an update, the server may stay stopped");
@@ -33,10 +34,14 @@ pub fn run(socket: &Path, group: Option<&str>) -> Result<(), Refusal> {
         .map_err(|error| Refusal::Internal {
             what: format!("cannot start threads: {error}"),
         })?;
-    runtime.block_on(run_in_runtime(socket, group))
+    runtime.block_on(run_in_runtime(socket, group, signers))
 }
 
-async fn run_in_runtime(socket: &Path, group: Option<&str>) -> Result<(), Refusal> {
+async fn run_in_runtime(
+    socket: &Path,
+    group: Option<&str>,
+    signers: Vec<String>,
+) -> Result<(), Refusal> {
     let group = group.map(AllowedGroup::named).transpose()?;
     let roster = Roster::beside(socket);
     let internal = |error: std::io::Error| Refusal::Internal {
@@ -66,7 +71,7 @@ async fn run_in_runtime(socket: &Path, group: Option<&str>) -> Result<(), Refusa
         }
         tell_systemd(&[NotifyState::Stopping]);
     };
-    server::serve(control, registry, shutdown).await;
+    server::serve(control, registry, signers, shutdown).await;
     tracing::info!("stopped");
     Ok(())
 }

@@ -37,21 +37,25 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// What every connection needs.
 struct Agent<S> {
     registry: Arc<Registry<S>>,
+    /// Public keys (minisign) with which every bundle must be signed, whoever asks.
+    signers: Vec<String>,
     gate: Gate,
     /// True once the agent is stopping.
     stopping: watch::Receiver<bool>,
 }
 
-/// Serves until `shutdown` resolves. Then: no new connections; every running update is rolled
+/// Serves until `shutdown` resolves; bundles must be signed with each of the keys `signers`. Then: no new connections; every running update is rolled
 /// back, so that no follower is left behind; the engines are dropped.
 pub async fn serve<S: Service>(
     socket: ControlSocket,
     registry: Arc<Registry<S>>,
+    signers: Vec<String>,
     shutdown: impl Future<Output = ()>,
 ) {
     let (stop, stopping) = watch::channel(false);
     let agent = Arc::new(Agent {
         registry: Arc::clone(&registry),
+        signers,
         gate: socket.gate(),
         stopping,
     });
@@ -258,7 +262,7 @@ async fn answer<S: Service>(
             }),
         Ask::Command { name, command } => match agent.registry.get(&name) {
             Ok(service) => service
-                .request(command)
+                .request(command.signed_by(&agent.signers))
                 .await
                 .map(|(done, status)| Answer::Done {
                     message: done.message,

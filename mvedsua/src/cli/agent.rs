@@ -1,6 +1,8 @@
 //! `mvedsua agent`
 
-use super::Context;
+use std::path::PathBuf;
+
+use super::{Context, public_key};
 use crate::agent::daemon;
 use crate::agent::protocol::Problem;
 
@@ -15,15 +17,27 @@ use crate::agent::protocol::Problem;
 Examples:
   sudo mvedsua agent
   sudo mvedsua agent --group operators
+  sudo mvedsua agent --require-signature /etc/mvedsua/team.pub
   sudo mvedsua agent --socket /run/mvedsua/second.sock")]
 pub struct Args {
     /// Let members of this group command the agent, besides root
     #[arg(long)]
     group: Option<String>,
+    /// Apply only bundles that are signed with this minisign key (a .pub file), whoever asks
+    #[arg(long, value_name = "PUBKEY")]
+    require_signature: Option<PathBuf>,
 }
 
 impl Args {
     pub fn run(self, context: &Context) -> Result<(), Problem> {
-        Ok(daemon::run(&context.socket, self.group.as_deref())?)
+        let signers = match &self.require_signature {
+            Some(path) => vec![public_key(path)?],
+            None => Vec::new(),
+        };
+        Ok(daemon::run(
+            &context.socket,
+            self.group.as_deref(),
+            signers,
+        )?)
     }
 }

@@ -20,10 +20,19 @@ pub enum BundleCommand {
     /// Both builds need symbols and DWARF: in the file, or in a separate debug file.
     #[command(after_help = "\
 Examples:
-  mvedsua bundle build --old redis-server.u7 --new redis-server.u10 -o redis.mvu
+  mvedsua bundle build --old redis-server.u7 --new redis-server.u10 -o redis.mvu --sign team.key
   mvedsua bundle build --old a --new b --debug-old a.debug --debug-new b.debug -o b.mvu
   mvedsua bundle build --old a --new b --control worker_main=leave --keep-value default_port -o b.mvu")]
     Build(BuildArgs),
+    /// Sign a bundle with a minisign key, into FILE.minisig
+    #[command(after_help = "\
+Examples:
+  minisign -G -p team.pub -s team.key                    make a key, once
+  mvedsua bundle sign redis.mvu --key team.key
+  mvedsua update redis redis.mvu --require-signature team.pub")]
+    Sign(SignArgs),
+    /// Say whether the agent would take a bundle: who can write the file, digest, signature
+    Verify(VerifyArgs),
     /// Explain a bundle
     Inspect(InspectArgs),
     /// Explain what a bundle of two builds would change, and what stands in its way
@@ -70,6 +79,29 @@ pub struct BuildArgs {
     /// The bundle to write
     #[arg(long, short, value_name = "FILE", default_value = "update.mvu")]
     output: PathBuf,
+    /// Sign it, too, with this minisign secret key
+    #[arg(long, value_name = "KEYFILE")]
+    sign: Option<PathBuf>,
+}
+
+/// Arguments of `bundle sign`.
+#[derive(Debug, clap::Args)]
+pub struct SignArgs {
+    /// The bundle
+    file: PathBuf,
+    /// The minisign secret key; a password is asked for
+    #[arg(long, value_name = "KEYFILE")]
+    key: PathBuf,
+}
+
+/// Arguments of `bundle verify`.
+#[derive(Debug, clap::Args)]
+pub struct VerifyArgs {
+    /// The bundle
+    file: PathBuf,
+    /// The minisign public key (.pub) of who must have signed it
+    #[arg(long, value_name = "PUBKEY")]
+    require_signature: Option<PathBuf>,
 }
 
 /// Arguments of `bundle inspect`.
@@ -145,6 +177,9 @@ impl BundleCommand {
                 let rules = args.rules.as_deref().map(read_rules).transpose()?;
                 let bundle = dsu::build(&args.builds.options(rules))?;
                 bundle.write(&args.output)?;
+                if let Some(key) = &args.sign {
+                    dsu::sign(&args.output, key)?;
+                }
                 print(
                     out,
                     &format!(
@@ -154,6 +189,23 @@ impl BundleCommand {
                         dsu::hex(&bundle.digest)
                     ),
                 )
+            }
+            Self::Sign(args) => {
+                let place = dsu::sign(&args.file, &args.key)?;
+                print(out, &format!("wrote {}\n", place.display()))
+            }
+            Self::Verify(args) => {
+                let keys = match &args.require_signature {
+                    Some(path) => vec![dsu::PublicKey::load(&real(path)?)?],
+                    None => Vec::new(),
+                };
+                let bundle = dsu::trusted::read(&real(&args.file)?, &keys)?;
+                let signed = keys
+                    .first()
+                    .map_or("no signature was asked for".into(), |key| {
+                        format!("signed with key {}", key.line())
+                    });
+                print(out, &format!("{}\n{signed}\n", summary(&bundle)))
             }
             Self::Inspect(args) => {
                 let bundle = Bundle::open(&args.file)?;
@@ -207,6 +259,14 @@ fn read_rules(path: &Path) -> Result<String, DsuError> {
         }
     }
     Ok(text)
+}
+
+/// The path without links: the agent follows none, and who types a command may.
+fn real(path: &Path) -> Result<PathBuf, DsuError> {
+    path.canonicalize().map_err(|source| DsuError::Read {
+        path: path.into(),
+        source,
+    })
 }
 
 fn print(out: &mut dyn Write, text: &str) -> Result<(), DsuError> {

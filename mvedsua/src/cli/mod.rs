@@ -24,7 +24,7 @@ mod status;
 mod update;
 mod watch;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -32,6 +32,7 @@ use clap::{Parser, Subcommand};
 use crate::agent::DEFAULT_SOCKET;
 use crate::agent::client::Client;
 use crate::agent::protocol::{Answer, Ask, Problem};
+use crate::dsu::{DsuError, PublicKey};
 use crate::session::Command;
 
 /// Updates a running, stateful server with no pause and no trust in the update
@@ -85,6 +86,27 @@ enum Subcommands {
     Man(man::Args),
     #[command(hide = true)]
     Guard(guard::Args),
+}
+
+/// The base64 line of a minisign key in a file.
+fn public_key(path: &Path) -> Result<String, Problem> {
+    let key = path
+        .canonicalize()
+        .map_err(|source| DsuError::Read {
+            path: path.into(),
+            source,
+        })
+        .and_then(|path| PublicKey::load(&path));
+    match key {
+        Ok(key) => Ok(key.line().to_owned()),
+        Err(error) => Err(Problem {
+            code: error.code().into(),
+            message: error.text(),
+            help: None,
+            exit_code: 5,
+            report: None,
+        }),
+    }
 }
 
 /// What every subcommand is told.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
-use super::{Context, size};
+use super::{Context, public_key, size};
 use crate::agent::protocol::Problem;
 use crate::session::{Command, OnFull, UpdateKind, UpdateOptions, WaitFor};
 
@@ -17,6 +17,7 @@ use crate::session::{Command, OnFull, UpdateKind, UpdateOptions, WaitFor};
 #[command(after_help = "\
 Examples:
   sudo mvedsua update redis-server redis-u10.mvu
+  sudo mvedsua update redis-server redis-u10.mvu --require-signature /etc/mvedsua/team.pub
   sudo mvedsua update redis-server redis-u10.mvu --retry 20 --retry-delay 100ms
   sudo mvedsua update redis-server --identity
   sudo mvedsua update redis-server --identity --ring 256M --hang-limit 5s
@@ -43,6 +44,9 @@ pub struct Args {
     /// How the versions are expected to differ (docs/rules.md); a file that does not check is refused
     #[arg(long, value_name = "FILE", value_parser = absolute)]
     rules: Option<PathBuf>,
+    /// Apply it only if it is signed with this minisign key (a .pub file)
+    #[arg(long, value_name = "PUBKEY", requires = "bundle")]
+    require_signature: Option<PathBuf>,
     /// Memory between server and copy: a power of two, e.g. 64M or 1G
     #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = size::parse_ring)]
     ring: u64,
@@ -89,12 +93,21 @@ fn absolute(path: &str) -> Result<PathBuf, String> {
 
 impl Args {
     pub fn run(self, context: &Context) -> Result<(), Problem> {
+        let signed_by = match &self.require_signature {
+            Some(path) => vec![public_key(path)?],
+            None => Vec::new(),
+        };
         let kind = match (self.bundle, self.inject_fault) {
             (Some(bundle), _) => UpdateKind::Bundle {
-                // The agent works in another folder.
-                path: std::path::absolute(&bundle).unwrap_or(bundle),
+                // The agent works in another folder, and follows no link: those on the path are
+                // followed here, where the path was typed. What cannot be is for the agent to name.
+                path: bundle
+                    .canonicalize()
+                    .or_else(|_| std::path::absolute(&bundle))
+                    .unwrap_or(bundle),
                 retry: self.retry,
                 retry_delay: self.retry_delay,
+                signed_by,
             },
             (None, Some(after)) => UpdateKind::Fault { after },
             (None, None) => UpdateKind::Identity,

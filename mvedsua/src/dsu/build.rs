@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 
 use super::carry::Carrier;
-use super::catalog::{Catalog, Entity, EntityKind, match_units};
+use super::catalog::{Catalog, Entity, EntityKind, is_class_table, match_units};
 use super::code::Access;
 use super::compare::{Difference, Verdict};
 use super::debug_files::{Build, DebugSearch};
@@ -284,7 +284,11 @@ impl Analyser<'_> {
                 ),
             });
             moved.insert(id);
-            self.check_pointers_to(old, &name);
+            if new.names.iter().any(|symbol| is_class_table(symbol)) {
+                self.block("E422", name, "it has grown and moved, and living objects of the class go on to point to the old one, in which the new code would look for what is not there");
+            } else {
+                self.check_pointers_to(old, &name);
+            }
         }
     }
 

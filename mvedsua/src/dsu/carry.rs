@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::catalog::EntityKind;
+use super::catalog::{EntityKind, is_class_table};
 use super::code::{Access, Code, Ref};
 use super::error::Blocker;
 use super::image::Reloc;
@@ -305,10 +305,11 @@ impl<'a> Carrier<'a> {
         }
         let (pair, addr) = (self.pair, reference.addr);
         let (old, new) = (&pair.old.catalog, &pair.new.catalog);
-        let Some(before) = new
-            .ending_at(addr)
-            .filter(|id| !new.entities[*id].by_content)
-        else {
+        let Some(before) = new.ending_at(addr).filter(|id| {
+            let entity = &new.entities[*id];
+            // Nobody runs through a class table to its end.
+            !entity.by_content && !entity.names.iter().any(|symbol| is_class_table(symbol))
+        }) else {
             return;
         };
         let is_array = new.entities[before].kind == EntityKind::Object

@@ -59,6 +59,7 @@ pub struct Entity {
     /// No key of it names it alone.
     pub ambiguous: bool,
     /// A constant that the compiler made (`CSWTCH.12`, Rust's `anon.*`): it is what it contains.
+    /// Not so a [class table](is_class_table).
     pub by_content: bool,
 }
 
@@ -195,6 +196,7 @@ impl Catalog {
                     && !first.global
                     && die.is_none()
                     && first.size > 0
+                    && !is_class_table(&first.name)
                     && build.image.section_at(addr).is_some_and(|s| !s.writable),
             });
         }
@@ -512,6 +514,15 @@ impl Pairing {
             }
         }
     }
+}
+
+/// C++'s tables of a class (virtual functions, type information and its name). They have no debug
+/// information, but are no mere contents: objects point to them and classes are told apart by them.
+#[must_use]
+pub fn is_class_table(symbol: &str) -> bool {
+    ["_ZTV", "_ZTI", "_ZTS", "_ZTT", "_ZTC"]
+        .iter()
+        .any(|kind| symbol.starts_with(kind))
 }
 
 /// A Rust symbol without the hash that depends on the compiler's view of the crate.

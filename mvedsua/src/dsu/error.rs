@@ -127,6 +127,30 @@ pub enum DsuError {
         /// What the kernel said.
         source: std::io::Error,
     },
+    /// The file is not one that only root and the agent's user can write, so its code is not run.
+    #[error("E453: {} is not trusted: {reason}", path.display())]
+    Untrusted {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A signature is required, and this bundle's is missing, of another key, or wrong.
+    #[error("E454: {what} is not signed as it must be: {reason}")]
+    NotSigned {
+        /// The bundle.
+        what: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A key of minisign cannot be used.
+    #[error("E455: {what} is no usable minisign key: {reason}")]
+    BadKey {
+        /// The file, or `the public key`.
+        what: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// An address of the plan is out of reach, or nothing is known about it.
     #[error("E460: the bundle cannot be applied: {0}")]
     Plan(String),
@@ -143,6 +167,14 @@ pub enum DsuError {
 }
 
 impl DsuError {
+    /// The message without its code, for who shows that apart.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let text = self.to_string();
+        let code = format!("{}: ", self.code());
+        text.strip_prefix(&code).unwrap_or(&text).to_owned()
+    }
+
     /// The stable code.
     #[must_use]
     pub const fn code(&self) -> &'static str {
@@ -160,6 +192,9 @@ impl DsuError {
             Self::BadBundle { .. } => "E450",
             Self::Version { .. } => "E451",
             Self::Write { .. } => "E452",
+            Self::Untrusted { .. } => "E453",
+            Self::NotSigned { .. } => "E454",
+            Self::BadKey { .. } => "E455",
             Self::Plan(_) => "E460",
             Self::Unresolved { .. } => "E461",
         }

@@ -154,33 +154,40 @@ impl Bundle {
     /// # Errors
     /// When it cannot be written.
     pub fn write(&self, path: &Path) -> Result<(), DsuError> {
-        let bytes = self.to_bytes()?;
-        let fail = |source| DsuError::Write {
-            path: path.into(),
-            source,
-        };
-        let mut name = path
-            .file_name()
-            .ok_or_else(|| fail(std::io::Error::other("not a file name")))?
-            .to_owned();
-        name.push(format!(".{}.tmp", std::process::id()));
-        let temporary = path.with_file_name(name);
-        let mut file = std::fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o644)
-            .open(&temporary)
-            .map_err(fail)?;
-        let written = file
-            .write_all(&bytes)
-            .and_then(|()| file.sync_all())
-            .and_then(|()| std::fs::rename(&temporary, path));
-        if written.is_err() {
-            // The error that matters is the first one.
-            let _ = std::fs::remove_file(&temporary);
-        }
-        written.map_err(fail)
+        write_beside(path, &self.to_bytes()?)
     }
+}
+
+/// Writes a file beside `path` and renames it into place, so that no half-written one is ever seen.
+///
+/// # Errors
+/// When it cannot be written.
+pub(super) fn write_beside(path: &Path, bytes: &[u8]) -> Result<(), DsuError> {
+    let fail = |source| DsuError::Write {
+        path: path.into(),
+        source,
+    };
+    let mut name = path
+        .file_name()
+        .ok_or_else(|| fail(std::io::Error::other("not a file name")))?
+        .to_owned();
+    name.push(format!(".{}.tmp", std::process::id()));
+    let temporary = path.with_file_name(name);
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o644)
+        .open(&temporary)
+        .map_err(fail)?;
+    let written = file
+        .write_all(bytes)
+        .and_then(|()| file.sync_all())
+        .and_then(|()| std::fs::rename(&temporary, path));
+    if written.is_err() {
+        // The error that matters is the first one.
+        let _ = std::fs::remove_file(&temporary);
+    }
+    written.map_err(fail)
 }
 
 fn encode(manifest: &Manifest) -> Result<Vec<u8>, DsuError> {

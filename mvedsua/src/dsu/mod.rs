@@ -1,7 +1,7 @@
 //! Dynamic software updates: from two builds of a program to a bundle, and from a bundle to the
 //! list of memory writes that turn a process of the old build into one of the new.
 //!
-//! Nothing here touches a process. `docs/bundles.md` has the format and how the diff decides.
+//! Nothing here touches a process; only [`trusted`] and the builds' readers open files. `docs/bundles.md` has the format and how the diff decides.
 
 mod build;
 mod carry;
@@ -19,6 +19,8 @@ mod plan;
 mod report;
 mod restart;
 mod risk;
+mod sign;
+pub mod trusted;
 mod types;
 
 pub use build::{Analysis, BuildOptions, analyse, build, is_named};
@@ -35,4 +37,6 @@ pub use plan::{
 };
 pub use report::{FunctionNote, ObjectNote, Report, Risk, Why};
 pub use restart::{Parameter, Place, Restart};
+pub use sign::sign;
+pub use trusted::PublicKey;
 pub use types::{TypeChange, TypeChangeKind};

@@ -9,7 +9,7 @@ use super::attach::{check, refused};
 use super::home::Home;
 use super::snapshot::{Begun, NotBegun, begin};
 use super::worker::{Left, Life, Worker};
-use crate::dsu::{Bundle, hex};
+use crate::dsu::{Bundle, DsuError, PublicKey, hex, trusted};
 use crate::session::{
     Command, Done, Failure, Mark, SingleLeader, Stage, UpdateKind, UpdateOptions, WaitFor,
 };
@@ -46,14 +46,19 @@ impl Attempt {
 
 /// Reads the bundle and checks that it is for what the process runs, all before the process is touched.
 fn open(options: &UpdateOptions, pid: i32) -> Result<Option<Bundle>, Failure> {
-    let UpdateKind::Bundle { path, .. } = &options.kind else {
+    let UpdateKind::Bundle {
+        path, signed_by, ..
+    } = &options.kind
+    else {
         return Ok(None);
     };
-    let bundle = Bundle::open(path).map_err(|error| {
-        let text = error.to_string();
-        let code = error.code();
-        refused(code, text.trim_start_matches(&format!("{code}: ")))
-    })?;
+    let unusable = |error: DsuError| refused(error.code(), error.text());
+    let keys: Vec<PublicKey> = signed_by
+        .iter()
+        .map(|key| PublicKey::parse(key))
+        .collect::<Result<_, _>>()
+        .map_err(unusable)?;
+    let bundle = trusted::read(path, &keys).map_err(unusable)?;
     let version = Version::of(pid).map_err(|error| refused("E243", error.to_string()))?;
     let runs = version.placement().build_id;
     let old = &bundle.manifest.old;

@@ -25,6 +25,9 @@ pub enum UpdateKind {
         retry: u32,
         /// Time between two tries.
         retry_delay: Duration,
+        /// Public keys (the base64 line of minisign) with each of which the bundle must be signed.
+        #[serde(default)]
+        signed_by: Vec<String>,
     },
 }
 
@@ -101,6 +104,19 @@ pub enum Command {
     },
     /// Stop supervising; refused while an update runs.
     Detach,
+}
+
+impl Command {
+    /// The same; if it is an update with a bundle, that must be signed with each of these keys, too.
+    #[must_use]
+    pub fn signed_by(mut self, keys: &[String]) -> Self {
+        if let Self::Update(options) = &mut self
+            && let UpdateKind::Bundle { signed_by, .. } = &mut options.kind
+        {
+            signed_by.extend_from_slice(keys);
+        }
+        self
+    }
 }
 
 /// A request was carried out.

@@ -46,7 +46,9 @@ impl Module {
             return None;
         };
         let parsed = ElfFile64::<LittleEndian>::parse(&*data).ok()?;
-        let segment = parsed.elf_program_headers().iter().find(|header| {
+        // The last one: a page of the file may hold the end of a segment and the beginning of the next,
+        // and a mapping that begins there is that of the next.
+        let segment = parsed.elf_program_headers().iter().rfind(|header| {
             let (start, len) = header.file_range(LE);
             // Mappings begin at pages, segments anywhere.
             header.p_type(LE) == elf::PT_LOAD
@@ -230,6 +232,25 @@ impl Libraries {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn all_mappings_of_a_file_have_one_bias() {
+        let pid = std::process::id() as i32;
+        let mut biases: std::collections::BTreeMap<String, Vec<u64>> = Default::default();
+        for map in super::super::inspect::maps(pid).expect("readable") {
+            if let Some(module) = Module::of_mapping(pid, &map) {
+                biases.entry(module.name).or_default().push(module.bias);
+            }
+        }
+        // libgcc_s.so.1 is among them, whose third and fourth segment share a page of the file.
+        assert!(biases.len() > 2, "{biases:x?}");
+        for (name, found) in biases {
+            assert!(
+                found.iter().all(|bias| *bias == found[0]),
+                "{name}: {found:x?}"
+            );
+        }
+    }
 
     #[test]
     fn this_very_process_is_understood() {

@@ -156,6 +156,17 @@ fn a_constant_that_moves_but_is_pointed_to_is_refused() {
 }
 
 #[test]
+fn a_virtual_table_that_grows_is_refused() {
+    let blockers = Pair::new(&["rtti.cc"], &["-DGROW"]).blockers();
+    assert!(
+        blockers
+            .iter()
+            .any(|(code, symbol)| code == "E422" && symbol.contains("vtable")),
+        "{blockers:?}"
+    );
+}
+
+#[test]
 fn the_same_build_twice_is_nothing_to_update() {
     let pair = Pair::new(&["basic.c"], &[]);
     let options = BuildOptions {

@@ -73,6 +73,20 @@ fn jump_tables() {
 }
 
 #[test]
+fn cpp_classes_without_linkage_stay_the_same_classes() {
+    check(
+        &Pair::new(&["rtti.cc"], &[]),
+        &[("2", "4"), ("-1", "refused: negative")],
+        &[
+            ("3", "26"),
+            ("-1", "refused: negative"),
+            ("101", "refused: too large"),
+            ("1", "28"),
+        ],
+    );
+}
+
+#[test]
 fn a_cold_part() {
     let pair = Pair::new(&["cold.c"], &["-freorder-functions"]);
     let redirects = pair.bundle().manifest.redirects;

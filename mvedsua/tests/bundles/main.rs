@@ -5,4 +5,5 @@ mod damaged;
 mod debug_files;
 mod diffs;
 mod live;
+mod trusted;
 mod victim;

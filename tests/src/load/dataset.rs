@@ -143,6 +143,15 @@ impl Dataset {
                 other => return Err(io::Error::other(format!("DBSIZE answered {other:?}"))),
             },
             Protocol::Memcached => memcached_items(&mut client)?,
+            Protocol::Lines | Protocol::TypedLines => {
+                client.send(b"COUNT\r\n")?;
+                let answer = client.receive_with(|input| self.protocol.parse(input))?;
+                let Answer::Value(Some(count)) = answer else {
+                    return Err(io::Error::other(format!("COUNT answered {answer:?}")));
+                };
+                let count = String::from_utf8_lossy(&count).into_owned();
+                count.parse().map_err(io::Error::other)?
+            }
         };
         Ok(found)
     }

@@ -12,6 +12,10 @@ pub enum Protocol {
     Redis,
     /// The text protocol of memcached.
     Memcached,
+    /// The lines that the servers of `examples/` speak: `PUT key value`.
+    Lines,
+    /// The same, with the `PUT-string key value` of the key-value store's versions 2 and 3.
+    TypedLines,
 }
 
 /// An answer, whatever the protocol.
@@ -31,6 +35,9 @@ impl Protocol {
         match self {
             Self::Redis => resp::encode(out, &[b"GET", key.as_bytes()]),
             Self::Memcached => out.extend_from_slice(format!("get {key}\r\n").as_bytes()),
+            Self::Lines | Self::TypedLines => {
+                out.extend_from_slice(format!("GET {key}\r\n").as_bytes());
+            }
         }
     }
 
@@ -40,6 +47,16 @@ impl Protocol {
             Self::Redis => resp::encode(out, &[b"SET", key.as_bytes(), value]),
             Self::Memcached => {
                 out.extend_from_slice(format!("set {key} 0 0 {}\r\n", value.len()).as_bytes());
+                out.extend_from_slice(value);
+                out.extend_from_slice(b"\r\n");
+            }
+            Self::Lines | Self::TypedLines => {
+                let command = if self == Self::Lines {
+                    "PUT"
+                } else {
+                    "PUT-string"
+                };
+                out.extend_from_slice(format!("{command} {key} ").as_bytes());
                 out.extend_from_slice(value);
                 out.extend_from_slice(b"\r\n");
             }
@@ -58,6 +75,7 @@ impl Protocol {
                 (answer, len)
             })),
             Self::Memcached => parse_text(input),
+            Self::Lines | Self::TypedLines => Ok(parse_line(input)),
         }
     }
 }
@@ -95,6 +113,20 @@ fn parse_text(input: &[u8]) -> io::Result<Option<(Answer, usize)>> {
     )))
 }
 
+/// One line: `OK`, `NONE`, an error, or a value.
+fn parse_line(input: &[u8]) -> Option<(Answer, usize)> {
+    let end = input.windows(2).position(|two| two == b"\r\n")?;
+    let answer = match &input[..end] {
+        b"OK" => Answer::Stored,
+        b"NONE" => Answer::Value(None),
+        error if error.starts_with(b"ERR") => {
+            Answer::Other(String::from_utf8_lossy(error).into_owned())
+        }
+        value => Answer::Value(Some(value.to_vec())),
+    };
+    Some((answer, end + 2))
+}
+
 fn invalid(line: &str) -> io::Error {
     io::Error::new(
         io::ErrorKind::InvalidData,
@@ -105,6 +137,22 @@ fn invalid(line: &str) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_is_an_answer() {
+        let cases: [(&[u8], Answer); 4] = [
+            (b"OK\r\n", Answer::Stored),
+            (b"NONE\r\n", Answer::Value(None)),
+            (b"ERR no\r\n", Answer::Other("ERR no".into())),
+            (b"a b\r\n", Answer::Value(Some(b"a b".to_vec()))),
+        ];
+        for (bytes, answer) in cases {
+            let whole = Protocol::Lines.parse(bytes).expect("valid");
+            assert_eq!(whole, Some((answer, bytes.len())));
+            let part = Protocol::Lines.parse(&bytes[..bytes.len() - 1]);
+            assert_eq!(part.expect("valid so far"), None);
+        }
+    }
 
     #[test]
     fn an_answer_of_memcached_is_taken_when_it_is_whole() {

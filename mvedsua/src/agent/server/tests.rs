@@ -25,7 +25,7 @@ impl Bench {
         let shutdown = async move {
             let _ = stopped.await;
         };
-        let server = tokio::spawn(serve(socket, Arc::clone(&registry), shutdown));
+        let server = tokio::spawn(serve(socket, Arc::clone(&registry), Vec::new(), shutdown));
         Self {
             folder,
             registry,
