@@ -62,6 +62,8 @@ impl Supervised {
             connections: 20,
             read_percent: 50,
             rate: Some(rate),
+            // Redis serves all connections in one thread.
+            own_keys: protocol != Protocol::Redis,
             ..LoadOptions::default()
         };
         let load = Load::start(server.addr(), options, data)?;

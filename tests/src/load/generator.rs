@@ -37,6 +37,9 @@ pub struct LoadOptions {
     pub rate: Option<u32>,
     /// Width of an [`Interval`] of the record.
     pub interval: Duration,
+    /// No two connections use one key: threads of a server that serve them do not race for it. Which of
+    /// two such threads came first is no system call, so a follower may see it the other way round.
+    pub own_keys: bool,
 }
 
 impl Default for LoadOptions {
@@ -46,6 +49,7 @@ impl Default for LoadOptions {
             read_percent: 90,
             rate: None,
             interval: Duration::from_secs(1),
+            own_keys: false,
         }
     }
 }
@@ -244,6 +248,11 @@ impl Worker {
             self.idle.pop();
             let random = split_mix(&mut self.random);
             let key = u32::try_from(random % u64::from(self.data.keys())).expect("less than a u32");
+            let key = if self.options.own_keys {
+                own_key(key, at, self.slots.len(), self.data.keys())
+            } else {
+                key
+            };
             let write = (random >> 40) % 100 >= u64::from(self.options.read_percent);
             let Slot::Open(connection) = &mut self.slots[at] else {
                 continue;
@@ -359,5 +368,31 @@ impl Worker {
             }
         }
         self.data
+    }
+}
+
+/// The key nearest to `key` of those that belong to connection `at` of `connections`.
+fn own_key(key: u32, at: usize, connections: usize, keys: u32) -> u32 {
+    let step = u32::try_from(connections).expect("few connections");
+    let own = key / step * step + u32::try_from(at).expect("few connections");
+    if own < keys {
+        own
+    } else {
+        own.saturating_sub(step).min(keys - 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::own_key;
+
+    #[test]
+    fn no_key_belongs_to_two_connections() {
+        for key in 0..1000 {
+            for at in 0..20 {
+                let own = own_key(key, at, 20, 1000);
+                assert!(own < 1000 && own % 20 == at as u32, "{key} {at}: {own}");
+            }
+        }
     }
 }
