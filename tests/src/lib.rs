@@ -14,6 +14,7 @@
 //! - [`bundle`]: bundles of those and of other builds;
 //! - [`examples`]: the servers of `examples/`, compiled in each of their versions;
 //! - [`programs`]: builds of real servers in several versions, from `cargo xtask programs`;
+//! - [`deaths`]: an agent that dies at a chosen step, and what is left;
 //! - [`poll`]: waiting for a condition, with a deadline;
 //! - [`cannot_run`](mod@cannot_run): how a test says that this machine cannot run it.
 //!
@@ -23,6 +24,7 @@
 pub mod bare;
 pub mod bundle;
 pub mod cannot_run;
+pub mod deaths;
 pub mod examples;
 pub mod idle;
 pub mod kvstore;

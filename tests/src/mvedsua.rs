@@ -199,12 +199,25 @@ impl Mvedsua {
     /// # Errors
     /// When it ends or does not listen within 20 s; its log is part of the message.
     pub fn start_agent(&mut self) -> Result<()> {
+        self.start_agent_with(&[])
+    }
+
+    /// Starts an agent that kills itself before its `step`-th step (`mvedsua::sys::mortal`).
+    ///
+    /// # Errors
+    /// As for [`start_agent`](Self::start_agent).
+    pub fn start_agent_that_dies(&mut self, step: u64) -> Result<()> {
+        self.start_agent_with(&[("MVEDSUA_DIE_AT_STEP", &step.to_string())])
+    }
+
+    fn start_agent_with(&mut self, environment: &[(&str, &str)]) -> Result<()> {
         self.agents += 1;
         let log = std::fs::File::create(self.log_path())?;
         let mut agent = Command::new(&self.binary)
             .arg("--socket")
             .arg(self.socket())
             .arg("agent")
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -235,6 +248,15 @@ impl Mvedsua {
             let _ = agent.kill();
             let _ = agent.wait();
         }
+    }
+
+    /// True if the agent has ended by itself, which is reaped then.
+    pub fn agent_has_died(&mut self) -> bool {
+        let died = |agent: &mut Child| agent.try_wait().is_ok_and(|status| status.is_some());
+        if self.agent.as_mut().is_some_and(died) {
+            self.agent = None;
+        }
+        self.agent.is_none()
     }
 
     /// Process id of the agent.

@@ -104,6 +104,14 @@ pub fn send(pid: i32, signal: Signal) -> io::Result<()> {
     Ok(nix::sys::signal::kill(Pid::from_raw(pid), signal)?)
 }
 
+/// Processes that run this very program file; zombies do not.
+#[must_use]
+pub fn with_program(program: &std::path::Path) -> Vec<i32> {
+    let runs =
+        |pid: &i32| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == program);
+    all().into_iter().filter(runs).collect()
+}
+
 /// Direct children, zombies included.
 #[must_use]
 pub fn children(pid: i32) -> Vec<i32> {

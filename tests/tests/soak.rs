@@ -91,3 +91,12 @@ fn a_thousand_updates_and_rollbacks_leave_nothing_behind() -> Result<()> {
     leader_warm.check(Size::of(leader)?, "the server")?;
     server.finish()
 }
+
+#[test]
+fn one_server_goes_on_at_every_single_step() -> Result<()> {
+    let needs = [Need::Root, Need::Program("cc")];
+    if !can_run("one_server_goes_on_at_every_single_step", &needs) {
+        return Ok(());
+    }
+    mvedsua_tests::deaths::through_all_steps(1).map(drop)
+}

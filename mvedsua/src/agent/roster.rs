@@ -36,15 +36,30 @@ pub struct Survivors {
     pub copy: Option<i32>,
 }
 
-/// Start time of a process in clock ticks since boot; none if there is no such process.
+/// `PF_EXITING` of `<linux/sched.h>`: the thread is on its way out.
+const PF_EXITING: u32 = 4;
+/// Bit of `SIGKILL` in a set of signals.
+const SIGKILL: u64 = 1 << 8;
+
+/// Start time of a process in clock ticks since boot; none if there is no such process. One that was
+/// killed is none any more, even if its memory is still being given back or its parent does not wait for
+/// it: the old version dies with the agent at the end of a promotion, and the new one must not be taken
+/// for superfluous then.
 fn start_time(pid: i32) -> Option<u64> {
-    Some(
-        procfs::process::Process::new(pid)
-            .ok()?
-            .stat()
-            .ok()?
-            .starttime,
-    )
+    let process = procfs::process::Process::new(pid).ok()?;
+    let stat = process.stat().ok()?;
+    let alone = stat.num_threads <= 1;
+    if matches!(stat.state, 'Z' | 'X') && alone {
+        return None;
+    }
+    if stat.flags & PF_EXITING != 0 && alone {
+        return None;
+    }
+    let status = process.status().ok()?;
+    if (status.sigpnd | status.shdpnd) & SIGKILL != 0 {
+        return None;
+    }
+    Some(stat.starttime)
 }
 
 impl Line {
@@ -138,6 +153,22 @@ mod tests {
         assert_eq!(roster.read().unwrap(), []);
         fs::write(folder.path().join("control.services.json"), "[{").unwrap();
         assert!(roster.read().is_err());
+    }
+
+    #[test]
+    fn a_process_that_was_killed_is_none_any_more() {
+        let mut child = std::process::Command::new("sleep")
+            .arg("100")
+            .spawn()
+            .unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let line = Line::of("sleeper".into(), pid, None, false).unwrap();
+        assert!(line.survivors().is_some());
+        child.kill().unwrap();
+        // Nobody has waited for it: it may be dying or a zombie.
+        assert_eq!(line.survivors(), None);
+        child.wait().unwrap();
+        assert_eq!(line.survivors(), None);
     }
 
     #[test]

@@ -85,6 +85,7 @@ pub fn read_available(pid: i32, address: u64, limit: usize) -> Vec<u8> {
 /// # Errors
 /// `EIO` when a page is not mapped.
 pub fn force_write(pid: i32, address: u64, data: &[u8]) -> Result<()> {
+    super::mortal::step();
     let file = File::options()
         .write(true)
         .open(format!("/proc/{pid}/mem"))?;

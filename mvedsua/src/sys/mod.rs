@@ -6,6 +6,7 @@
 pub mod features;
 pub mod limits;
 pub mod memory;
+pub mod mortal;
 pub mod open;
 pub mod pidfd;
 pub mod ptrace;

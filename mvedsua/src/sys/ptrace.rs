@@ -70,6 +70,7 @@ pub enum Wait {
 }
 
 fn request(request: u32, tid: i32, addr: usize, data: *mut c_void) -> Result<i64> {
+    super::mortal::step();
     // SAFETY: every caller in this file passes an `addr`/`data` pair that the request's contract in
     // ptrace(2) asks for, with buffers that live across the call; a wrong tid only yields ESRCH.
     check(unsafe {
