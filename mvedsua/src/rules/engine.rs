@@ -60,6 +60,8 @@ pub struct Engine<C> {
     direction: Direction,
     index: Arc<Index>,
     queues: BTreeMap<u32, VecDeque<Held<C>>>,
+    /// An empty queue, for its memory.
+    spare: VecDeque<Held<C>>,
     held: usize,
     /// Until when the head of each queue may be held.
     deadlines: BTreeMap<u32, Duration>,
@@ -131,6 +133,7 @@ impl<C: Call + Clone> Engine<C> {
             direction,
             index,
             queues: BTreeMap::new(),
+            spare: VecDeque::new(),
             held: 0,
             deadlines: BTreeMap::new(),
             states: States::default(),
@@ -230,12 +233,21 @@ impl<C: Call + Clone> Engine<C> {
             );
             return Err(fault.in_rule("look-ahead"));
         }
-        self.queues
-            .entry(tid)
-            .or_default()
-            .push_back(Held::Call(call, now));
         self.held += 1;
-        self.drain(tid, now, false, out)
+        if let Some(queue) = self.queues.get_mut(&tid) {
+            queue.push_back(Held::Call(call, now));
+            return self.drain(tid, now, false, out);
+        }
+        // Mostly the call is decided at once, and its thread needs no queue to wait in.
+        let mut queue = std::mem::take(&mut self.spare);
+        queue.push_back(Held::Call(call, now));
+        let result = self.drain_queue(&mut queue, now, false, out);
+        if queue.is_empty() {
+            self.spare = queue;
+        } else {
+            self.queues.insert(tid, queue);
+        }
+        result
     }
 
     /// Releases what was held too long. Call it when [`Engine::deadline`] has passed.
@@ -490,6 +502,13 @@ impl<C: Call + Clone> Engine<C> {
     ) {
         let rule_set = Arc::clone(&self.set);
         let rule = &rule_set.rules[rule];
+        let plan = match alone(queue, rule, taken, plan) {
+            Ok(()) => {
+                self.held -= 1;
+                return;
+            }
+            Err(plan) => plan,
+        };
         let mut entries: Vec<Option<Held<C>>> = queue.drain(..).map(Some).collect();
         let mut calls: BTreeMap<usize, C> = BTreeMap::new();
         for i in taken.iter().flatten() {
@@ -556,26 +575,8 @@ impl<C: Call + Clone> Engine<C> {
                         flush_to(queue, *i);
                         seq = call.seq();
                     }
-                    let Draft {
-                        nr,
-                        args,
-                        result,
-                        outputs,
-                        repeat,
-                        pieces,
-                    } = draft;
-                    queue.push_back(Held::Done(Expected::Call(Box::new(ExpectedCall {
-                        rule: Some(rule.id),
-                        nr,
-                        tid,
-                        seq,
-                        origin,
-                        args,
-                        result,
-                        outputs,
-                        repeat,
-                        pieces,
-                    }))));
+                    let expected = draft.expect(rule.id, tid, seq, origin);
+                    queue.push_back(Held::Done(Expected::Call(Box::new(expected))));
                 }
             }
         }
@@ -704,6 +705,38 @@ impl<C: Call + Clone> Engine<C> {
     }
 }
 
+/// Carries out the usual plan: one call by itself becomes one other. Gives any other plan back.
+fn alone<C: Call + Clone>(
+    queue: &mut VecDeque<Held<C>>,
+    rule: &Rule,
+    taken: &[Vec<usize>],
+    plan: Plan,
+) -> Result<(), Plan> {
+    let Plan::Calls(mut drafts) = plan else {
+        return Err(plan);
+    };
+    let Outcome::Calls(templates) = &rule.outcome else {
+        return Err(Plan::Calls(drafts));
+    };
+    let fits = queue.len() == 1
+        && matches!(taken, [first] if first.as_slice() == [0])
+        && matches!(templates.as_slice(), [template] if template.from == Some(0));
+    match (fits, drafts.as_slice()) {
+        (true, [Some(_)]) => {}
+        _ => return Err(Plan::Calls(drafts)),
+    }
+    let (Some(Held::Call(call, _)), Some(Some(draft))) = (queue.pop_front(), drafts.pop()) else {
+        return Ok(());
+    };
+    queue.push_back(Held::Done(Expected::Call(Box::new(draft.expect(
+        rule.id,
+        call.tid(),
+        call.seq(),
+        Some(call),
+    )))));
+    Ok(())
+}
+
 fn signature_of(rule: &Rule, nr: u16) -> Option<&Signature> {
     rule.patterns.iter().find_map(|p| match &p.subject {
         Subject::Call(s) if s.call.nr == nr => Some(s.as_ref()),
@@ -757,7 +790,8 @@ fn plan<'a, C: Call>(
         ),
         Outcome::Calls(templates) => {
             let mut drafts = Vec::with_capacity(templates.len());
-            for template in templates {
+            for (i, template) in templates.iter().enumerate() {
+                let last = i + 1 == templates.len();
                 let origin =
                     template
                         .from
@@ -769,7 +803,7 @@ fn plan<'a, C: Call>(
                 drafts.push(if template.bare {
                     None
                 } else {
-                    Some(rewrite::draft(frame, template, origin)?)
+                    Some(rewrite::draft(frame, template, origin, last)?)
                 });
             }
             Plan::Calls(drafts)
