@@ -14,10 +14,11 @@ use super::index::{Index, as_noise};
 use super::matching::{Fact, Found, matches, payload, sequence};
 use super::messages::Messages;
 use super::names::Signature;
-use super::program::{Outcome, Rule, RuleId, RuleSet, Subject};
-use super::rewrite::{self, Draft};
+use super::program::{Outcome, Rule, RuleId, RuleSet};
+use super::rewrite;
 use super::source::Span;
 use super::state::States;
+use plan::{Plan, alone, plan, signature_of};
 
 /// How often a rule did what.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -87,15 +88,6 @@ enum Decision {
         taken: Vec<Vec<usize>>,
         plan: Plan,
     },
-}
-
-/// What a rule makes of its calls, before they are moved.
-enum Plan {
-    Same,
-    Nothing,
-    Tolerate,
-    Stop(bool, String),
-    Calls(Vec<Option<Draft>>),
 }
 
 /// What an attempt to apply a rule leaves behind.
@@ -705,45 +697,6 @@ impl<C: Call + Clone> Engine<C> {
     }
 }
 
-/// Carries out the usual plan: one call by itself becomes one other. Gives any other plan back.
-fn alone<C: Call + Clone>(
-    queue: &mut VecDeque<Held<C>>,
-    rule: &Rule,
-    taken: &[Vec<usize>],
-    plan: Plan,
-) -> Result<(), Plan> {
-    let Plan::Calls(mut drafts) = plan else {
-        return Err(plan);
-    };
-    let Outcome::Calls(templates) = &rule.outcome else {
-        return Err(Plan::Calls(drafts));
-    };
-    let fits = queue.len() == 1
-        && matches!(taken, [first] if first.as_slice() == [0])
-        && matches!(templates.as_slice(), [template] if template.from == Some(0));
-    match (fits, drafts.as_slice()) {
-        (true, [Some(_)]) => {}
-        _ => return Err(Plan::Calls(drafts)),
-    }
-    let (Some(Held::Call(call, _)), Some(Some(draft))) = (queue.pop_front(), drafts.pop()) else {
-        return Ok(());
-    };
-    queue.push_back(Held::Done(Expected::Call(Box::new(draft.expect(
-        rule.id,
-        call.tid(),
-        call.seq(),
-        Some(call),
-    )))));
-    Ok(())
-}
-
-fn signature_of(rule: &Rule, nr: u16) -> Option<&Signature> {
-    rule.patterns.iter().find_map(|p| match &p.subject {
-        Subject::Call(s) if s.call.nr == nr => Some(s.as_ref()),
-        _ => None,
-    })
-}
-
 fn attempt<'a, C: Call>(
     frame: &mut Frame<'a>,
     rule: &'a Rule,
@@ -755,67 +708,12 @@ fn attempt<'a, C: Call>(
     })
 }
 
-/// The guard over the whole rule, and what the right side makes of it.
-fn plan<'a, C: Call>(
-    frame: &mut Frame<'a>,
-    rule: &'a Rule,
-    taken: &[Vec<usize>],
-    queue: &'a VecDeque<Held<C>>,
-) -> Result<Option<Plan>, Fault> {
-    if let Some(when) = &rule.when
-        && !frame.truth(when)?
-    {
-        return Ok(None);
-    }
-    Ok(Some(match &rule.outcome {
-        Outcome::Same(body) => {
-            frame.run(body)?;
-            Plan::Same
-        }
-        Outcome::Nothing(body) => {
-            frame.run(body)?;
-            Plan::Nothing
-        }
-        Outcome::Tolerate(body) => {
-            frame.run(body)?;
-            Plan::Tolerate
-        }
-        Outcome::Retry(why) => Plan::Stop(
-            true,
-            String::from_utf8_lossy(&frame.text(why)?).into_owned(),
-        ),
-        Outcome::Terminate(why) => Plan::Stop(
-            false,
-            String::from_utf8_lossy(&frame.text(why)?).into_owned(),
-        ),
-        Outcome::Calls(templates) => {
-            let mut drafts = Vec::with_capacity(templates.len());
-            for (i, template) in templates.iter().enumerate() {
-                let last = i + 1 == templates.len();
-                let origin =
-                    template
-                        .from
-                        .and_then(|f| taken[f].first())
-                        .and_then(|i| match &queue[*i] {
-                            Held::Call(call, _) => rewrite::call_of(Fact::Call(call)),
-                            Held::Done(_) => None,
-                        });
-                drafts.push(if template.bare {
-                    None
-                } else {
-                    Some(rewrite::draft(frame, template, origin, last)?)
-                });
-            }
-            Plan::Calls(drafts)
-        }
-    }))
-}
-
 /// The text that a call transfers, if it transfers one.
 pub(super) fn transferred<'a, C: Call>(call: &'a C, signature: &Signature) -> Option<&'a [u8]> {
     let (data, _) = signature.data?;
     payload(call, signature, data)
 }
 
+mod plan;
 #[cfg(test)]
 mod tests;
