@@ -177,7 +177,8 @@ impl<'a> Frame<'a> {
                 None => borrow(self.states.get(self.set, *at, self.connection())),
             },
             Ex::Join(parts) => {
-                let mut text = Vec::new();
+                // Room for a line of text, so that it does not grow part by part.
+                let mut text = Vec::with_capacity(128);
                 for code in parts {
                     match self.eval(code)? {
                         Value::Text(bytes) => self.append(&mut text, &bytes)?,

@@ -257,7 +257,11 @@ fn cut(text: Cow<'_, [u8]>, length: Option<i64>) -> Result<Vec<u8>, Fault> {
         return Ok(text.into_owned());
     };
     match usize::try_from(length) {
-        Ok(length) if length <= text.len() => Ok(text[..length].to_vec()),
+        Ok(length) if length <= text.len() => {
+            let mut text = text.into_owned();
+            text.truncate(length);
+            Ok(text)
+        }
         _ => {
             let message = format!(
                 "the length {length} does not fit its text of {} bytes",
