@@ -25,7 +25,14 @@ pub fn build(version: u32, dir: &Path) -> Result<PathBuf> {
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/kvstore/kvstore.c");
     let program = dir.join(format!("kvstore-v{version}"));
     let compiled = Command::new("cc")
-        .args(["-O1", "-g", "-Wall", "-Wextra", "-std=c11"])
+        .args([
+            "-O1",
+            "-g",
+            "-Wall",
+            "-Wextra",
+            "-std=c11",
+            "-Wl,--build-id",
+        ])
         .arg(format!("-DVERSION={version}"))
         .arg("-o")
         .arg(&program)

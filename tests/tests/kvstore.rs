@@ -1,8 +1,9 @@
 //! The rules of `rules/kvstore` on live connections of the example server.
 //!
-//! Each of these rules gives a follower of the *same* version another command that means the same to it
-//! (a typed PUT and "bad-cmd" are both refused by version 1; PUT and PUT-string are the same to version
-//! 2), so an identity update shows that they fire, on calls and on messages, and do no harm.
+//! Version 2 becomes version 3 by a bundle, with the rules for it and without. Some rules also give a follower of the *same* version
+//! another command that means the same to it (a typed PUT and "bad-cmd" are both refused by version 1; PUT
+//! and PUT-string are the same to version 2): there an identity update shows that they fire, on calls and
+//! on messages, and do no harm.
 
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ const NAME: &str = "kv";
 struct Store {
     server: Server,
     mvedsua: Mvedsua,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Store {
@@ -29,7 +30,7 @@ impl Store {
         Ok(Self {
             server,
             mvedsua,
-            _dir: dir,
+            dir,
         })
     }
 
@@ -37,6 +38,20 @@ impl Store {
         let file = kvstore::rules(rules);
         self.mvedsua.update_identity(NAME, &["--rules", &file])?;
         Ok(())
+    }
+
+    /// The bundle from version 2 to version 3, with rules or without.
+    fn bundle(&self, rules: Option<&str>) -> Result<String> {
+        let path = |name: &str| self.dir.path().join(name).display().to_string();
+        let new = kvstore::build(3, self.dir.path())?.display().to_string();
+        let (old, out) = (path("kvstore-v2"), path("update.mvu"));
+        let file = rules.map(kvstore::rules);
+        let with_rules = file.as_ref().map_or(vec![], |file| vec!["--rules", file]);
+        let words = ["bundle", "build", "--old", &old, "--new", &new, "-o", &out];
+        self.mvedsua
+            .run(&[&words[..], &with_rules].concat())?
+            .ok()?;
+        Ok(out)
     }
 
     /// Waits until the rules of the stage have fired so often, and the follower has got there.
@@ -130,5 +145,96 @@ fn the_papers_rule_2_and_its_reverse_on_live_connections() -> Result<()> {
     // What the old version was given by the rules is what it serves with.
     store.mvedsua.rollback(NAME)?;
     ensure!(client.ask("GET c")? == "9" && other.ask("GET a")? == "x");
+    Ok(())
+}
+
+#[test]
+fn version_3_follows_version_2_by_the_rules_in_its_bundle() -> Result<()> {
+    if !can_run(
+        "version_3_follows_version_2_by_the_rules_in_its_bundle",
+        &[Need::Root, Need::Program("cc")],
+    ) {
+        return Ok(());
+    }
+    let store = Store::start(2)?;
+    let mut client = Client::connect(store.server.addr())?;
+    ensure!(client.ask("PUT a 0")? == "OK");
+    let bundle = store.bundle(Some("v2-v3-messages.rules"))?;
+    store.mvedsua.run(&["update", NAME, &bundle])?.ok()?;
+    for round in 1..=10 {
+        ensure!(client.ask(&format!("PUT a {round}"))? == "OK");
+        ensure!(client.ask("GET a")? == round.to_string());
+        ensure!(client.ask(&format!("PUT-number b {round}"))? == "OK");
+    }
+    store.fired(10)?;
+    store.mvedsua.promote(NAME)?;
+    // Version 3 has what was PUT, and version 2 follows it: PUT-string is PUT to it.
+    ensure!(client.ask("GET a")? == "10" && client.ask("TYPE b")? == "number");
+    for round in 0..10 {
+        ensure!(client.ask(&format!("PUT-string a {round}"))? == "OK");
+        ensure!(client.ask("GET a")? == round.to_string());
+    }
+    let status = store.fired(10)?;
+    ensure!(status.stage == "updated-leader", "{status:?}");
+    // A plain PUT is refused by version 3 and obeyed by version 2; no rule speaks of that.
+    ensure!(client.ask("PUT a x")? == "ERR unknown command");
+    let status = store
+        .mvedsua
+        .wait_for(NAME, LIMIT, |s| s.follower.is_none())?;
+    let update = status.last_update.expect("it has ended");
+    ensure!(
+        update.outcome == "finalized"
+            && update
+                .reason
+                .contains("the old version was dropped: divergence"),
+        "{update:?}"
+    );
+    ensure!(client.ask("GET a")? == "9" && client.ask("PUT-string a y")? == "OK");
+    Ok(())
+}
+
+#[test]
+fn without_the_rules_version_3_is_rolled_back_as_the_paper_predicts() -> Result<()> {
+    if !can_run(
+        "without_the_rules_version_3_is_rolled_back_as_the_paper_predicts",
+        &[Need::Root, Need::Program("cc")],
+    ) {
+        return Ok(());
+    }
+    let store = Store::start(2)?;
+    let mut client = Client::connect(store.server.addr())?;
+    let bundle = store.bundle(None)?;
+    store.mvedsua.run(&["update", NAME, &bundle])?.ok()?;
+    ensure!(client.ask("PUT-string a 1")? == "OK" && client.ask("GET a")? == "1");
+    ensure!(store.mvedsua.status(NAME)?.follower.is_some());
+    // Version 3 does not know it any more; the client is served by version 2 and does not notice.
+    ensure!(client.ask("PUT a 2")? == "OK");
+    let status = store
+        .mvedsua
+        .wait_for(NAME, LIMIT, |s| s.follower.is_none())?;
+    let update = status.last_update.expect("it has ended");
+    ensure!(
+        update.outcome == "rolled-back"
+            && update
+                .reason
+                .contains("write with other bytes in buf, first at offset 0"),
+        "{update:?}"
+    );
+    let report = update.report.unwrap_or_default();
+    ensure!(
+        report.contains("OK\\r\\n") && report.contains("ERR unknown command"),
+        "{report}"
+    );
+    ensure!(client.ask("GET a")? == "2");
+    // The same bundle with the rules from the command line.
+    let rules = kvstore::rules("v2-v3.rules");
+    store
+        .mvedsua
+        .run(&["update", NAME, &bundle, "--rules", &rules])?
+        .ok()?;
+    ensure!(client.ask("PUT a 3")? == "OK" && client.ask("GET a")? == "3");
+    store.fired(1)?;
+    store.mvedsua.rollback(NAME)?;
+    ensure!(client.ask("GET a")? == "3");
     Ok(())
 }

@@ -607,3 +607,53 @@ fn the_shipped_rules_change_nothing_about_an_identity_update_of_redis() -> Resul
     redis.idle_answer()?;
     redis.finish()
 }
+
+/// Every request is held until its reply is seen, and both are then expected as they are: what is held
+/// keeps its place among the calls of all threads.
+const HOLDS: &str = "
+rule redis: read(., _) as r, write(., _) as w => r, w;
+rule memcached: read(., /^[gs]et /) as r, sendmsg(., _) as w => r, w;
+";
+
+fn holding_every_request_changes_nothing(mut server: Supervised, rule: &str) -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("holds.rules");
+    std::fs::write(&file, HOLDS)?;
+    server.update(&["--rules", &file.display().to_string()])?;
+    server.more_requests(3000)?;
+    let status = server.mvedsua.wait_for("server", LIMIT, |status| {
+        // Whichever rule comes first is who holds a call for all of them.
+        let all = || status.rules.iter().flat_map(|rules| &rules.rules);
+        let held: u64 = all().map(|rule| rule.held).sum();
+        let fired = all().any(|r| r.name == rule && r.fired > 1000);
+        status.follower.is_none() || (fired && held > 1000)
+    })?;
+    ensure!(
+        status.stage == "outdated-leader" && status.events.diverged == 0,
+        "{status:?}"
+    );
+    server.promote_finalize()?;
+    server.finish()
+}
+
+#[test]
+fn holding_every_request_of_redis_changes_nothing() -> Result<()> {
+    if !can_run(
+        "holding_every_request_of_redis_changes_nothing",
+        &[Need::Root, Need::Program("redis-server")],
+    ) {
+        return Ok(());
+    }
+    holding_every_request_changes_nothing(Supervised::redis(&[], 10_000, 1500)?, "redis")
+}
+
+#[test]
+fn holding_every_request_of_memcached_changes_nothing() -> Result<()> {
+    if !can_run(
+        "holding_every_request_of_memcached_changes_nothing",
+        &[Need::Root, Need::Program("memcached")],
+    ) {
+        return Ok(());
+    }
+    holding_every_request_changes_nothing(Supervised::memcached(1000, 500)?, "memcached")
+}

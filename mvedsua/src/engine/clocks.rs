@@ -11,6 +11,7 @@ use super::lane::Item;
 use super::replay::record;
 use crate::follower::{Arrival, ProcessMemory};
 use crate::matcher::{Call, Memory, Record};
+use crate::rules::call::Call as _;
 
 /// So many readings of its own in a row are taken for a loop that waits for a time which the leader has
 /// not seen yet: a divergence.
@@ -82,10 +83,14 @@ impl Following {
         index: usize,
         arrival: &Arrival,
     ) -> Result<bool, Stop> {
-        let Some((Item::Call(event), _)) = self.order.next(index) else {
-            return Ok(false);
+        let (nr, args) = match self.order.next(index) {
+            Some((Item::Call(event), _)) => (event.header.nr, event.header.args),
+            Some((Item::Expected(expected), _)) => (
+                expected.nr,
+                expected.origin.as_ref().map_or([0; 6], |call| *call.args()),
+            ),
+            _ => return Ok(false),
         };
-        let (nr, args) = (event.header.nr, event.header.args);
         let theirs = reads_clock(nr, &args);
         let ours = reads_clock(arrival.call.nr, &arrival.call.args);
         let wanted = (arrival.call.nr, clock(arrival.call.nr, &arrival.call.args));

@@ -126,7 +126,7 @@ impl Following {
             self.release_front(index);
             return Ok(true);
         }
-        if self.read_carried(index, arrival)? {
+        if self.read_carried(index, arrival)? || self.reconcile_clocks(index, arrival)? {
             return Ok(true);
         }
         Err(self.divergence(index, arrival, difference))

@@ -14,10 +14,11 @@ use super::index::{Index, as_noise};
 use super::matching::{Fact, Found, matches, payload, sequence};
 use super::messages::Messages;
 use super::names::Signature;
-use super::program::{Outcome, Rule, RuleId, RuleSet, Subject};
-use super::rewrite::{self, Draft};
+use super::program::{Outcome, Rule, RuleId, RuleSet};
+use super::rewrite;
 use super::source::Span;
 use super::state::States;
+use plan::{Plan, alone, plan, signature_of};
 
 /// How often a rule did what.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -60,6 +61,8 @@ pub struct Engine<C> {
     direction: Direction,
     index: Arc<Index>,
     queues: BTreeMap<u32, VecDeque<Held<C>>>,
+    /// An empty queue, for its memory.
+    spare: VecDeque<Held<C>>,
     held: usize,
     /// Until when the head of each queue may be held.
     deadlines: BTreeMap<u32, Duration>,
@@ -85,15 +88,6 @@ enum Decision {
         taken: Vec<Vec<usize>>,
         plan: Plan,
     },
-}
-
-/// What a rule makes of its calls, before they are moved.
-enum Plan {
-    Same,
-    Nothing,
-    Tolerate,
-    Stop(bool, String),
-    Calls(Vec<Option<Draft>>),
 }
 
 /// What an attempt to apply a rule leaves behind.
@@ -131,6 +125,7 @@ impl<C: Call + Clone> Engine<C> {
             direction,
             index,
             queues: BTreeMap::new(),
+            spare: VecDeque::new(),
             held: 0,
             deadlines: BTreeMap::new(),
             states: States::default(),
@@ -230,12 +225,21 @@ impl<C: Call + Clone> Engine<C> {
             );
             return Err(fault.in_rule("look-ahead"));
         }
-        self.queues
-            .entry(tid)
-            .or_default()
-            .push_back(Held::Call(call, now));
         self.held += 1;
-        self.drain(tid, now, false, out)
+        if let Some(queue) = self.queues.get_mut(&tid) {
+            queue.push_back(Held::Call(call, now));
+            return self.drain(tid, now, false, out);
+        }
+        // Mostly the call is decided at once, and its thread needs no queue to wait in.
+        let mut queue = std::mem::take(&mut self.spare);
+        queue.push_back(Held::Call(call, now));
+        let result = self.drain_queue(&mut queue, now, false, out);
+        if queue.is_empty() {
+            self.spare = queue;
+        } else {
+            self.queues.insert(tid, queue);
+        }
+        result
     }
 
     /// Releases what was held too long. Call it when [`Engine::deadline`] has passed.
@@ -490,6 +494,13 @@ impl<C: Call + Clone> Engine<C> {
     ) {
         let rule_set = Arc::clone(&self.set);
         let rule = &rule_set.rules[rule];
+        let plan = match alone(queue, rule, taken, plan) {
+            Ok(()) => {
+                self.held -= 1;
+                return;
+            }
+            Err(plan) => plan,
+        };
         let mut entries: Vec<Option<Held<C>>> = queue.drain(..).map(Some).collect();
         let mut calls: BTreeMap<usize, C> = BTreeMap::new();
         for i in taken.iter().flatten() {
@@ -556,26 +567,8 @@ impl<C: Call + Clone> Engine<C> {
                         flush_to(queue, *i);
                         seq = call.seq();
                     }
-                    let Draft {
-                        nr,
-                        args,
-                        result,
-                        outputs,
-                        repeat,
-                        pieces,
-                    } = draft;
-                    queue.push_back(Held::Done(Expected::Call(Box::new(ExpectedCall {
-                        rule: Some(rule.id),
-                        nr,
-                        tid,
-                        seq,
-                        origin,
-                        args,
-                        result,
-                        outputs,
-                        repeat,
-                        pieces,
-                    }))));
+                    let expected = draft.expect(rule.id, tid, seq, origin);
+                    queue.push_back(Held::Done(Expected::Call(Box::new(expected))));
                 }
             }
         }
@@ -704,13 +697,6 @@ impl<C: Call + Clone> Engine<C> {
     }
 }
 
-fn signature_of(rule: &Rule, nr: u16) -> Option<&Signature> {
-    rule.patterns.iter().find_map(|p| match &p.subject {
-        Subject::Call(s) if s.call.nr == nr => Some(s.as_ref()),
-        _ => None,
-    })
-}
-
 fn attempt<'a, C: Call>(
     frame: &mut Frame<'a>,
     rule: &'a Rule,
@@ -722,66 +708,12 @@ fn attempt<'a, C: Call>(
     })
 }
 
-/// The guard over the whole rule, and what the right side makes of it.
-fn plan<'a, C: Call>(
-    frame: &mut Frame<'a>,
-    rule: &'a Rule,
-    taken: &[Vec<usize>],
-    queue: &'a VecDeque<Held<C>>,
-) -> Result<Option<Plan>, Fault> {
-    if let Some(when) = &rule.when
-        && !frame.truth(when)?
-    {
-        return Ok(None);
-    }
-    Ok(Some(match &rule.outcome {
-        Outcome::Same(body) => {
-            frame.run(body)?;
-            Plan::Same
-        }
-        Outcome::Nothing(body) => {
-            frame.run(body)?;
-            Plan::Nothing
-        }
-        Outcome::Tolerate(body) => {
-            frame.run(body)?;
-            Plan::Tolerate
-        }
-        Outcome::Retry(why) => Plan::Stop(
-            true,
-            String::from_utf8_lossy(&frame.text(why)?).into_owned(),
-        ),
-        Outcome::Terminate(why) => Plan::Stop(
-            false,
-            String::from_utf8_lossy(&frame.text(why)?).into_owned(),
-        ),
-        Outcome::Calls(templates) => {
-            let mut drafts = Vec::with_capacity(templates.len());
-            for template in templates {
-                let origin =
-                    template
-                        .from
-                        .and_then(|f| taken[f].first())
-                        .and_then(|i| match &queue[*i] {
-                            Held::Call(call, _) => rewrite::call_of(Fact::Call(call)),
-                            Held::Done(_) => None,
-                        });
-                drafts.push(if template.bare {
-                    None
-                } else {
-                    Some(rewrite::draft(frame, template, origin)?)
-                });
-            }
-            Plan::Calls(drafts)
-        }
-    }))
-}
-
 /// The text that a call transfers, if it transfers one.
 pub(super) fn transferred<'a, C: Call>(call: &'a C, signature: &Signature) -> Option<&'a [u8]> {
     let (data, _) = signature.data?;
     payload(call, signature, data)
 }
 
+mod plan;
 #[cfg(test)]
 mod tests;

@@ -31,6 +31,9 @@ pub(super) struct Frame<'a> {
     pub(super) writes: Vec<(usize, Value<'a>)>,
     pub(super) logs: Vec<String>,
     pub(super) fuel: u32,
+    /// What a parser took apart last, and its results.
+    taken_from: Option<(Taker, &'a [u8])>,
+    taken: Vec<Value<'a>>,
     /// Descriptor whose connection state is meant when the rule has no `.`.
     pub(super) connection: i64,
 }
@@ -45,6 +48,8 @@ impl<'a> Frame<'a> {
             writes: Vec::new(),
             logs: Vec::new(),
             fuel,
+            taken_from: None,
+            taken: Vec::new(),
             connection,
         }
     }
@@ -72,6 +77,11 @@ impl<'a> Frame<'a> {
     pub(super) fn set_var(&mut self, var: Var, value: Value<'a>) {
         let at = usize::from(var);
         if self.vars.len() <= at {
+            if self.vars.capacity() == 0 {
+                // Most rules have few variables: this is the only allocation for them.
+                self.vars.reserve((at + 1).max(8));
+                self.trail.reserve(16);
+            }
             self.vars.resize(at + 1, None);
         }
         self.vars[at] = Some(value);
@@ -122,13 +132,14 @@ impl<'a> Frame<'a> {
                 }
                 Do::Take(taker, value, targets) => {
                     let results = match self.eval(value)? {
-                        Value::Text(text) => self.take(*taker, &text)?,
+                        Value::Text(text) => self.take_once(*taker, text)?,
                         _ => Vec::new(),
                     };
                     for (at, var) in targets {
                         let result = results.get(*at).cloned().unwrap_or(Value::Null);
                         self.set_var(*var, result);
                     }
+                    self.taken = results;
                 }
             }
         }
@@ -166,7 +177,8 @@ impl<'a> Frame<'a> {
                 None => borrow(self.states.get(self.set, *at, self.connection())),
             },
             Ex::Join(parts) => {
-                let mut text = Vec::new();
+                // Room for a line of text, so that it does not grow part by part.
+                let mut text = Vec::with_capacity(128);
                 for code in parts {
                     match self.eval(code)? {
                         Value::Text(bytes) => self.append(&mut text, &bytes)?,
@@ -316,6 +328,23 @@ impl<'a> Frame<'a> {
             }
             (_, texts) => Value::Text(whole(texts)),
         })
+    }
+
+    /// The results of a parser. The guard and the right side of a rule often take the same text apart:
+    /// what was taken last is kept.
+    fn take_once(&mut self, taker: Taker, text: Cow<'a, [u8]>) -> Run<Vec<Value<'a>>> {
+        let Cow::Borrowed(bytes) = text else {
+            self.taken_from = None;
+            return self.take(taker, &text);
+        };
+        let same = |(last, from): (Taker, &[u8])| last == taker && std::ptr::eq(from, bytes);
+        if self.taken_from.is_some_and(same) {
+            self.burn(1)?;
+            return Ok(std::mem::take(&mut self.taken));
+        }
+        let results = self.take(taker, &text)?;
+        self.taken_from = Some((taker, bytes));
+        Ok(results)
     }
 
     /// The results of a parser; none when it does not match.

@@ -12,7 +12,7 @@ use super::expected::{ExpectedCall, Gets, Want};
 use super::fault::Fault;
 use super::matching::{Fact, payload};
 use super::names::{Flow, Signature, Slot};
-use super::program::{ArgTemplate, Subject, Template};
+use super::program::{ArgTemplate, RuleId, Subject, Template};
 use super::value::Value;
 
 /// A call that is to be expected, before it owns the leader's call.
@@ -25,6 +25,30 @@ pub(super) struct Draft {
     pub(super) pieces: bool,
 }
 
+impl Draft {
+    /// The call to be expected, which owns the leader's call that it is made from.
+    pub(super) fn expect<C: Call>(
+        self,
+        rule: RuleId,
+        tid: u32,
+        seq: u64,
+        origin: Option<C>,
+    ) -> ExpectedCall<C> {
+        ExpectedCall {
+            rule: Some(rule),
+            nr: self.nr,
+            tid,
+            seq,
+            origin,
+            args: self.args,
+            result: self.result,
+            outputs: self.outputs,
+            repeat: self.repeat,
+            pieces: self.pieces,
+        }
+    }
+}
+
 /// What a template says about the transferred text and its length.
 #[derive(Default)]
 struct Transfer<'a> {
@@ -34,17 +58,19 @@ struct Transfer<'a> {
     any_length: bool,
 }
 
-/// Evaluates one template. `origin` is the leader's call that it is made from.
+/// Evaluates one template. `origin` is the leader's call that it is made from; `last` says that no
+/// other template of the rule comes after it.
 pub(super) fn draft<'a>(
     frame: &mut Frame<'a>,
     template: &'a Template,
     origin: Option<&'a dyn Call>,
+    last: bool,
 ) -> Result<Draft, Fault> {
     let Subject::Call(signature) = &template.subject else {
         return Err(Fault::new(Code::CANNOT_BUILD, "a message is no call"));
     };
     // What the statements assign is for this call alone.
-    let saved = (!template.body.is_empty()).then(|| frame.vars.clone());
+    let saved = (!template.body.is_empty() && !last).then(|| frame.vars.clone());
     frame.run(&template.body)?;
     let draft = evaluate(frame, template, signature, origin);
     if let Some(saved) = saved {
@@ -231,7 +257,11 @@ fn cut(text: Cow<'_, [u8]>, length: Option<i64>) -> Result<Vec<u8>, Fault> {
         return Ok(text.into_owned());
     };
     match usize::try_from(length) {
-        Ok(length) if length <= text.len() => Ok(text[..length].to_vec()),
+        Ok(length) if length <= text.len() => {
+            let mut text = text.into_owned();
+            text.truncate(length);
+            Ok(text)
+        }
         _ => {
             let message = format!(
                 "the length {length} does not fit its text of {} bytes",
