@@ -54,6 +54,9 @@ pub fn run(options: &Options) -> Result<()> {
     mvedsua_binary::build()?;
     programs::redis()?;
 
+    let mvedsua = Mvedsua::start()?;
+    let bundles = Bundles::build(&mvedsua)?;
+
     step("start redis-server 7.0.15-1~deb12u7 of Debian, and write the keys");
     let old = Build::find(REDIS_U7).context("just built")?;
     let mut server = Server::redis_of(old.program(), &[])?;
@@ -65,7 +68,6 @@ pub fn run(options: &Options) -> Result<()> {
         server.pid(),
         server.addr()
     );
-    let mvedsua = Mvedsua::start()?;
     let rate = (options.rate > 0).then_some(options.rate);
     let load = Load::start(
         server.addr(),
@@ -77,7 +79,7 @@ pub fn run(options: &Options) -> Result<()> {
     )?;
     let origin = SystemTime::now();
 
-    let shown = show(options, &mvedsua, &server, &load);
+    let shown = show(options, &bundles, &mvedsua, &server, &load);
     if let Err(error) = &shown {
         eprintln!(
             "demo: {error:#}\n--- log of the agent ---\n{}",
@@ -120,8 +122,40 @@ pub fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
+/// What the two updates bring. Built before the load: usually another machine does that.
+struct Bundles {
+    good: Bundle,
+    faulty: Bundle,
+}
+
+impl Bundles {
+    fn build(mvedsua: &Mvedsua) -> Result<Self> {
+        step("mvedsua bundle build --old redis-server.u7 --new redis-server.u10 -o u10.mvu");
+        let start = Instant::now();
+        let good = Bundle::of(mvedsua, REDIS_U7, REDIS_U10, &[])?;
+        let took = start.elapsed().as_secs_f64();
+        let functions = good.functions(mvedsua)?;
+        println!(
+            "    {} functions, {} KiB, built in {took:.1} s: {}",
+            functions.len(),
+            fs::metadata(good.path())?.len() / 1024,
+            functions.join(", ")
+        );
+        step("mvedsua bundle build --old redis-server.u10 --new redis-server.hmget -o hmget.mvu");
+        let faulty = Bundle::of(mvedsua, REDIS_U10, REDIS_HMGET, &[])?;
+        println!("    {}", faulty.functions(mvedsua)?.join(", "));
+        Ok(Self { good, faulty })
+    }
+}
+
 /// The story itself; returns at the first step that fails.
-fn show(options: &Options, mvedsua: &Mvedsua, server: &Server, load: &Load) -> Result<()> {
+fn show(
+    options: &Options,
+    bundles: &Bundles,
+    mvedsua: &Mvedsua,
+    server: &Server,
+    load: &Load,
+) -> Result<()> {
     step("native: nothing of ours is there");
     watch(options, load, "native");
 
@@ -132,20 +166,8 @@ fn show(options: &Options, mvedsua: &Mvedsua, server: &Server, load: &Load) -> R
     say(&mvedsua.attach(server.pid(), NAME)?);
     watch(options, load, "single-leader");
 
-    step("mvedsua bundle build --old redis-server.u7 --new redis-server.u10 -o u10.mvu");
-    let start = Instant::now();
-    let forth = Bundle::of(mvedsua, REDIS_U7, REDIS_U10, &[])?;
-    let functions = forth.functions(mvedsua)?;
-    println!(
-        "    {} functions, {} KiB, built in {:.1} s: {}",
-        functions.len(),
-        fs::metadata(forth.path())?.len() / 1024,
-        start.elapsed().as_secs_f64(),
-        functions.join(", ")
-    );
-
     step(&format!("mvedsua update {NAME} u10.mvu"));
-    say(&update(mvedsua, &forth)?);
+    say(&update(mvedsua, &bundles.good)?);
     watch(options, load, "outdated-leader");
     show_status(&mvedsua.status(NAME)?);
 
@@ -166,8 +188,7 @@ fn show(options: &Options, mvedsua: &Mvedsua, server: &Server, load: &Load) -> R
     step(&format!(
         "mvedsua update {NAME} hmget.mvu: a version that crashes on HMGET of a key that holds no hash"
     ));
-    let faulty = Bundle::of(mvedsua, REDIS_U10, REDIS_HMGET, &[])?;
-    say(&update(mvedsua, &faulty)?);
+    say(&update(mvedsua, &bundles.faulty)?);
     watch(options, load, "outdated-leader");
 
     step(&format!("a client asks: {}", FAULT.join(" ")));

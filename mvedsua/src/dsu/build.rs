@@ -11,6 +11,7 @@ use super::debug_files::{Build, DebugSearch};
 use super::error::{Blocker, DsuError};
 use super::file::Bundle;
 use super::image::Reloc;
+use super::leave::called_by_private_convention;
 use super::manifest::{BuildName, CallFrames, Control, JUMP, Manifest, Patch, Redirect, Target};
 use super::meaning::{Meaning, Pair, Side};
 use super::report::{FunctionNote, ObjectNote, Report, Risk, Why};
@@ -682,6 +683,18 @@ impl Analyser<'_> {
                     symbol: name.clone(),
                     reason: "the [control] section names it, but it does not change".into(),
                 });
+            }
+        }
+        let changed = |entity: &Entity| {
+            let label = entity.label();
+            self.report.functions.iter().any(|f| f.name == label)
+        };
+        for (name, _) in lines.iter().filter(|l| l.1 == Control::Leave) {
+            let callee = (self.pair.old.catalog.entities.iter().enumerate())
+                .filter(|(_, e)| e.kind == EntityKind::Function && is_named(&e.label(), name))
+                .find_map(|(id, _)| called_by_private_convention(self.pair, id, changed));
+            if let Some(callee) = callee {
+                self.blockers.insert(Blocker { code: "E441", symbol: name.clone(), reason: format!("it cannot be left in old code: it calls {callee}, which changes, and the compiler has made its arguments fit this one caller; mark that function noinline and global, or use restart") });
             }
         }
         // An old frame that runs on must find the state as it knows it.

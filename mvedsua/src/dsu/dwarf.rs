@@ -49,6 +49,8 @@ pub struct Die {
     pub value: Option<i64>,
     /// Only a declaration.
     pub declaration: bool,
+    /// A function that is not called as its type says (`DW_CC_nocall`): the compiler knows all its callers.
+    pub own_convention: bool,
     /// Encoding of a base type.
     pub encoding: u8,
 }
@@ -151,6 +153,7 @@ impl DebugInfo {
                     count: None,
                     value: None,
                     declaration: false,
+                    own_convention: false,
                     encoding: 0,
                 };
                 for attr in entry.attrs() {
@@ -190,6 +193,10 @@ impl DebugInfo {
                             die.value = attr
                                 .sdata_value()
                                 .or_else(|| attr.udata_value().map(|v| v as i64));
+                        }
+                        dw::DW_AT_calling_convention => {
+                            die.own_convention =
+                                matches!(value, V::CallingConvention(dw::DW_CC_nocall));
                         }
                         dw::DW_AT_declaration => die.declaration = matches!(value, V::Flag(true)),
                         dw::DW_AT_encoding => {

@@ -13,6 +13,7 @@ mod dwarf;
 mod error;
 mod file;
 mod image;
+mod leave;
 mod manifest;
 mod meaning;
 mod plan;

@@ -210,6 +210,21 @@ fn functions_on_the_stack_are_a_risk() {
 }
 
 #[test]
+fn an_old_frame_that_calls_what_the_compiler_specialised_is_not_left() {
+    let pair = Pair::new(&["clones.c"], &[]);
+    let options = BuildOptions {
+        control: [("answer".to_owned(), mvedsua::dsu::Control::Leave)].into(),
+        ..pair.options()
+    };
+    let error = build(&options).expect_err("its callee has its own convention");
+    let text = error.to_string();
+    assert!(
+        text.contains("E441: answer") && text.contains("sum.isra.0"),
+        "{text}"
+    );
+}
+
+#[test]
 fn a_control_line_for_what_does_not_change_is_refused() {
     let pair = Pair::new(&["basic.c"], &[]);
     let options = BuildOptions {
