@@ -21,7 +21,7 @@ const MAGIC: [u8; 8] = *b"MVEDSUB\n";
 const HEADER: usize = 52;
 
 /// The format version that this program writes and reads.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Largest bundle in bytes: 256 MiB.
 pub const LARGEST: u64 = 256 << 20;
@@ -152,7 +152,7 @@ impl Bundle {
     /// is ever seen.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// When it cannot be written, or there is a device or a folder.
     pub fn write(&self, path: &Path) -> Result<(), DsuError> {
         write_beside(path, &self.to_bytes()?)
     }
