@@ -5,8 +5,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use mvedsua_tests::kvstore::{self, Client};
 use mvedsua_tests::pair::{Lines, Pair};
-use mvedsua_tests::{Mvedsua, Need, can_run};
+use mvedsua_tests::{Mvedsua, Need, Server, can_run};
 
 const NAME: &str = "store";
 const NEEDS: &[Need] = &[Need::Root, Need::Program("cc")];
@@ -241,4 +242,113 @@ fn a_lock_that_a_thread_holds_is_waited_for_and_then_named() -> Result<()> {
         Ok(())
     })?;
     hub.check("x", "stdin 4 first stdin 4")
+}
+
+/// The paper's store, as it goes through its versions on live connections.
+struct Kvstore {
+    dir: tempfile::TempDir,
+    server: Server,
+    mvedsua: Mvedsua,
+    clients: Vec<Client>,
+}
+
+impl Kvstore {
+    fn bundle(&self, from: u32, to: u32, options: &[&str]) -> Result<String> {
+        let path = |name: String| self.dir.path().join(name).to_string_lossy().into_owned();
+        let program = |version: u32| path(format!("kvstore-v{version}"));
+        let output = path(format!("{from}-{to}.mvu"));
+        let (old, new) = (program(from), program(to));
+        let words = [
+            &[
+                "bundle", "build", "--old", &old, "--new", &new, "-o", &output,
+            ],
+            options,
+        ]
+        .concat();
+        self.mvedsua.run(&words)?.ok()?;
+        Ok(output)
+    }
+
+    /// What both versions answer in the same way, on every connection; `put` is what they call a PUT.
+    fn serve(&mut self, put: &str) -> Result<()> {
+        for (at, client) in self.clients.iter_mut().enumerate() {
+            for key in (at..KEYS).step_by(997) {
+                ensure!(client.ask(&format!("GET key{key}"))? == format!("value{key}"));
+            }
+            let key = format!("own{at}");
+            ensure!(client.ask(&format!("{put} {key} x"))? == "OK");
+            ensure!(client.ask(&format!("GET {key}"))? == "x");
+        }
+        Ok(())
+    }
+
+    fn change(&mut self, bundle: &str, put: [&str; 2]) -> Result<()> {
+        self.mvedsua.run(&["update", NAME, bundle])?.ok()?;
+        self.serve(put[0]).context("while two versions run")?;
+        self.mvedsua.run(&["promote", NAME, "--finalize"])?.ok()?;
+        self.serve(put[1]).context("after the promotion")
+    }
+}
+
+/// Entries of the store.
+const KEYS: usize = 20_000;
+
+#[test]
+fn kvstore_goes_through_its_versions_and_back_in_one_process() -> Result<()> {
+    let name = "kvstore_goes_through_its_versions_and_back_in_one_process";
+    if !can_run(name, NEEDS) {
+        return Ok(());
+    }
+    let dir = tempfile::tempdir()?;
+    let program = kvstore::build(1, dir.path())?;
+    kvstore::build(2, dir.path())?;
+    kvstore::build(3, dir.path())?;
+    let server = kvstore::serve(&program)?;
+    let mvedsua = Mvedsua::start()?;
+    mvedsua.attach(server.pid(), NAME)?;
+    let mut clients = Vec::new();
+    for _ in 0..5 {
+        clients.push(Client::connect(server.addr())?);
+    }
+    for key in 0..KEYS {
+        clients[0].send(&format!("PUT key{key} value{key}\r\n"))?;
+        if key % 100 == 99 {
+            for _ in 0..100 {
+                ensure!(clients[0].reply()? == "OK");
+            }
+        }
+    }
+    let mut store = Kvstore {
+        dir,
+        server,
+        mvedsua,
+        clients,
+    };
+    let example = |name: &str| format!("{}/../examples/kvstore/{name}", env!("CARGO_MANIFEST_DIR"));
+    let rules = kvstore::rules("v1-v2.rules");
+    let forth = example("v1-v2.toml");
+    let forth = store.bundle(1, 2, &["--transform", &forth, "--rules", &rules])?;
+    store.change(&forth, ["PUT", "PUT"])?;
+    let client = &mut store.clients[1];
+    ensure!(client.ask("TYPE key7")? == "string");
+    ensure!(client.ask("PUT-number n 5")? == "OK");
+    ensure!(client.ask("TYPE n")? == "number");
+
+    let rules = kvstore::rules("v2-v3.rules");
+    let on = store.bundle(2, 3, &["--rules", &rules])?;
+    store.change(&on, ["PUT", "PUT-string"])?;
+    ensure!(store.clients[2].ask("TYPE n")? == "number");
+
+    let back = store.bundle(3, 2, &[])?;
+    store.change(&back, ["PUT-string", "PUT"])?;
+    let back = example("v2-v1.toml");
+    let back = store.bundle(2, 1, &["--transform", &back])?;
+    store.change(&back, ["PUT", "PUT"])?;
+    ensure!(store.clients[3].ask("TYPE n")? == "ERR unknown command");
+    ensure!(store.clients[3].ask("GET n")? == "5");
+    // And forth again, on what all of them have left.
+    store.change(&forth, ["PUT", "PUT"])?;
+    ensure!(store.clients[4].ask("TYPE n")? == "string");
+    ensure!(Client::connect(store.server.addr())?.ask("GET key19999")? == "value19999");
+    Ok(())
 }

@@ -161,12 +161,17 @@ impl Bundle {
 /// Writes a file beside `path` and renames it into place, so that no half-written one is ever seen.
 ///
 /// # Errors
-/// When it cannot be written.
+/// When it cannot be written, or there is a device or a folder.
 pub(super) fn write_beside(path: &Path, bytes: &[u8]) -> Result<(), DsuError> {
     let fail = |source| DsuError::Write {
         path: path.into(),
         source,
     };
+    // A rename would put a file in the place of `/dev/null`.
+    let other = |meta: std::fs::Metadata| !meta.is_file() && !meta.is_symlink();
+    if path.symlink_metadata().is_ok_and(other) {
+        return Err(fail(std::io::Error::other("it exists and is no file")));
+    }
     let mut name = path
         .file_name()
         .ok_or_else(|| fail(std::io::Error::other("not a file name")))?
