@@ -1,12 +1,13 @@
 /* Preloaded into a victim: on SIGUSR1 it carries out the plan in the file $PLAN, from the inside.
  * The agent does the same with ptrace; here only the plan is under test.
  * Records: kind (1 byte), address (8), length (8), then for 'w' (write) that many bytes, for 'e' (expect)
- * that many bytes and that many mask bytes. 'r' reserve, 'm' map, 'x' 'c' 'v' protect (code, constant,
+ * that many bytes and that many mask bytes. 't' run the transformer whose control block is at the address that follows. 'r' reserve, 'm' map, 'x' 'c' 'v' protect (code, constant,
  * variable), 'p' copy from the address that follows,
  * 'u' register unwind table. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <setjmp.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -18,6 +19,13 @@
 static void fail(const char *what, uint64_t addr) {
     dprintf(1, "PLAN FAILED %s %lx\n", what, (unsigned long)addr);
     _exit(9);
+}
+
+static sigjmp_buf back;
+
+static void ended(int signal) {
+    (void)signal;
+    siglongjmp(back, 1);
 }
 
 static void apply(int signal) {
@@ -66,6 +74,19 @@ static void apply(int signal) {
             void (*enter)(void *) = (void (*)(void *))dlsym(RTLD_DEFAULT, "__register_frame");
             if (!enter) fail("unwind", record.addr);
             enter(at);
+            break;
+        }
+        case 't': {
+            uint64_t *control;
+            if (fread(&control, sizeof control, 1, plan) != 1) fail("short", record.addr);
+            struct sigaction trap = {.sa_handler = ended, .sa_flags = SA_NODEFER}, before;
+            sigaction(SIGTRAP, &trap, &before);
+            if (!sigsetjmp(back, 1)) ((void (*)(void))at)();
+            sigaction(SIGTRAP, &before, NULL);
+            if (control[1] != 2) {
+                dprintf(1, "TRANSFORM FAILED %s\n", (char *)(control + 8));
+                _exit(9);
+            }
             break;
         }
         default:

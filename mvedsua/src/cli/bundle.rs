@@ -33,6 +33,14 @@ Examples:
     Sign(SignArgs),
     /// Say whether the agent would take a bundle: who can write the file, digest, signature
     Verify(VerifyArgs),
+    /// Write the C header that a transformer is written against
+    ///
+    /// It declares the types of both builds, their variables and functions, and what a transformer may call.
+    #[command(after_help = "\
+Examples:
+  mvedsua bundle header --old server.1 --new server.2 -o mvedsua.h
+  mvedsua bundle header --old server.1 --new server.2 --declared transform.toml")]
+    Header(HeaderArgs),
     /// Explain a bundle
     Inspect(InspectArgs),
     /// Explain what a bundle of two builds would change, and what stands in its way
@@ -76,6 +84,9 @@ pub struct BuildArgs {
     /// Rules for the differences in behaviour that are meant
     #[arg(long, value_name = "FILE")]
     rules: Option<PathBuf>,
+    /// Turns objects of changed types into new ones: C (against `bundle header`), a declaration in TOML, or an object file
+    #[arg(long, value_name = "FILE")]
+    transform: Option<PathBuf>,
     /// The bundle to write
     #[arg(long, short, value_name = "FILE", default_value = "update.mvu")]
     output: PathBuf,
@@ -102,6 +113,19 @@ pub struct VerifyArgs {
     /// The minisign public key (.pub) of who must have signed it
     #[arg(long, value_name = "PUBKEY")]
     require_signature: Option<PathBuf>,
+}
+
+/// Arguments of `bundle header`.
+#[derive(Debug, clap::Args)]
+pub struct HeaderArgs {
+    #[command(flatten)]
+    builds: Builds,
+    /// Write the C source that this declared transformer stands for instead
+    #[arg(long, value_name = "FILE")]
+    declared: Option<PathBuf>,
+    /// The file to write [default: the standard output]
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
 }
 
 /// Arguments of `bundle inspect`.
@@ -151,6 +175,7 @@ impl Builds {
             control: self.control.into_iter().collect::<BTreeMap<_, _>>(),
             keep_values: self.keep_value.into_iter().collect::<BTreeSet<_>>(),
             accept_types: self.accept_type.into_iter().collect(),
+            transform: None,
         }
     }
 }
@@ -175,7 +200,10 @@ impl BundleCommand {
         match self {
             Self::Build(args) => {
                 let rules = args.rules.as_deref().map(read_rules).transpose()?;
-                let bundle = dsu::build(&args.builds.options(rules))?;
+                let bundle = dsu::build(&BuildOptions {
+                    transform: args.transform,
+                    ..args.builds.options(rules)
+                })?;
                 bundle.write(&args.output)?;
                 if let Some(key) = &args.sign {
                     dsu::sign(&args.output, key)?;
@@ -206,6 +234,18 @@ impl BundleCommand {
                         format!("signed with key {}", key.line())
                     });
                 print(out, &format!("{}\n{signed}\n", summary(&bundle)))
+            }
+            Self::Header(args) => {
+                let options = args.builds.options(None);
+                let text = match &args.declared {
+                    Some(path) => dsu::declared(&options, path)?,
+                    None => dsu::header(&options)?,
+                };
+                match args.output {
+                    None => print(out, &text),
+                    Some(path) => std::fs::write(&path, text)
+                        .map_err(|source| DsuError::Write { path, source }),
+                }
             }
             Self::Inspect(args) => {
                 let bundle = Bundle::open(&args.file)?;
@@ -283,7 +323,7 @@ fn print(out: &mut dyn Write, text: &str) -> Result<(), DsuError> {
 fn summary(bundle: &Bundle) -> String {
     let m = &bundle.manifest;
     format!(
-        "{} {} -> {} {}\n{} functions, {} constants changed in place, {} new imports, {} bytes to place in {} pieces; no transformer",
+        "{} {} -> {} {}\n{} functions, {} constants changed in place, {} new imports, {} bytes to place in {} pieces; {}",
         m.old.name,
         dsu::hex(&m.old.build_id),
         m.new.name,
@@ -293,6 +333,10 @@ fn summary(bundle: &Bundle) -> String {
         m.imports.len(),
         m.pieces.iter().map(|p| p.bytes.len()).sum::<usize>(),
         m.pieces.len(),
+        match &m.transform {
+            None => "no transformer".into(),
+            Some(t) => format!("transformer {} for {}", t.source, t.handles.join(", ")),
+        },
     )
 }
 
@@ -312,7 +356,7 @@ fn json(bundle: &Bundle) -> serde_json::Value {
         "redirects": m.redirects.iter().map(|r| serde_json::json!({ "name": r.name, "old_addr": r.old_addr, "new_addr": r.new_addr })).collect::<Vec<_>>(),
         "patches": m.patches.iter().map(|p| serde_json::json!({ "name": p.name, "old_addr": p.old_addr, "bytes": p.new.len() })).collect::<Vec<_>>(),
         "control": m.control,
-        "needs_transformer": false,
+        "transform": m.transform.as_ref().map(|t| serde_json::json!({ "source": t.source, "handles": t.handles, "bytes": t.end - t.start })),
         "rules": m.rules,
         "report": m.report,
     })

@@ -58,5 +58,11 @@ fn describe(status: &Status) -> String {
             HumanCount(status.events.matched)
         )
     });
+    if let Some(transformation) = &status.transformation {
+        return format!(
+            "{}, {transformation}; Ctrl-C leaves it to the agent",
+            status.stage
+        );
+    }
     format!("{}{lag}; Ctrl-C leaves it to the agent", status.stage)
 }

@@ -82,6 +82,7 @@ fn in_full(status: &Status) -> String {
         ring,
         events,
         pauses_ms,
+        transformation,
         ..
     } = status;
     let mut text = format!("{}: {}", status.name, status.stage);
@@ -102,6 +103,9 @@ fn in_full(status: &Status) -> String {
                 BinaryBytes(follower.lag_bytes)
             ),
         );
+    }
+    if let Some(transformation) = transformation {
+        row("transformer", transformation.to_string());
     }
     if ring.capacity_bytes > 0 {
         row(

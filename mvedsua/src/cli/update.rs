@@ -47,6 +47,9 @@ pub struct Args {
     /// Apply it only if it is signed with this minisign key (a .pub file)
     #[arg(long, value_name = "PUBKEY", requires = "bundle")]
     require_signature: Option<PathBuf>,
+    /// Longest time for the bundle's transformer, e.g. 1m
+    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = parse_limit)]
+    transform_limit: Duration,
     /// Memory between server and copy: a power of two, e.g. 64M or 1G
     #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = size::parse_ring)]
     ring: u64,
@@ -108,6 +111,7 @@ impl Args {
                 retry: self.retry,
                 retry_delay: self.retry_delay,
                 signed_by,
+                transform_limit: self.transform_limit,
             },
             (None, Some(after)) => UpdateKind::Fault { after },
             (None, None) => UpdateKind::Identity,

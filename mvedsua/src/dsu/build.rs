@@ -1,10 +1,10 @@
 //! From two builds to a bundle, or to the reasons why there is none.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::carry::Carrier;
-use super::catalog::{Catalog, Entity, EntityKind, is_class_table, match_units};
+use super::catalog::{Catalog, Entity, EntityKind, match_units};
 use super::code::Access;
 use super::compare::{Difference, Verdict};
 use super::debug_files::{Build, DebugSearch};
@@ -12,12 +12,13 @@ use super::error::{Blocker, DsuError};
 use super::file::Bundle;
 use super::image::Reloc;
 use super::leave::called_by_private_convention;
-use super::manifest::{BuildName, CallFrames, Control, JUMP, Manifest, Patch, Redirect, Target};
-use super::meaning::{Meaning, Pair, Side};
+use super::manifest::{BuildName, CallFrames, Control, JUMP, Manifest, Patch, Redirect};
+use super::meaning::{Pair, Side};
 use super::report::{FunctionNote, ObjectNote, Report, Risk, Why};
 use super::restart::{Restart, restart, same_arguments};
 use super::risk::usually_on_stack;
-use super::types::{TypeChangeKind, TypeTable};
+use super::transform::Given;
+use super::types::{TypeChange, TypeChangeKind, TypeTable};
 
 /// What to compare and what the operator has decided.
 #[derive(Clone, Debug, Default)]
@@ -38,6 +39,8 @@ pub struct BuildOptions {
     pub keep_values: BTreeSet<String>,
     /// Types (`struct x`) that differ, of which no object outlives a call.
     pub accept_types: BTreeSet<String>,
+    /// The transformer: C, or a relocatable object.
+    pub transform: Option<PathBuf>,
 }
 
 /// The outcome of a comparison: a manifest, and what speaks against using it.
@@ -62,11 +65,26 @@ pub fn build(options: &BuildOptions) -> Result<Bundle, DsuError> {
     }
 }
 
-/// Compares two builds.
+/// The C header for a transformer of two builds.
 ///
 /// # Errors
 /// When a build cannot be read, or both are the same.
-pub fn analyse(options: &BuildOptions) -> Result<Analysis, DsuError> {
+pub fn header(options: &BuildOptions) -> Result<String, DsuError> {
+    let (pair, changes) = load(options)?;
+    Ok(super::transform::header_text(&pair, &changes))
+}
+
+/// The C source that a declared transformer stands for: to look at it, or to go on from it by hand.
+///
+/// # Errors
+/// When a build cannot be read, or the declaration leaves something open.
+pub fn declared(options: &BuildOptions, path: &Path) -> Result<String, DsuError> {
+    let (pair, changes) = load(options)?;
+    super::transform::declared_text(path, &pair, &changes)
+}
+
+/// Reads both builds and compares their types.
+fn load(options: &BuildOptions) -> Result<(Pair, Vec<TypeChange>), DsuError> {
     // Parsing is independent, and the machine has more than one processor.
     let (old, new) = std::thread::scope(|scope| {
         let old = scope.spawn(|| Build::load(&options.old, &options.debug_old));
@@ -92,11 +110,31 @@ pub fn analyse(options: &BuildOptions) -> Result<Analysis, DsuError> {
         Catalog::new(&new, &rename),
     );
     let pair = Pair::new(Side::new(old, old_catalog), Side::new(new, new_catalog));
+    Ok((pair, type_changes))
+}
+
+/// Compares two builds.
+///
+/// # Errors
+/// When a build cannot be read, or both are the same.
+pub fn analyse(options: &BuildOptions) -> Result<Analysis, DsuError> {
+    let (pair, type_changes) = load(options)?;
+    let mut notes = Vec::new();
+    let given = match &options.transform {
+        Some(path) => {
+            let (given, warnings) = Given::load(path, &pair, &type_changes)?;
+            notes.extend(warnings.lines().map(|l| format!("compiler: {l}")));
+            Some(given)
+        }
+        None => None,
+    };
     let mut analyser = Analyser {
         pair: &pair,
         options,
+        given,
         report: Report {
             types: type_changes,
+            notes,
             ..Report::default()
         },
         blockers: BTreeSet::new(),
@@ -110,18 +148,24 @@ pub fn analyse(options: &BuildOptions) -> Result<Analysis, DsuError> {
     Ok(analyser.finish(replaced, &moved, differences, touching))
 }
 
-struct Analyser<'a> {
-    pair: &'a Pair,
-    options: &'a BuildOptions,
-    report: Report,
-    blockers: BTreeSet<Blocker>,
-    patches: Vec<Patch>,
+pub(super) struct Analyser<'a> {
+    pub(super) pair: &'a Pair,
+    pub(super) options: &'a BuildOptions,
+    pub(super) given: Option<Given>,
+    pub(super) report: Report,
+    pub(super) blockers: BTreeSet<Blocker>,
+    pub(super) patches: Vec<Patch>,
     /// Pointers of patches that are not bound yet: patch, offset, pointer.
-    pending: Vec<(usize, u32, Reloc)>,
+    pub(super) pending: Vec<(usize, u32, Reloc)>,
 }
 
 impl Analyser<'_> {
-    fn block(&mut self, code: &'static str, symbol: impl Into<String>, reason: impl Into<String>) {
+    pub(super) fn block(
+        &mut self,
+        code: &'static str,
+        symbol: impl Into<String>,
+        reason: impl Into<String>,
+    ) {
         self.blockers.insert(Blocker {
             code,
             symbol: symbol.into(),
@@ -138,11 +182,21 @@ impl Analyser<'_> {
                 ));
                 continue;
             }
+            if change.kind != TypeChangeKind::NamesOnly
+                && self.given.as_ref().is_some_and(|g| g.handles(&change.name))
+            {
+                self.report.notes.push(format!(
+                    "{} differs, and the transformer says that it takes care of its objects",
+                    change.name
+                ));
+                continue;
+            }
+            let plain = change.name.replace("(typedef) ", "");
             match change.kind {
                 TypeChangeKind::Layout => self.block(
                     "E410",
                     change.name,
-                    format!("its layout differs (old: {}; new: {}), and objects of it may be alive: it needs a transformer; if none outlives a call, say --accept-type", change.old, change.new),
+                    format!("its layout differs (old: {}; new: {}), and objects of it may be alive: it needs a transformer that says MVEDSUA_HANDLES({}); if none outlives a call, say --accept-type", change.old, change.new, plain),
                 ),
                 TypeChangeKind::Renumbered => self.block(
                     "E411",
@@ -199,175 +253,6 @@ impl Analyser<'_> {
         (replaced, differences)
     }
 
-    /// Compares variables and constants; returns the constants that have grown.
-    fn objects(&mut self) -> BTreeSet<usize> {
-        let pair = self.pair;
-        let mut moved = BTreeSet::new();
-        for (id, entity) in pair.new.catalog.entities.iter().enumerate() {
-            let Some(old) = pair.pairing.to_old[id].map(|o| &pair.old.catalog.entities[o]) else {
-                continue;
-            };
-            match entity.kind {
-                EntityKind::Object if is_data(&pair.new, entity) && is_data(&pair.old, old) => {
-                    self.object(id, old, entity, &mut moved)
-                }
-                EntityKind::Tls if entity.size == old.size => {
-                    let kept = entity
-                        .names
-                        .iter()
-                        .any(|n| self.options.keep_values.contains(n));
-                    let value =
-                        |side: &Side, e: &Entity| side.build.image.tls_bytes(e.addr, e.size);
-                    if !kept && value(&pair.old, old) != value(&pair.new, entity) {
-                        self.block("E421", entity.label(), "the initial value of this thread-local variable differs, and new threads go on to get the old one; say --keep-value if that is right");
-                    }
-                }
-                EntityKind::Tls => {
-                    self.block(
-                        "E412",
-                        entity.label(),
-                        format!(
-                            "this thread-local variable had {} bytes and has {}",
-                            old.size, entity.size
-                        ),
-                    );
-                }
-                _ => {}
-            }
-        }
-        moved
-    }
-
-    fn object(&mut self, id: usize, old: &Entity, new: &Entity, moved: &mut BTreeSet<usize>) {
-        let pair = self.pair;
-        let name = new.label();
-        let types_differ = matches!((&old.type_text, &new.type_text), (Some(a), Some(b)) if a != b);
-        if old.writable || new.writable {
-            if old.size != new.size || types_differ {
-                let text = |e: &Entity| {
-                    e.type_text
-                        .clone()
-                        .unwrap_or_else(|| "of unknown type".into())
-                };
-                self.block("E412", name, format!("this variable was {} ({} bytes) and is {} ({} bytes): its running value needs a transformer", text(old), old.size, text(new), new.size));
-            } else if !pair.same_bytes(old.addr, new.addr, new.size) {
-                let kept = new
-                    .names
-                    .iter()
-                    .any(|n| self.options.keep_values.contains(n));
-                if kept {
-                    self.report.objects.push(ObjectNote {
-                        name,
-                        what: "its initial value differs; the running value stays (--keep-value)"
-                            .into(),
-                    });
-                } else {
-                    self.block("E421", name, "its initial value differs, and nothing tells whether the running value should change; say --keep-value to keep the running one");
-                }
-            }
-            return;
-        }
-        if old.size == new.size && pair.same_bytes(old.addr, new.addr, new.size) {
-            return;
-        }
-        if new.size <= old.size {
-            self.report.objects.push(ObjectNote {
-                name,
-                what: format!("constant, {} bytes: changed in place", new.size),
-            });
-            self.patch(old, new);
-        } else {
-            self.report.objects.push(ObjectNote {
-                name: name.clone(),
-                what: format!(
-                    "constant, grew from {} to {} bytes: placed anew",
-                    old.size, new.size
-                ),
-            });
-            moved.insert(id);
-            if new.names.iter().any(|symbol| is_class_table(symbol)) {
-                self.block("E422", name, "it has grown and moved, and living objects of the class go on to point to the old one, in which the new code would look for what is not there");
-            } else {
-                self.check_pointers_to(old, &name);
-            }
-        }
-    }
-
-    /// Pointers that the old image holds to something that has moved would go on to the old one.
-    fn check_pointers_to(&mut self, moved: &Entity, name: &str) {
-        let side = &self.pair.old;
-        let mut holders = Vec::new();
-        for section in side
-            .build
-            .image
-            .sections
-            .iter()
-            .filter(|s| !s.exec && !s.data.is_empty())
-        {
-            for at in (section.addr.next_multiple_of(8)
-                ..section.addr + (section.data.len() as u64).saturating_sub(7))
-                .step_by(8)
-            {
-                if let Some(Reloc::Image(addr)) = side.pointer_at(at)
-                    && addr >= moved.addr
-                    && addr < moved.addr + moved.size
-                {
-                    holders.push(match side.meaning(at) {
-                        Meaning::Entity(id, _) => side.catalog.entities[id].label(),
-                        _ => format!("data at {at:#x}"),
-                    });
-                }
-            }
-        }
-        if let Some(holder) = holders.first() {
-            self.block("E422", name, format!("it has grown and moved, but {holder} points to it and may have been copied since"));
-        }
-    }
-
-    fn patch(&mut self, old: &Entity, new: &Entity) {
-        let pair = self.pair;
-        let label = new.label();
-        let (Some(mut old_bytes), Some(mut new_bytes)) = (
-            pair.old.build.image.bytes(old.addr, new.size),
-            pair.new.build.image.bytes(new.addr, new.size),
-        ) else {
-            return self.block("E431", label, "its bytes reach over the end of a section");
-        };
-        let mut old_pointers = Vec::new();
-        for offset in (0..new.size.saturating_sub(7))
-            .filter(|o| (new.addr + o).is_multiple_of(8) || pair.new.build.image.pie)
-        {
-            let at = offset as usize;
-            if let Some(reloc) = pair.old.pointer_at(old.addr + offset) {
-                old_bytes[at..at + 8].fill(0);
-                // What has no name may have been placed anew by an earlier bundle: not checked.
-                let target = match reloc {
-                    Reloc::Image(addr) => match pair.old.meaning(addr) {
-                        Meaning::Entity(id, _) if !pair.old.catalog.entities[id].by_content => {
-                            Some(Target::Old(addr))
-                        }
-                        _ => None,
-                    },
-                    _ => None,
-                };
-                old_pointers.push((offset as u32, target));
-            }
-            if let Some(reloc) = pair.new.pointer_at(new.addr + offset) {
-                new_bytes[at..at + 8].fill(0);
-                self.pending
-                    .push((self.patches.len(), offset as u32, reloc));
-            }
-        }
-        self.patches.push(Patch {
-            name: label,
-            old_addr: old.addr,
-            old: old_bytes,
-            old_pointers,
-            new: new_bytes,
-            new_pointers: Vec::new(),
-        });
-    }
-
     /// Adds the functions that use what has moved.
     fn touching(
         &self,
@@ -401,8 +286,14 @@ impl Analyser<'_> {
                 patch.new_pointers.push((offset, target, addend));
             }
         }
+        let linked = self.given.as_ref().and_then(|g| g.link(pair, &mut carrier));
         carrier.run();
-        let (pieces, fixups, imports) = carrier.finish();
+        let (mut pieces, mut fixups, imports) = carrier.finish();
+        let transform = linked.and_then(|mut linked| {
+            pieces.append(&mut linked.pieces.clone());
+            fixups.append(&mut linked.fixups);
+            Some(self.given.take()?.describe(&linked))
+        });
         let map = carrier.map();
         self.blockers.append(&mut carrier.blockers);
         self.report.notes.extend(std::mem::take(&mut carrier.notes));
@@ -511,6 +402,7 @@ impl Analyser<'_> {
             restarts,
             rules: self.options.rules.clone(),
             report: self.report,
+            transform,
         };
         Analysis {
             manifest,
@@ -730,25 +622,6 @@ fn is_start_file(entity: &Entity) -> bool {
     let names = ["_start", "_init", "_fini", "_dl_relocate_static_pie"];
     entity.keys[0].unit.as_deref() == Some("crtstuff.c")
         || names.contains(&entity.names[0].as_str())
-}
-
-/// Variables of the program, not what linkers keep in tables of their own.
-fn is_data(side: &Side, entity: &Entity) -> bool {
-    let linker = [
-        ".dynamic",
-        ".got",
-        ".eh_frame",
-        ".init_array",
-        ".fini_array",
-        ".note",
-        ".interp",
-        ".tm_clone_table",
-        ".plt",
-    ];
-    side.build
-        .image
-        .section_at(entity.addr)
-        .is_some_and(|s| !s.exec && !linker.iter().any(|l| s.name.starts_with(l)))
 }
 
 /// Source lines of addresses; none when the debug file cannot be opened again.

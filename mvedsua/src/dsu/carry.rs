@@ -7,14 +7,12 @@ use super::catalog::{EntityKind, is_class_table};
 use super::code::{Access, Code, Ref};
 use super::error::Blocker;
 use super::image::Reloc;
-use super::manifest::{
-    Fixup, FixupKind, Import, JUMP, LibraryCopy, Mapped, Piece, PieceKind, Target,
-};
+use super::manifest::{Fixup, FixupKind, Import, JUMP, LibraryCopy, Piece, PieceKind, Target};
 use super::meaning::{Meaning, Pair};
 
 /// Where a reference of a piece leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Bind {
+pub(super) enum Bind {
     /// To a piece: the relative position is right already.
     Placed,
     /// To this address of the old build.
@@ -25,9 +23,9 @@ enum Bind {
 
 /// Collects pieces and fix-ups until nothing is missing.
 pub(super) struct Carrier<'a> {
-    pair: &'a Pair,
+    pub(super) pair: &'a Pair,
     /// New functions that must not stay old: changed ones and those that touch what moved.
-    replaced: &'a BTreeSet<usize>,
+    pub(super) replaced: &'a BTreeSet<usize>,
     /// New objects that replace smaller constants.
     moved: &'a BTreeSet<usize>,
     /// New functions that are placed.
@@ -45,8 +43,8 @@ pub(super) struct Carrier<'a> {
     /// Constants that come from libraries.
     pub(super) copies: Vec<LibraryCopy>,
     queue: Vec<usize>,
-    old_stubs: HashMap<&'a str, u64>,
-    old_slots: HashMap<(&'a str, i64), u64>,
+    pub(super) old_stubs: HashMap<&'a str, u64>,
+    pub(super) old_slots: HashMap<(&'a str, i64), u64>,
 }
 
 impl<'a> Carrier<'a> {
@@ -98,7 +96,12 @@ impl<'a> Carrier<'a> {
         }
     }
 
-    fn block(&mut self, code: &'static str, symbol: impl Into<String>, reason: impl Into<String>) {
+    pub(super) fn block(
+        &mut self,
+        code: &'static str,
+        symbol: impl Into<String>,
+        reason: impl Into<String>,
+    ) {
         self.blockers.insert(Blocker {
             code,
             symbol: symbol.into(),
@@ -338,7 +341,7 @@ impl<'a> Carrier<'a> {
     }
 
     /// Decides where a reference of new code or data leads.
-    fn bind(&mut self, owner: &str, addr: u64, access: Access) -> Option<Bind> {
+    pub(super) fn bind(&mut self, owner: &str, addr: u64, access: Access) -> Option<Bind> {
         let pair = self.pair;
         let new = &pair.new;
         match new.meaning(addr) {
@@ -420,7 +423,7 @@ impl<'a> Carrier<'a> {
         Some(Bind::Placed)
     }
 
-    fn import(&mut self, symbol: &str) -> u32 {
+    pub(super) fn import(&mut self, symbol: &str) -> u32 {
         if let Some(index) = self.import_index.get(symbol) {
             return *index;
         }
@@ -740,61 +743,5 @@ impl<'a> Carrier<'a> {
             self.fixups.values().copied().collect(),
             self.imports.clone(),
         )
-    }
-
-    /// Where the things of the new build are that stay old.
-    pub(super) fn map(&self) -> Vec<Mapped> {
-        let pair = self.pair;
-        let mut map = Vec::new();
-        for (id, entity) in pair.new.catalog.entities.iter().enumerate() {
-            let Some(old) = pair.pairing.to_old[id].map(|o| &pair.old.catalog.entities[o]) else {
-                continue;
-            };
-            if entity.kind == EntityKind::Tls || self.objects.contains(&id) {
-                continue;
-            }
-            let same_code = entity.kind == EntityKind::Function
-                && !self.functions.contains(&id)
-                && !self.replaced.contains(&id);
-            let len = if same_code || entity.kind == EntityKind::Object {
-                entity.size.min(old.size).max(1)
-            } else {
-                1
-            };
-            map.push(Mapped {
-                new_addr: entity.addr,
-                len,
-                old_addr: old.addr,
-            });
-        }
-        for (addr, stub) in &pair.new.build.image.plt {
-            if let Some(old) = self.old_stubs.get(stub.symbol.as_str()) {
-                map.push(Mapped {
-                    new_addr: *addr,
-                    len: 1,
-                    old_addr: *old,
-                });
-            }
-        }
-        for (at, reloc) in &pair.new.build.image.relocs {
-            if let Reloc::Import(name, addend) = reloc
-                && let Some(old) = self.old_slots.get(&(name.as_str(), *addend))
-                && pair
-                    .new
-                    .build
-                    .image
-                    .section_at(*at)
-                    .is_some_and(|s| s.name.starts_with(".got"))
-            {
-                map.push(Mapped {
-                    new_addr: *at,
-                    len: 8,
-                    old_addr: *old,
-                });
-            }
-        }
-        map.sort_by_key(|m| m.new_addr);
-        map.dedup_by_key(|m| m.new_addr);
-        map
     }
 }

@@ -41,7 +41,7 @@ pub struct Die {
     pub size: Option<u64>,
     /// Offset of a member in bytes.
     pub offset: Option<u64>,
-    /// Bit offset and size of a bit field.
+    /// Offset in bits from `offset`, and size in bits, of a bit field.
     pub bits: (Option<u64>, Option<u64>),
     /// Number of elements of an array dimension.
     pub count: Option<u64>,
@@ -156,6 +156,7 @@ impl DebugInfo {
                     own_convention: false,
                     encoding: 0,
                 };
+                let mut from_above = None;
                 for attr in entry.attrs() {
                     let value = attr.value();
                     let key = || match value {
@@ -177,9 +178,8 @@ impl DebugInfo {
                                 .udata_value()
                                 .or_else(|| constant_offset(&value, &unit));
                         }
-                        dw::DW_AT_data_bit_offset | dw::DW_AT_bit_offset => {
-                            die.bits.0 = attr.udata_value()
-                        }
+                        dw::DW_AT_data_bit_offset => die.bits.0 = attr.udata_value(),
+                        dw::DW_AT_bit_offset => from_above = attr.udata_value(),
                         dw::DW_AT_bit_size => die.bits.1 = attr.udata_value(),
                         dw::DW_AT_count => die.count = attr.udata_value(),
                         dw::DW_AT_upper_bound => {
@@ -211,6 +211,11 @@ impl DebugInfo {
                         }
                         _ => {}
                     }
+                }
+                // DWARF 2 and 3 counted from the highest bit of the storage unit.
+                if let (Some(offset), Some(size), Some(bytes)) = (from_above, die.bits.1, die.size)
+                {
+                    die.bits.0 = (bytes * 8).checked_sub(offset + size);
                 }
                 if die.tag == dw::DW_TAG_subprogram {
                     let mut ranges = dwarf.die_ranges(&unit, entry)?;

@@ -101,6 +101,30 @@ pub enum DsuError {
     #[error("E409: no bundle was written, {} thing(s) cannot be carried:\n{}", .0.len(),
         .0.iter().map(|b| format!("  {b}")).collect::<Vec<_>>().join("\n"))]
     Blocked(Vec<Blocker>),
+    /// A transformer does not compile.
+    #[error("E415: {} does not compile:\n{output}", path.display())]
+    Compile {
+        /// The transformer.
+        path: PathBuf,
+        /// What the compiler said.
+        output: String,
+    },
+    /// A transformer's object holds what a bundle cannot carry.
+    #[error("E414: {} cannot be used as a transformer: {reason}", path.display())]
+    BadTransformer {
+        /// The transformer.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// A declared transformer leaves something open, or names what is not there.
+    #[error("E416: {} declares no complete transformer: {reason}", path.display())]
+    BadDeclaration {
+        /// The declaration.
+        path: PathBuf,
+        /// What is open.
+        reason: String,
+    },
     /// The file is not a bundle, or is damaged, or too large.
     #[error("E450: {what} is no usable bundle: {reason}")]
     BadBundle {
@@ -189,6 +213,9 @@ impl DsuError {
             Self::Incompatible { .. } => "E407",
             Self::Rules { .. } => "E408",
             Self::Blocked(_) => "E409",
+            Self::Compile { .. } => "E415",
+            Self::BadTransformer { .. } => "E414",
+            Self::BadDeclaration { .. } => "E416",
             Self::BadBundle { .. } => "E450",
             Self::Version { .. } => "E451",
             Self::Write { .. } => "E452",

@@ -21,7 +21,7 @@ const MAGIC: [u8; 8] = *b"MVEDSUB\n";
 const HEADER: usize = 52;
 
 /// The format version that this program writes and reads.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Largest bundle in bytes: 256 MiB.
 pub const LARGEST: u64 = 256 << 20;
@@ -152,7 +152,7 @@ impl Bundle {
     /// is ever seen.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// When it cannot be written, or there is a device or a folder.
     pub fn write(&self, path: &Path) -> Result<(), DsuError> {
         write_beside(path, &self.to_bytes()?)
     }
@@ -161,12 +161,17 @@ impl Bundle {
 /// Writes a file beside `path` and renames it into place, so that no half-written one is ever seen.
 ///
 /// # Errors
-/// When it cannot be written.
+/// When it cannot be written, or there is a device or a folder.
 pub(super) fn write_beside(path: &Path, bytes: &[u8]) -> Result<(), DsuError> {
     let fail = |source| DsuError::Write {
         path: path.into(),
         source,
     };
+    // A rename would put a file in the place of `/dev/null`.
+    let other = |meta: std::fs::Metadata| !meta.is_file() && !meta.is_symlink();
+    if path.symlink_metadata().is_ok_and(other) {
+        return Err(fail(std::io::Error::other("it exists and is no file")));
+    }
     let mut name = path
         .file_name()
         .ok_or_else(|| fail(std::io::Error::other("not a file name")))?

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::report::Report;
 use super::restart::Restart;
+use super::transform::CONTROL_LEN;
 
 /// Which build.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -166,6 +167,27 @@ pub struct CallFrames {
     pub bytes: Vec<u8>,
 }
 
+/// A transformer: pieces of the bundle from `start` on, which are used once and unmapped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Transform {
+    /// File that it was made from, for people.
+    pub source: String,
+    /// Its first address in the new image's numbering, a page boundary behind everything else.
+    pub start: u64,
+    /// Behind its last page.
+    pub end: u64,
+    /// The function to start: it needs a stack and nothing else, and ends in `int3`.
+    pub entry: u64,
+    /// Its control block ([`super::transform::Control`]).
+    pub control: u64,
+    /// Start, bytes and name of its functions, sorted.
+    pub functions: Vec<(u64, u64, String)>,
+    /// Changed types that it takes care of.
+    pub handles: Vec<String>,
+    /// Variables that have moved: old address, new address, bytes.
+    pub moved: Vec<(u64, u64, u64)>,
+}
+
 /// What is done with a changed function that never leaves the stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -215,6 +237,8 @@ pub struct Manifest {
     pub rules: Option<String>,
     /// For people: why everything is in.
     pub report: Report,
+    /// The transformer, if state must be transformed.
+    pub transform: Option<Transform>,
 }
 
 impl Manifest {
@@ -319,6 +343,31 @@ impl Manifest {
         }
         if self.unwind.is_some_and(|addr| !inside(addr, 4)) {
             return Err("the unwind table is in no piece".into());
+        }
+        if let Some(transform) = &self.transform {
+            let own = self.pieces.iter().filter(|p| p.addr >= transform.start);
+            let code = own.clone().any(|p| {
+                p.kind == PieceKind::Code
+                    && transform.entry >= p.addr
+                    && transform.entry < p.addr + p.bytes.len() as u64
+            });
+            let fits = transform.start.is_multiple_of(4096)
+                && transform.end.is_multiple_of(4096)
+                && own
+                    .clone()
+                    .all(|p| p.addr + p.bytes.len() as u64 <= transform.end)
+                && self.pieces.iter().all(|p| {
+                    p.addr >= transform.start || p.addr + p.bytes.len() as u64 <= transform.start
+                })
+                && transform.control >= transform.start
+                && inside(transform.control, CONTROL_LEN)
+                && transform
+                    .moved
+                    .iter()
+                    .all(|m| m.0 < 1 << 47 && inside(m.1, 1));
+            if !code || !fits {
+                return Err("the transformer is out of range".into());
+            }
         }
         if self.old.build_id.is_empty() || self.new.build_id.is_empty() {
             return Err("a build-id is missing".into());

@@ -71,9 +71,11 @@ impl Placement {
     /// The placement after a bundle was applied at `base`.
     #[must_use]
     pub fn after(&self, manifest: &Manifest, base: u64) -> Self {
+        let stays = manifest.transform.as_ref().map_or(u64::MAX, |t| t.start);
         let placed = manifest
             .pieces
             .iter()
+            .filter(|p| p.addr < stays)
             .map(|p| {
                 (
                     p.addr,
@@ -199,8 +201,25 @@ pub struct Plan {
     pub unwind: Option<u64>,
     /// Old code that must not be active.
     pub busy: Vec<Busy>,
+    /// The transformer, to be run between `unwind` and `switch`.
+    pub transform: Option<TransformPlan>,
     /// What the process is afterwards.
     pub after: Placement,
+}
+
+/// A transformer in a process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TransformPlan {
+    /// Its pages, to be unmapped when it is done: address and bytes.
+    pub range: (u64, u64),
+    /// Where to start it.
+    pub entry: u64,
+    /// Address of its control block.
+    pub control: u64,
+    /// Start, end and name of its functions.
+    pub functions: Vec<Busy>,
+    /// Variables that have moved: old address, new address, bytes.
+    pub moved: Vec<(u64, u64, u64)>,
 }
 
 /// Finds a base for a bundle: free address space as near as possible to the old image.
@@ -408,6 +427,30 @@ pub fn plan(
             }
         }
     }
+    let transform = match &manifest.transform {
+        None => None,
+        Some(t) => Some(TransformPlan {
+            range: (base.wrapping_add(t.start), t.end - t.start),
+            entry: base.wrapping_add(t.entry),
+            control: base.wrapping_add(t.control),
+            functions: t
+                .functions
+                .iter()
+                .map(|(addr, len, name)| Busy {
+                    start: base.wrapping_add(*addr),
+                    end: base.wrapping_add(addr.saturating_add(*len)),
+                    name: name.clone(),
+                })
+                .collect(),
+            moved: t
+                .moved
+                .iter()
+                .map(|(old, new, len)| {
+                    Ok((address(Target::Old(*old))?, base.wrapping_add(*new), *len))
+                })
+                .collect::<Result<_, DsuError>>()?,
+        }),
+    };
     let (low, high) = manifest.span();
     let start = base.wrapping_add(low & !(PAGE - 1));
     Ok(Plan {
@@ -430,6 +473,7 @@ pub fn plan(
         switch,
         unwind: manifest.unwind.map(|addr| base.wrapping_add(addr)),
         busy,
+        transform,
         after: process.after(manifest, base),
     })
 }

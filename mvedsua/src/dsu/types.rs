@@ -208,6 +208,14 @@ fn type_name(debug: &DebugInfo, index: u32) -> Option<String> {
     Some(format!("{} {}", keyword(die)?, parts.join("::")))
 }
 
+/// The layout of a type with the names of its members, one line each.
+#[must_use]
+pub fn layout_text(debug: &DebugInfo, index: u32) -> Vec<String> {
+    let layout = layout(debug, index);
+    let values = layout.values.iter().map(|(n, v)| format!("{n} = {v}"));
+    layout.text.into_iter().chain(values).collect()
+}
+
 fn layout(debug: &DebugInfo, index: u32) -> Layout {
     let die = &debug.dies[index as usize];
     let mut shape = vec![format!(

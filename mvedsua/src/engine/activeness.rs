@@ -29,6 +29,18 @@ const WAITS: &[&str] = &[
     "pause",
     "rt_sigtimedwait",
 ];
+/// Functions of allocators: a thread that stands in one may hold its locks, or have it half-way.
+const ALLOCATOR: &[&str] = &[
+    "malloc",
+    "free",
+    "calloc",
+    "realloc",
+    "memalign",
+    "aligned_alloc",
+    "posix_memalign",
+    "reallocarray",
+    "malloc_trim",
+];
 /// What a callee leaves as it was.
 const SAVED: [Register; 6] = [
     X86_64::RBX,
@@ -92,6 +104,34 @@ impl Scene<'_> {
         } else {
             Moment::Bad(text)
         })
+    }
+
+    /// Is no thread inside of the allocator that a transformer will call? Else what to tell, as in
+    /// [`Moment::Bad`].
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub(super) fn allocating(&self, threads: &[(i32, Stopped)]) -> Result<Option<String>> {
+        let mut unwinder = Unwinder::new(self.pid, self.placed)?;
+        let mut text = String::new();
+        for (leader, thread) in threads {
+            let stack = unwinder.walk(&thread.registers()?);
+            let inside = stack.frames.iter().find_map(|frame| {
+                let place = symbol::describe(self.pid, frame.inside());
+                let name = place.split([' ', '+']).next().unwrap_or_default();
+                let allocates = ALLOCATOR.contains(&name)
+                    || place.contains("libjemalloc")
+                    || place.contains("libtcmalloc");
+                allocates.then(|| name.to_owned())
+            });
+            if let Some(name) = inside {
+                text.push_str(&format!(
+                    "thread {leader} stands in {name}, and the transformer needs the allocator:\n"
+                ));
+                text.push_str(&stack_in_words(self.pid, &stack));
+            }
+        }
+        Ok((!text.is_empty()).then_some(text))
     }
 
     fn says(&self, name: &str, what: Control) -> bool {

@@ -21,11 +21,11 @@ use crate::tracee::thread::Stopped;
 use crate::tracee::version::{Mark, Named, PlacedFrames, Version};
 use crate::tracee::{Result, TraceeError};
 
-const PAGE: u64 = 4096;
+pub(super) const PAGE: u64 = 4096;
 /// `MAP_PRIVATE | MAP_ANONYMOUS`, and where it must lie nowhere else.
-const ANYWHERE: u64 = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
+pub(super) const ANYWHERE: u64 = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
 const EXACTLY: u64 = ANYWHERE | libc::MAP_FIXED_NOREPLACE as u64;
-const OVER: u64 = ANYWHERE | libc::MAP_FIXED as u64;
+pub(super) const OVER: u64 = ANYWHERE | libc::MAP_FIXED as u64;
 /// Longest time for a function of a library that is called while a bundle is applied.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -85,17 +85,31 @@ pub(super) enum ApplyError {
     Tracee(#[from] TraceeError),
 }
 
-/// Applies the bundle to the stopped process `pid`, whose threads are given with the ids of the leader's.
+/// A bundle whose code and data are in the process, and not in force yet: [`Placed::finish`] does that,
+/// once a transformer has run if there is one.
+pub(super) struct Placed {
+    /// What was planned.
+    pub(super) plan: Plan,
+    /// File that the transformer was made from.
+    pub(super) transformer: Option<String>,
+    mark: Mark,
+    version: Version,
+    functions: usize,
+    bytes: usize,
+    start: Instant,
+}
+
+/// Places the bundle in the stopped process `pid`, whose threads are given with the ids of the leader's.
 /// No filter may be in force: calls are made inside it.
 ///
 /// # Errors
 /// See [`ApplyError`]; the process must be thrown away then.
-pub(super) fn apply(
+pub(super) fn place(
     bundle: &Bundle,
     pid: i32,
     threads: &mut [(i32, Stopped)],
     vdso: &Vdso,
-) -> std::result::Result<Applied, ApplyError> {
+) -> std::result::Result<Placed, ApplyError> {
     let start = Instant::now();
     let manifest = &bundle.manifest;
     let version = Version::of(pid)?;
@@ -114,6 +128,11 @@ pub(super) fn apply(
         Moment::Good(restarts) => restarts,
         Moment::Bad(text) => return Err(ApplyError::Busy(text)),
     };
+    if plan.transform.is_some()
+        && let Some(text) = scene.allocating(threads)?
+    {
+        return Err(ApplyError::Busy(text));
+    }
     let thread = &mut threads[0].1;
     let inside = Inside { pid, vdso };
     inside.place(thread, &plan)?;
@@ -133,18 +152,47 @@ pub(super) fn apply(
         functions: functions(manifest, &plan),
         frames: frames(manifest, &plan, &version),
     };
-    inside.leave_mark(thread, &mark, &version)?;
-    for write in &plan.switch {
-        inside.write(write)?;
-    }
     for (at, regs) in restarts {
         threads[at].1.set_registers(&regs)?;
     }
-    Ok(Applied {
+    Ok(Placed {
+        plan,
+        transformer: manifest.transform.as_ref().map(|t| t.source.clone()),
+        mark,
+        version,
         functions: manifest.report.functions.len(),
         bytes: manifest.pieces.iter().map(|p| p.bytes.len()).sum(),
-        took: start.elapsed(),
+        start,
     })
+}
+
+impl Placed {
+    /// How to walk stacks through what was placed.
+    pub(super) fn frames(&self) -> &[PlacedFrames] {
+        &self.mark.frames
+    }
+
+    /// Puts the new version in force: every old entry leads to the new code from now on.
+    ///
+    /// # Errors
+    /// As [`place`].
+    pub(super) fn finish(
+        &self,
+        pid: i32,
+        thread: &mut Stopped,
+        vdso: &Vdso,
+    ) -> std::result::Result<Applied, ApplyError> {
+        let inside = Inside { pid, vdso };
+        inside.leave_mark(thread, &self.mark, &self.version)?;
+        for write in &self.plan.switch {
+            inside.write(write)?;
+        }
+        Ok(Applied {
+            functions: self.functions,
+            bytes: self.bytes,
+            took: self.start.elapsed(),
+        })
+    }
 }
 
 /// Address in the process minus address in the new build.
@@ -260,13 +308,13 @@ fn check(pid: i32, write: &Write) -> std::result::Result<(), ApplyError> {
 }
 
 /// Changes inside of the stopped follower.
-struct Inside<'a> {
-    pid: i32,
-    vdso: &'a Vdso,
+pub(super) struct Inside<'a> {
+    pub(super) pid: i32,
+    pub(super) vdso: &'a Vdso,
 }
 
 impl Inside<'_> {
-    fn map(
+    pub(super) fn map(
         &self,
         thread: &mut Stopped,
         address: u64,

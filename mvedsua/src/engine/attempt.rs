@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::attach::{check, refused};
+use super::following::{Following, Stop};
 use super::home::Home;
 use super::snapshot::{Begun, NotBegun, begin};
 use super::worker::{Left, Life, Worker};
@@ -195,8 +196,53 @@ impl Worker {
         let _ = reply.send(Err(refused("E230", message)));
     }
 
+    /// A moment that was no good for a transformer: the update is tried again, if tries are left. What is to
+    /// be told then; else why the update stops.
+    pub(super) fn again(&mut self, stop: Stop) -> Result<String, Stop> {
+        let attempt = self.transforming.take();
+        let Stop::Later(why) = stop else {
+            return Err(stop);
+        };
+        match attempt {
+            Some(mut attempt) if attempt.tries().0 > 0 => {
+                if let Some(reply) = self.waiting.take() {
+                    attempt.reply = reply;
+                }
+                attempt.next = Instant::now() + attempt.tries().1;
+                let told = format!("try {}: {why}", attempt.tried);
+                self.attempt = Some(attempt);
+                Ok(told)
+            }
+            Some(attempt) => Err(Stop::roll_back(format!(
+                "at {} moments {why}; raise --retry or --retry-delay",
+                attempt.tried
+            ))),
+            None => Err(Stop::roll_back(why)),
+        }
+    }
+
+    /// t2 is reached once the transformer has ended.
+    pub(super) fn look_at_transformation(&mut self, following: &mut Following) {
+        let Some(done) = following.transformation.take_finished() else {
+            return;
+        };
+        self.transforming = None;
+        let what = format!(
+            "{} transformed {} objects in {:.1} ms and declared {}; the new version is in force ({} functions, {} bytes), \
+             the follower consumes events",
+            done.name,
+            done.objects,
+            done.took.as_secs_f64() * 1e3,
+            done.declared,
+            done.applied.functions,
+            done.applied.bytes,
+        );
+        self.mark(Some(Mark::T2), Stage::Updating, what);
+        self.change(|status| status.transformation = None);
+    }
+
     /// t1 and t2 are reached.
-    fn begun(&mut self, pid: i32, begun: Begun, attempt: Attempt) -> super::following::Following {
+    fn begun(&mut self, pid: i32, begun: Begun, attempt: Attempt) -> Following {
         let pause = begun.pause.as_secs_f64() * 1e3;
         self.started = Instant::now();
         let mut following = begun.following;
@@ -233,11 +279,24 @@ impl Worker {
             ),
             _ => String::new(),
         };
-        self.mark(
-            Some(Mark::T2),
-            Stage::Updating,
-            format!("{applied}the follower consumes events"),
-        );
+        if let Some(transformer) = following.transformation.name() {
+            let what = format!("the bundle was placed, its transformer {transformer} runs");
+            self.mark(None, Stage::Updating, what);
+            self.transforming = Some(Attempt {
+                options: attempt.options.clone(),
+                bundle: attempt.bundle,
+                // Whoever asked is in `waiting`, or has been answered.
+                reply: oneshot::channel().0,
+                tried: attempt.tried,
+                next: attempt.next,
+            });
+        } else {
+            self.mark(
+                Some(Mark::T2),
+                Stage::Updating,
+                format!("{applied}the follower consumes events"),
+            );
+        }
         if attempt.options.wait == WaitFor::None {
             let message = format!(
                 "process {follower} follows process {pid}; the leader paused {pause:.2} ms"

@@ -15,6 +15,7 @@ use super::guard::Watched;
 use super::lane::{Item, Lanes};
 use super::rules::Rules;
 use super::side::{Side, Why};
+use super::transforming::Transformation;
 use crate::follower::Arrival;
 use crate::matcher::{EpollData, Order};
 use crate::recorder::{EventRef, Recorder};
@@ -45,6 +46,8 @@ pub(super) enum Stop {
     LeaderCrashed { how: String, held: bool },
     /// The leader ended of its own accord.
     LeaderEnded(String),
+    /// The update may work at another moment: why not now.
+    Later(String),
 }
 
 impl Stop {
@@ -145,6 +148,8 @@ pub(super) struct Following {
     pub(super) stopping_follower: bool,
     /// The filter needed `no_new_privs`.
     pub(super) no_new_privs: bool,
+    /// The follower's state is transformed before it consumes anything.
+    pub(super) transformation: Transformation,
     idle_looks: u32,
 }
 
@@ -216,6 +221,7 @@ impl Following {
             stopping: false,
             stopping_follower: false,
             no_new_privs: parts.no_new_privs,
+            transformation: Transformation::None,
             idle_looks: 0,
         }
     }
@@ -228,7 +234,8 @@ impl Following {
     /// True when the follower is as far as the leader, to within a few calls, and the fault that it
     /// was to make (`--inject-fault`) lies behind it: whoever waits for that learns of it.
     pub(super) fn has_caught_up(&self) -> bool {
-        !matches!(self.options.kind, UpdateKind::Fault { after } if self.payloads <= after)
+        !self.transformation.is_running()
+            && !matches!(self.options.kind, UpdateKind::Fault { after } if self.payloads <= after)
             && self.lag_events() <= CAUGHT_UP_EVENTS
             && self.recorder.ring.new_bytes() == 0
     }
@@ -240,7 +247,9 @@ impl Following {
         // The usual case, a call whose event is there already, is answered at once.
         self.drain_ring()?;
         self.tick_rules()?;
-        if self.advance()? {
+        if self.transformation.is_running() {
+            self.watch_transformer()?;
+        } else if self.advance()? {
             self.idle_looks = 0;
         }
         if rang {
@@ -431,7 +440,7 @@ impl Following {
     /// The follower must make progress while events wait for it, and threads that wait for each
     /// other's turn are let out of it.
     fn check_limits(&mut self) -> Result<(), Stop> {
-        if self.order.is_empty() {
+        if self.order.is_empty() || self.transformation.is_running() {
             self.progress = Instant::now();
             return Ok(());
         }

@@ -228,6 +228,9 @@ impl Following {
             }
             return Ok(());
         }
+        if self.transformation.is_running() && self.follower.has(tid) {
+            return self.transformer_report(tid, wait);
+        }
         let Some(thread) = self.follower.reported(tid) else {
             if wait == Wait::Interrupted {
                 return self.newborn(tid);

@@ -32,6 +32,7 @@ mod rules_told;
 mod side;
 mod snapshot;
 mod transfer;
+mod transforming;
 mod wards;
 mod worker;
 

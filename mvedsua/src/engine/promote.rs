@@ -69,6 +69,10 @@ impl Following {
 
     /// The leader crashed and its threads are held: the follower takes its place.
     pub(super) fn take_over(mut self) -> Promoted {
+        if self.transformation.is_running() {
+            let why = "its state was still being transformed".to_owned();
+            return Promoted::NotNow(Box::new(self), why);
+        }
         let start = Instant::now();
         if let Err(stop) = self.halt_leader() {
             return Promoted::Failed(Box::new(self), stop);
@@ -196,6 +200,8 @@ impl Following {
         }
         let given = self.give_descriptors(&through)?;
         self.halt_follower()?;
+        // The kernel does not restart a thread's call any more once one was injected into it.
+        self.follower.rewind_stopped()?;
         let mut threads = self.follower.take_stopped(Why::Asked);
         let settled = self.settle_threads(&mut threads, &timers, &given);
         for thread in threads {

@@ -27,6 +27,8 @@ pub(super) enum Why {
     Dying,
     /// A thread of the follower at its birth, before its creator's event named it.
     Newborn,
+    /// A transformer is at work in another thread, or about to start in this one.
+    Transforming,
 }
 
 /// A process and its threads.

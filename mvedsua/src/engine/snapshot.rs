@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::apply::{Applied, ApplyError, apply};
+use super::apply::{Applied, ApplyError, Placed, place};
 use super::attach::refused;
 use super::following::{Following, Parts};
 use super::guard::Watched;
@@ -143,6 +143,15 @@ pub(super) fn begin(
                 tid_addresses,
             });
             following.deferred = deferred;
+            if let Some(placed) = made.placed
+                && let Err(stop) = following.start_transformer(placed)
+            {
+                following.abandon(home);
+                let why = super::worker::describe(stop).0;
+                return Err(
+                    refused("E242", format!("the transformer did not start: {why}")).into(),
+                );
+            }
             if following.set_margin().is_err() {
                 let capacity = following.recorder.ring.capacity();
                 following.abandon(home);
@@ -248,6 +257,8 @@ fn copy(
 /// A follower that is set up.
 struct Made {
     applied: Option<Applied>,
+    /// A transformer has to run first: all threads stand, the filter suspended.
+    placed: Option<Placed>,
     side: Side,
     pairs: Vec<(i32, i32)>,
     listener: Arc<Listener>,
@@ -267,8 +278,12 @@ fn furnish(
     let pid = copy.tid();
     let result = (|| {
         let mut threads = populate(leader, copy, contexts, vdso)?;
-        let applied = match bundle {
-            Some(bundle) => Some(apply(bundle, pid, &mut threads, vdso)?),
+        let mut placed = match bundle {
+            Some(bundle) => Some(place(bundle, pid, &mut threads, vdso)?),
+            None => None,
+        };
+        let applied = match placed.take_if(|placed| placed.plan.transform.is_none()) {
+            Some(placed) => Some(placed.finish(pid, &mut threads[0].1, vdso)?),
             None => None,
         };
         let installed = follower::install(&mut threads[0].1, pid, vdso, listener)?;
@@ -276,11 +291,16 @@ fn furnish(
         let mut pairs = Vec::with_capacity(threads.len());
         for (leader_tid, thread) in threads {
             pairs.push((leader_tid, thread.tid()));
+            if placed.is_some() {
+                side.add_stopped(thread, super::side::Why::Transforming);
+                continue;
+            }
             thread.set_options(snapshot::FOLLOWER_OPTIONS)?;
             side.add_running(thread.resume(0)?);
         }
         Ok(Made {
             applied,
+            placed,
             side,
             pairs,
             listener: installed.listener,

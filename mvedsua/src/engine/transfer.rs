@@ -76,6 +76,12 @@ impl Following {
         limits::copy(self.leader.pid, self.follower.pid)
             .map_err(failed("setting the resource limits"))?;
         let process = pidfd::open(self.leader.pid).map_err(failed("opening the leader"))?;
+        if self.epoll.has_moved_objects() {
+            for watched in inspect::epoll_registrations(self.leader.pid)? {
+                let (events, data) = (watched.events, watched.data);
+                self.epoll.holds(watched.epfd, watched.fd, events, data);
+            }
+        }
         let gifts = std::mem::take(&mut self.gifts);
         let mut given = Vec::new();
         for (fd, cloexec) in inspect::descriptors(self.leader.pid)? {

@@ -71,6 +71,8 @@ pub(super) struct Worker {
     pub(super) attempt: Option<Attempt>,
     /// What the running update leaves behind for `last_update`.
     pub(super) left: Left,
+    /// The update whose transformer runs: another moment may be better for it.
+    pub(super) transforming: Option<Attempt>,
     refreshed: Instant,
     pub(super) started: Instant,
 }
@@ -101,6 +103,7 @@ impl Worker {
             waiting: None,
             attempt: None,
             left: Left::default(),
+            transforming: None,
             refreshed: now,
             started: now,
         }
@@ -213,6 +216,7 @@ impl Worker {
             Ok(rang) => rang,
             Err(stop) => return self.stopped(following, stage, stop),
         };
+        self.look_at_transformation(&mut following);
         if self.refreshed.elapsed() > REFRESH {
             self.refresh(&mut following, stage.stage());
             if let Err(stop) = following.check_loss() {
@@ -511,6 +515,16 @@ impl Worker {
             // Whoever waits for the promotion learns what became of the update instead.
             self.waiting = Some(pending.reply);
         }
+        let stop = match self.again(stop) {
+            Ok(why) => {
+                let (token, mut home) = stage.roll_back();
+                following.abandon(&mut home);
+                self.mark(None, Stage::SingleLeader, why);
+                self.change(|status| status.follower = None);
+                return Life::Single(token, home);
+            }
+            Err(stop) => stop,
+        };
         match (stop, stage) {
             (Stop::RollBack(reason, report), Live::Updated(token, home)) => {
                 // The old version diverged, crashed or is not wanted any more: the new one stays.
@@ -543,6 +557,9 @@ impl Worker {
             }
             (Stop::LeaderCrashed { how, held: true }, stage) => {
                 self.take_over(following, stage, &how)
+            }
+            (Stop::Later(reason), stage) => {
+                self.stopped(following, stage, Stop::RollBack(reason, None))
             }
             (Stop::LeaderCrashed { how, held: false } | Stop::LeaderEnded(how), _) => {
                 let mut following = following;
@@ -632,6 +649,7 @@ impl Worker {
         self.change(|status| {
             status.stage = Stage::SingleLeader;
             status.follower = None;
+            status.transformation = None;
             status.last_update = Some(LastUpdate {
                 outcome,
                 reason,
@@ -713,6 +731,7 @@ impl Worker {
             if rules.is_some() {
                 status.rules = rules;
             }
+            status.transformation = following.transformation.progress();
         });
     }
 }
@@ -758,8 +777,9 @@ impl Live {
     }
 }
 
-fn describe(stop: Stop) -> (String, Option<String>) {
+pub(super) fn describe(stop: Stop) -> (String, Option<String>) {
     match stop {
+        Stop::Later(reason) => (reason, None),
         Stop::RollBack(reason, report) => (reason, report),
         Stop::LeaderCrashed { how, .. } => (format!("the leader crashed: {how}"), None),
         Stop::LeaderEnded(how) => (format!("the leader ended: {how}"), None),

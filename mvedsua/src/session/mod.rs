@@ -12,6 +12,6 @@ pub use options::{Command, Done, Failure, OnFull, UpdateKind, UpdateOptions, Wai
 pub use stage::{OutdatedLeader, Promoting, SingleLeader, Stage, UpdatedLeader, Updating};
 pub use status::{
     Events, FollowerStatus, LastUpdate, LeaderStatus, Outcome, Pauses, RingStatus, RuleFiring,
-    RuleStatus, RulesStatus, Status,
+    RuleStatus, RulesStatus, Status, TransformationStatus,
 };
 pub use timeline::{Mark, TimelineEntry};

@@ -28,6 +28,8 @@ pub enum UpdateKind {
         /// Public keys (the base64 line of minisign) with each of which the bundle must be signed.
         #[serde(default)]
         signed_by: Vec<String>,
+        /// Longest time for the bundle's transformer.
+        transform_limit: Duration,
     },
 }
 

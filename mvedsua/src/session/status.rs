@@ -27,8 +27,56 @@ pub struct Status {
     /// The rules of the running (else: of the last) update, if it had any.
     #[serde(default)]
     pub rules: Option<RulesStatus>,
+    /// How far the transformer of the running update has come.
+    #[serde(default)]
+    pub transformation: Option<TransformationStatus>,
     /// How the last update ended.
     pub last_update: Option<LastUpdate>,
+}
+
+/// A transformer at work in the follower.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TransformationStatus {
+    /// Objects done, as the transformer counts them.
+    pub done: u64,
+    /// Objects in all; 0 when it does not say.
+    pub total: u64,
+    /// Seconds since it was started.
+    pub seconds: f64,
+}
+
+impl TransformationStatus {
+    /// Objects per second so far; 0 when none is done.
+    #[must_use]
+    pub fn rate(&self) -> f64 {
+        if self.seconds > 0.0 {
+            self.done as f64 / self.seconds
+        } else {
+            0.0
+        }
+    }
+
+    /// Seconds until it is done at this rate, if it says how many objects there are.
+    #[must_use]
+    pub fn left(&self) -> Option<f64> {
+        let rate = self.rate();
+        (self.total >= self.done && self.total > 0 && rate > 0.0)
+            .then(|| (self.total - self.done) as f64 / rate)
+    }
+}
+
+impl std::fmt::Display for TransformationStatus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} objects", self.done)?;
+        if self.total > 0 {
+            write!(f, " of {}", self.total)?;
+        }
+        write!(f, " transformed, {:.0} per second", self.rate())?;
+        match self.left() {
+            Some(left) => write!(f, ", {left:.1} s left"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// The process that serves.
@@ -174,6 +222,7 @@ impl Status {
             events: Events::default(),
             pauses_ms: Pauses::default(),
             rules: None,
+            transformation: None,
             last_update: None,
         }
     }

@@ -81,6 +81,54 @@ pub fn descriptors(pid: i32) -> Result<Vec<(i32, bool)>> {
     Ok(all)
 }
 
+/// One descriptor that an epoll instance watches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Watched {
+    /// The epoll instance.
+    pub epfd: i32,
+    /// The descriptor, as it was numbered when it was registered.
+    pub fd: i32,
+    /// The event mask.
+    pub events: u32,
+    /// The data word.
+    pub data: u64,
+}
+
+/// What the epoll instances of a process watch (`tfd:` lines of `/proc/PID/fdinfo`).
+///
+/// # Errors
+/// When the process is gone.
+pub fn epoll_registrations(pid: i32) -> Result<Vec<Watched>> {
+    let entries =
+        std::fs::read_dir(format!("/proc/{pid}/fd")).named("list the descriptors", pid)?;
+    let mut all = Vec::new();
+    for entry in entries.flatten() {
+        let is_epoll = std::fs::read_link(entry.path())
+            .is_ok_and(|link| link.as_os_str() == "anon_inode:[eventpoll]");
+        if let (true, Some(epfd)) = (
+            is_epoll,
+            entry.file_name().to_str().and_then(|n| n.parse().ok()),
+        ) {
+            let info = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{epfd}"))
+                .named("read an epoll instance", pid)?;
+            all.extend(info.lines().filter_map(|line| parse_watched(epfd, line)));
+        }
+    }
+    Ok(all)
+}
+
+/// `tfd:        5 events:       19 data:     55d0c0ffee  pos:0 ino:4d sdev:f`
+fn parse_watched(epfd: i32, line: &str) -> Option<Watched> {
+    let mut words = line.split_whitespace();
+    let mut after = |title: &str| (words.next()? == title).then(|| words.next())?;
+    Some(Watched {
+        epfd,
+        fd: after("tfd:")?.parse().ok()?,
+        events: u32::from_str_radix(after("events:")?, 16).ok()?,
+        data: u64::from_str_radix(after("data:")?, 16).ok()?,
+    })
+}
+
 /// One field of `/proc/PID/status` (or of a thread's), trimmed.
 #[must_use]
 pub fn status_field(pid: i32, tid: i32, field: &str) -> Option<String> {
@@ -162,6 +210,19 @@ mod tests {
                 name: "/tmp/a file (deleted)".into()
             }
         );
+    }
+
+    #[test]
+    fn a_watched_descriptor_is_read() {
+        let line = "tfd:        5 events:       19 data:     55d0c0ffee  pos:0 ino:4d sdev:f";
+        let watched = Watched {
+            epfd: 3,
+            fd: 5,
+            events: 0x19,
+            data: 0x55_d0c0_ffee,
+        };
+        assert_eq!(parse_watched(3, line), Some(watched));
+        assert_eq!(parse_watched(3, "flags:\t02"), None);
     }
 
     #[test]

@@ -60,12 +60,28 @@ fn links_folders_and_pipes_are_refused() {
 }
 
 #[test]
+fn a_bundle_takes_the_place_of_a_file_only() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let pipe = folder.path().join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("writable");
+    let file = folder.path().join("file");
+    std::fs::write(&file, "old").expect("writable");
+    let bundle = Bundle::parse("it", &bytes()).expect("good");
+    bundle.write(&file).expect("a file is replaced");
+    assert!(matches!(bundle.write(&pipe), Err(DsuError::Write { .. })));
+    assert!(matches!(
+        bundle.write(folder.path()),
+        Err(DsuError::Write { .. })
+    ));
+}
+
+#[test]
 fn another_version_is_told_apart() {
     let mut bytes = bytes();
-    bytes[8] = 2;
+    bytes[8] = 3;
     assert!(matches!(
         Bundle::parse("it", &bytes),
-        Err(DsuError::Version { found: 2, known: 1 })
+        Err(DsuError::Version { found: 3, known: 2 })
     ));
 }
 

@@ -5,5 +5,6 @@ mod damaged;
 mod debug_files;
 mod diffs;
 mod live;
+mod transform;
 mod trusted;
 mod victim;

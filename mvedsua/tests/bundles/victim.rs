@@ -20,6 +20,7 @@ pub struct Pair {
     pub folder: tempfile::TempDir,
     pub files: Vec<String>,
     pub flags: Vec<String>,
+    pub transform: Option<PathBuf>,
 }
 
 fn run(command: &mut Command) {
@@ -38,6 +39,7 @@ impl Pair {
             folder: tempfile::tempdir().expect("a temporary folder"),
             files: files.iter().map(|f| (*f).to_owned()).collect(),
             flags: flags.iter().map(|f| (*f).to_owned()).collect(),
+            transform: None,
         };
         pair.compile(1);
         pair.compile(2);
@@ -82,6 +84,7 @@ impl Pair {
             folder: tempfile::tempdir().expect("a temporary folder"),
             files: vec![file.to_owned()],
             flags: Vec::new(),
+            transform: None,
         };
         for version in [1, 2] {
             let mut rustc = Command::new("rustc");
@@ -117,6 +120,7 @@ impl Pair {
             new: self.path(2),
             debug_old: nowhere.clone(),
             debug_new: nowhere,
+            transform: self.transform.clone(),
             ..BuildOptions::default()
         }
     }
@@ -307,6 +311,10 @@ impl Running {
         }
         if let Some(unwind) = plan.unwind {
             record(&mut file, b'u', unwind, 0);
+        }
+        if let Some(transform) = &plan.transform {
+            record(&mut file, b't', transform.entry, 0);
+            file.extend_from_slice(&transform.control.to_le_bytes());
         }
         for write in &plan.switch {
             record(&mut file, b'w', write.addr, write.bytes.len() as u64);
