@@ -48,6 +48,12 @@ pub const PART_MSG_NAME: u8 = 2;
 pub const PART_MSG_DATA: u8 = 3;
 /// What `msg_control` points to: `msg_controllen` bytes as the kernel left it.
 pub const PART_MSG_CONTROL: u8 = 4;
+/// Not an argument's memory: clock readings that the thread made since its call before
+/// ([`crate::clock`]). The data is the number of the first (8 bytes; it counts all readings of the
+/// thread's slot), then a [`crate::clock::Reading`] each. [`PartHeader::arg`] is [`NO_ARG`].
+pub const PART_READINGS: u8 = 5;
+/// [`PartHeader::arg`] of a part that belongs to no argument.
+pub const NO_ARG: u8 = 6;
 
 /// Fixed head of a record. Little endian, 8-byte aligned, no padding bytes.
 #[repr(C)]
@@ -118,6 +124,8 @@ pub mod name {
     pub const CONFIG: &str = "CONFIG";
     /// Array with one element per possible CPU: where a record is built.
     pub const SCRATCH: &str = "SCRATCH";
+    /// Hash map: thread id -> [`crate::clock::ClockSlot`].
+    pub const CLOCKS: &str = "CLOCKS";
     /// Per-CPU array with one element: [`super::Counters`].
     pub const COUNTERS: &str = "COUNTERS";
 }

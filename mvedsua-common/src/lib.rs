@@ -5,6 +5,7 @@
 //! declarative syscall table ([`table`]) can therefore never disagree between the two sides.
 #![no_std]
 
+pub mod clock;
 mod commands;
 pub mod event;
 pub mod plan;

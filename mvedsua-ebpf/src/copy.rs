@@ -4,9 +4,10 @@ use core::arch::asm;
 
 use aya_ebpf::helpers::generated::{bpf_probe_read_user, bpf_probe_read_user_str};
 use mvedsua_common::{
+    clock::{ClockSlot, READINGS, READINGS_AT, Reading},
     event::{
-        EventHeader, MAX_PAYLOAD, MAX_RECORD, PART_MSG_CONTROL, PART_MSG_DATA, PART_MSG_HEADER,
-        PART_MSG_NAME, PART_WHOLE, PartHeader, padded,
+        EventHeader, MAX_PAYLOAD, MAX_RECORD, NO_ARG, PART_MSG_CONTROL, PART_MSG_DATA,
+        PART_MSG_HEADER, PART_MSG_NAME, PART_READINGS, PART_WHOLE, PartHeader, padded,
     },
     plan::{
         CallPlan, LEN_ARG_INT, MAX_CONTROL, MAX_PART_PLANS, MAX_VECTORS, PartPlan, SHAPE_ARG,
@@ -466,6 +467,63 @@ impl Record {
         } else {
             self.append(user, len, arg, flags)
         }
+    }
+
+    /// Appends the clock readings that the thread wrote down since its call before.
+    ///
+    /// # Safety
+    /// `slot` points to a value of `CLOCKS`; only this thread's exits and the agent change it.
+    #[inline(always)]
+    pub unsafe fn append_readings(self, slot: *mut ClockSlot) -> Outcome {
+        const PLACES: u64 = READINGS as u64;
+        // SAFETY: the caller's promise.
+        let (address, mut taken) = unsafe { ((*slot).address, (*slot).taken) };
+        let mut count = 0u64;
+        // SAFETY: the helper checks the address and writes the eight bytes of `count`.
+        if unsafe { bpf_probe_read_user((&raw mut count).cast(), 8, address as *const _) } != 0 {
+            // Not resident: whether there are new ones the agent has to see.
+            return Outcome::OutOfLine;
+        }
+        if count == taken {
+            return Outcome::Complete;
+        }
+        // The reading at a last place was a call of its own.
+        if taken % PLACES == PLACES - 1 {
+            taken += 1;
+        }
+        // Of an earlier turn nothing is left: the agent fetched it (out of line).
+        let turn = count / PLACES * PLACES;
+        if taken < turn {
+            taken = turn;
+        }
+        let number = bounded((count.wrapping_sub(taken)) as usize, READINGS - 1);
+        if count <= taken || number == 0 {
+            // SAFETY: the caller's promise.
+            unsafe { (*slot).taken = taken };
+            return Outcome::Complete;
+        }
+        let header = self.next();
+        let from = address + READINGS_AT + taken % PLACES * size_of::<Reading>() as u64;
+        // SAFETY: the scratch buffer has `MAX_PAYLOAD` bytes after the largest record and a header, and
+        // a part with all readings is shorter; the helper checks the user's address.
+        let read = unsafe {
+            header.add(PART_HEADER).cast::<u64>().write(taken);
+            bpf_probe_read_user(
+                header.add(PART_HEADER + 8).cast(),
+                (number * size_of::<Reading>()) as u32,
+                from as *const _,
+            )
+        };
+        if read != 0 {
+            return Outcome::OutOfLine;
+        }
+        let len = 8 + number * size_of::<Reading>();
+        if self.close(header, len, NO_ARG, PART_READINGS) == Outcome::OutOfLine {
+            return Outcome::OutOfLine;
+        }
+        // SAFETY: the caller's promise.
+        unsafe { (*slot).taken = taken + number as u64 };
+        Outcome::Complete
     }
 
     /// Memory that cannot be read now: the agent fetches it, unless the call itself failed on it.

@@ -36,7 +36,7 @@ use mvedsua_common::{
 
 use crate::{
     copy::{Outcome, Record},
-    maps::{COMMANDS, CONFIG, COUNTERS, EVENTS, LEADERS, PLANS, RESTARTS, SCRATCH},
+    maps::{CLOCKS, COMMANDS, CONFIG, COUNTERS, EVENTS, LEADERS, PLANS, RESTARTS, SCRATCH},
 };
 
 /// The kernel's internal result of a call that wants to be resumed through `restart_syscall`.
@@ -152,6 +152,12 @@ fn record(ctx: &RawTracePointContext, tgid: u32, tid: u32) -> Option<()> {
         (*header).reserved = 0;
         let record = Record::new(scratch);
         if record.copy_parts(plan) == Outcome::OutOfLine {
+            record.clear();
+            flags |= FLAG_OUT_OF_LINE;
+        }
+        if let Some(slot) = CLOCKS.get_ptr_mut(&tid)
+            && record.append_readings(slot) == Outcome::OutOfLine
+        {
             record.clear();
             flags |= FLAG_OUT_OF_LINE;
         }

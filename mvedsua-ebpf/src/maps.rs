@@ -5,6 +5,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use mvedsua_common::{
+    clock::{ClockSlot, SLOTS},
     event::{Config, Counters, LEADER_WORDS},
     plan::{CallPlan, MAX_COMMANDS, MAX_PLANS},
 };
@@ -44,3 +45,7 @@ pub static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0)
 /// entries give way: threads that ended meanwhile leave theirs behind.
 #[map]
 pub static RESTARTS: LruHashMap<u32, u64> = LruHashMap::with_max_entries(16384, 0);
+
+/// Thread -> where it writes its clock readings down, and how many of them are in the ring.
+#[map]
+pub static CLOCKS: HashMap<u32, ClockSlot> = HashMap::with_max_entries(SLOTS as u32, 0);

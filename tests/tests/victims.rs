@@ -187,6 +187,45 @@ fn a_server_with_posix_timers_is_not_promoted() -> Result<()> {
 }
 
 #[test]
+fn clocks_are_followed_and_rolled_back() -> Result<()> {
+    if !can_run("clocks_are_followed_and_rolled_back", NEEDS) {
+        return Ok(());
+    }
+    rolled_back("clocks", 300)
+}
+
+#[test]
+fn clocks_are_promoted() -> Result<()> {
+    if !can_run("clocks_are_promoted", NEEDS) {
+        return Ok(());
+    }
+    promoted("clocks", 300)
+}
+
+/// The slots change hands twice: the old version takes the new one's readings, and then leads again.
+#[test]
+fn clocks_are_read_on_both_ways() -> Result<()> {
+    if !can_run("clocks_are_read_on_both_ways", NEEDS) {
+        return Ok(());
+    }
+    let (mvedsua, victim) = followed("clocks", 100)?;
+    mvedsua.promote("clocks")?;
+    let before = mvedsua.status("clocks")?;
+    victim.wait_rounds(200)?;
+    let status = mvedsua.wait_for("clocks", LIMIT, |status| {
+        status.follower.is_none() || status.events.matched > before.events.matched + 10_000
+    })?;
+    ensure!(
+        status.stage == "updated-leader" && status.events.diverged == 0,
+        "{status:?}"
+    );
+    mvedsua.rollback("clocks")?;
+    ensure!(mvedsua.status("clocks")?.leader.pid == victim.pid());
+    victim.wait_rounds(200)?;
+    victim.end()
+}
+
+#[test]
 fn process_trees_are_followed_and_rolled_back() -> Result<()> {
     if !can_run("process_trees_are_followed_and_rolled_back", NEEDS) {
         return Ok(());

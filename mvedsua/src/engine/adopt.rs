@@ -67,7 +67,7 @@ pub(super) fn home_of(pid: i32) -> Result<Home> {
         for thread in seize_all(pid, LEADER_OPTIONS)? {
             side.add_running(thread.resume(0)?);
         }
-        free_leader(side, &vdso, &mut home);
+        free_leader(side, &vdso, &mut home, true);
     }
     Ok(home)
 }
@@ -105,7 +105,7 @@ fn adopt(pid: i32) -> Result<Kept> {
         }
     } else {
         stop_side(&mut side);
-        free_leader(side, &vdso, &mut home);
+        free_leader(side, &vdso, &mut home, true);
     }
     match home {
         Home::Kept(kept) => Ok(kept),

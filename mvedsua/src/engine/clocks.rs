@@ -8,6 +8,7 @@ use mvedsua_common::table;
 
 use super::following::{Following, Stop};
 use super::lane::Item;
+use super::readings::as_call;
 use super::replay::record;
 use crate::follower::{Arrival, ProcessMemory};
 use crate::matcher::{Call, Memory, Record};
@@ -59,10 +60,16 @@ impl Clocks {
         let Some(bytes) = data.and_then(|data| data.first_chunk::<16>()) else {
             return;
         };
-        let which = (call.nr, clock(call.nr, &call.args));
+        self.said(call.nr, &call.args, *bytes);
+    }
+
+    /// Both sides read this clock, and it said `bytes`.
+    pub(super) fn said(&mut self, nr: u16, args: &[u64; 6], bytes: [u8; 16]) {
+        self.own = 0;
+        let which = (nr, clock(nr, args));
         match self.last.iter_mut().find(|l| (l.0, l.1) == which) {
-            Some(last) => last.2 = *bytes,
-            None => self.last.push((which.0, which.1, *bytes)),
+            Some(last) => last.2 = bytes,
+            None => self.last.push((which.0, which.1, bytes)),
         }
     }
 }
@@ -83,13 +90,8 @@ impl Following {
         index: usize,
         arrival: &Arrival,
     ) -> Result<bool, Stop> {
-        let (nr, args) = match self.order.next(index) {
-            Some((Item::Call(event), _)) => (event.header.nr, event.header.args),
-            Some((Item::Expected(expected), _)) => (
-                expected.nr,
-                expected.origin.as_ref().map_or([0; 6], |call| *call.args()),
-            ),
-            _ => return Ok(false),
+        let Some((nr, args)) = self.nth_call(index, 0) else {
+            return Ok(false);
         };
         let theirs = reads_clock(nr, &args);
         let ours = reads_clock(arrival.call.nr, &arrival.call.args);
@@ -99,7 +101,11 @@ impl Following {
         }
         if theirs && (!ours || self.comes_soon(index, wanted)) {
             // The follower does not ask: it has gone on.
-            self.release_front(index);
+            if self.next_reading(index).is_some() {
+                self.take_reading(index);
+            } else {
+                self.release_front(index);
+            }
             self.counts.reconciled += 1;
             return Ok(true);
         }
@@ -128,15 +134,29 @@ impl Following {
         Ok(true)
     }
 
+    /// The `n`th call from now on of the leader's thread, be it a reading without a call.
+    fn nth_call(&self, index: usize, n: usize) -> Option<(u16, [u64; 6])> {
+        let returned = &self.lanes[index].returned;
+        let header = match returned.get(n) {
+            Some(reading) => as_call(reading),
+            None => match self.order.nth(index, n - returned.len())? {
+                Item::Reading(reading) => as_call(reading),
+                Item::Call(event) => event.header,
+                Item::Expected(expected) => {
+                    let args = expected.origin.as_ref().map_or([0; 6], |call| *call.args());
+                    return Some((expected.nr, args));
+                }
+                _ => return None,
+            },
+        };
+        Some((header.nr, header.args))
+    }
+
     /// The leader's readings up to its next other call contain this one.
     fn comes_soon(&self, index: usize, wanted: (u16, u64)) -> bool {
         (1..)
-            .map_while(|n| match self.order.nth(index, n) {
-                Some(Item::Call(event)) if reads_clock(event.header.nr, &event.header.args) => {
-                    Some((event.header.nr, clock(event.header.nr, &event.header.args)))
-                }
-                _ => None,
-            })
-            .any(|found| found == wanted)
+            .map_while(|n| self.nth_call(index, n))
+            .take_while(|(nr, args)| reads_clock(*nr, args))
+            .any(|(nr, args)| (nr, clock(nr, &args)) == wanted)
     }
 }

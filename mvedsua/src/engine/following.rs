@@ -13,6 +13,8 @@ use super::clocks::Clocks;
 use super::files::{Opened, open_files};
 use super::guard::Watched;
 use super::lane::{Item, Lanes};
+use super::pace::Pace;
+use super::readings::Slots;
 use super::rules::Rules;
 use super::side::{Side, Why};
 use super::transforming::Transformation;
@@ -34,6 +36,8 @@ const LONGEST_SLEEP: Duration = Duration::from_millis(20);
 pub(super) const ORDER_PATIENCE: Duration = Duration::from_millis(50);
 /// With this few events behind, the follower has caught up (t3).
 const CAUGHT_UP_EVENTS: u64 = 256;
+/// A leader under load writes on while we look: this much that is not in the queues yet is as good as none.
+const CAUGHT_UP_BYTES: u64 = 16 * 1024;
 /// Consumed calls that are kept for a divergence report.
 const HISTORY: usize = 24;
 
@@ -103,6 +107,7 @@ pub(super) struct Following {
     _watched: Watched,
     pub(super) vdso: Vdso,
     pub(super) epoll: EpollData,
+    pub(super) slots: Slots,
     pub(super) options: UpdateOptions,
     /// The rules, if there are any.
     pub(super) rules: Option<Box<Rules>>,
@@ -142,6 +147,8 @@ pub(super) struct Following {
     pub(super) high_water: u64,
     pub(super) blocked: Duration,
     pub(super) blocked_since: Option<Instant>,
+    /// The leader is held back, for the follower to catch up.
+    pub(super) pace: Option<Pace>,
     /// A stop of the whole leader is under way: its threads stay stopped.
     pub(super) stopping: bool,
     /// The same for the follower.
@@ -163,6 +170,7 @@ pub(super) struct Parts {
     pub(super) watched: Watched,
     pub(super) vdso: Vdso,
     pub(super) epoll: EpollData,
+    pub(super) slots: Slots,
     pub(super) options: UpdateOptions,
     pub(super) rules: Option<Box<Rules>>,
     pub(super) reverse: bool,
@@ -180,6 +188,8 @@ impl Following {
         for (leader, follower) in parts.pairs {
             let index = lanes.open(leader);
             lanes.pair(index, follower);
+            lanes[index].slot = parts.slots.of(leader);
+            lanes[index].has_slot = true;
             let queue = order.open();
             debug_assert_eq!(index, queue);
         }
@@ -194,6 +204,7 @@ impl Following {
             _watched: parts.watched,
             vdso: parts.vdso,
             epoll: parts.epoll,
+            slots: parts.slots,
             options: parts.options,
             rules: parts.rules,
             reverse: parts.reverse,
@@ -218,6 +229,7 @@ impl Following {
             high_water: 0,
             blocked: Duration::ZERO,
             blocked_since: None,
+            pace: None,
             stopping: false,
             stopping_follower: false,
             no_new_privs: parts.no_new_privs,
@@ -237,7 +249,7 @@ impl Following {
         !self.transformation.is_running()
             && !matches!(self.options.kind, UpdateKind::Fault { after } if self.payloads <= after)
             && self.lag_events() <= CAUGHT_UP_EVENTS
-            && self.recorder.ring.new_bytes() == 0
+            && self.recorder.ring.new_bytes() <= CAUGHT_UP_BYTES
     }
 
     /// One round: sleeps until something is to be done, at most a moment, and does it. Returns true
@@ -251,6 +263,8 @@ impl Following {
             self.watch_transformer()?;
         } else if self.advance()? {
             self.idle_looks = 0;
+        } else {
+            self.look_for_readings()?;
         }
         if rang {
             self.wakeup.clear();
@@ -314,7 +328,7 @@ impl Following {
             return self.map_file(&arrival);
         }
         self.lanes[index].waiting = Some(arrival);
-        Ok(())
+        self.settle_readings(index)
     }
 
     fn is_local(&self, arrival: &Arrival) -> bool {
@@ -332,6 +346,7 @@ impl Following {
                 continue;
             }
             let (tid, ret) = (event.header.tid as i32, event.header.ret as i32);
+            self.queue_readings(&event)?;
             let may_bear = makes_thread(&event);
             self.push(tid, Item::Call(event))?;
             // From here on the new thread's own items have their place, after its creation.
@@ -361,6 +376,7 @@ impl Following {
         let index = self.lanes.open(leader);
         let queue = self.order.open();
         debug_assert_eq!(index, queue);
+        self.lanes[index].slot = self.slots.of(leader);
         index
     }
 
@@ -376,8 +392,14 @@ impl Following {
     /// Answers calls as long as one can be answered in the global order.
     pub(super) fn advance(&mut self) -> Result<bool, Stop> {
         let mut any = false;
-        while let Some(index) = self.order.turn() {
-            if !self.step(index)? {
+        loop {
+            while let Some(index) = self.order.turn() {
+                if !self.step(index)? {
+                    break;
+                }
+                any = true;
+            }
+            if !self.step_out_of_turn()? {
                 break;
             }
             any = true;
@@ -424,8 +446,7 @@ impl Following {
                 "the ring is full and --on-full is rollback",
             ));
         }
-        let ring = &self.recorder.ring;
-        if !self.stopping && ring.used_bytes() < ring.capacity() / 4 * 3 {
+        if !self.stopping && self.has_room() {
             for thread in self.leader.take_stopped(Why::RingFull) {
                 let running = thread.resume(0)?;
                 self.leader.add_running(running);

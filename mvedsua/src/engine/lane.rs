@@ -2,6 +2,8 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use mvedsua_common::clock::Reading;
+
 use super::rules::Copied;
 use crate::follower::Arrival;
 use crate::recorder::EventRef;
@@ -16,6 +18,8 @@ pub(super) enum Item {
     Expected(Box<ExpectedCall<Copied>>),
     /// A rule ends the update here.
     Verdict(Box<crate::rules::expected::Stop>),
+    /// It read a clock without one.
+    Reading(Reading),
     /// A signal was delivered to it.
     Signal(Box<Delivered>),
     /// It ended.
@@ -71,6 +75,14 @@ pub(super) struct Lane {
     pub(super) queued: Vec<libc::siginfo_t>,
     /// Until the queued signals are delivered.
     pub(super) masked: Option<Masked>,
+    /// Address of both threads' slot for clock readings; 0: they have none.
+    pub(super) slot: u64,
+    /// The follower's thread knows its slot.
+    pub(super) has_slot: bool,
+    /// Readings that were put into the slot and that the thread may not have taken yet.
+    pub(super) handed: VecDeque<Reading>,
+    /// Readings that it was given and did not take before its next call: they are expected now.
+    pub(super) returned: VecDeque<Reading>,
 }
 
 /// All pairs, findable from both sides.

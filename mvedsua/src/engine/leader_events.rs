@@ -38,6 +38,9 @@ impl Following {
         let Some(thread) = self.leader.reported(tid) else {
             return Ok(());
         };
+        if wait == Wait::Interrupted && self.is_expected(tid) {
+            self.give_slot(&thread)?;
+        }
         match wait {
             Wait::Interrupted if self.stopping => self.leader.add_stopped(thread, Why::Asked),
             Wait::Signal(signal) => return self.leader_signal(thread, signal),
@@ -66,6 +69,7 @@ impl Following {
         }
         if inspect::threads(self.leader.pid)?.contains(&born) {
             self.born.insert(born);
+            self.expect_birth(born);
             self.leader.add_running(Running::born(born));
             self.set_margin()?;
         }
@@ -79,6 +83,7 @@ impl Following {
         let thread = Running::born(tid).reported();
         if process == Some(self.leader.pid) {
             self.born.insert(tid);
+            self.give_slot(&thread)?;
             if self.stopping {
                 self.leader.add_stopped(thread, Why::Asked);
             } else {
@@ -105,7 +110,8 @@ impl Following {
                 (margin * 2).next_power_of_two()
             )));
         }
-        self.recorder.set_margin(margin)?;
+        self.recorder
+            .set_margin(margin.max(capacity - self.room()))?;
         Ok(())
     }
 
@@ -125,7 +131,12 @@ impl Following {
                 held: true,
             });
         }
-        let regs = thread.registers()?;
+        let mut regs = thread.registers()?;
+        // The handler must not return into what we wrote into the vDSO: that may be gone by then.
+        if self.vdso.evade(self.leader.pid, &mut regs)? {
+            thread.set_registers(&regs)?;
+        }
+        self.collect_readings(tid)?;
         let in_call = match (regs.orig_rax as i64, regs.rax as i64) {
             (nr, ret) if nr >= 0 && is_interrupted(ret) && is_local(nr as u16) => {
                 InCall::Local(nr as u16)
@@ -161,8 +172,7 @@ impl Following {
             !matches!(wait, Wait::Signal(libc::SIGSTOP))
         })?;
         self.fetch_payload(tid)?;
-        let ring = &self.recorder.ring;
-        if ring.used_bytes() < ring.capacity() / 4 * 3 {
+        if self.has_room() {
             self.leader.add_running(thread.resume(0)?);
             return Ok(());
         }
@@ -175,6 +185,7 @@ impl Following {
         let tid = thread.tid();
         let status = thread.event_message()? as i32;
         self.drain_ring()?;
+        self.collect_readings(tid)?;
         self.push(tid, Item::Exit)?;
         let whole = is_group_exit(self.leader.pid, tid, status);
         if !whole {
@@ -200,6 +211,7 @@ impl Following {
 
     fn leader_thread_gone(&mut self, tid: i32, wait: Wait) -> Result<(), Stop> {
         self.leader.ended(tid);
+        self.take_slot_back(tid);
         self.lanes.leader_ended(tid);
         if self.leader.is_gone() {
             return Err(match wait {
@@ -238,6 +250,9 @@ impl Following {
             self.leader.wards.report(tid, wait);
             return Ok(());
         };
+        if wait == Wait::Interrupted {
+            self.share_slot(&thread)?;
+        }
         match wait {
             Wait::Interrupted if self.put_mask_into_force(tid)? => {
                 self.follower.add_running(thread.resume(0)?);
@@ -323,6 +338,7 @@ impl Following {
     fn follower_birth(&mut self, thread: Stopped) -> Result<(), Stop> {
         thread.set_options(FOLLOWER_OPTIONS)?;
         if self.lanes.of_follower(thread.tid()).is_some() {
+            self.share_slot(&thread)?;
             self.follower.add_running(thread.resume(0)?);
         } else {
             self.follower.add_stopped(thread, Why::Newborn);
@@ -352,6 +368,7 @@ impl Following {
         self.write_thread_id(creator_lane, born, leader);
         self.follower.add_running(thread.resume_to_syscall()?);
         if let Some(thread) = self.follower.take_newborn(born) {
+            self.share_slot(&thread)?;
             self.follower.add_running(thread.resume(0)?);
         } else {
             self.follower.add_running(Running::born(born));
@@ -364,6 +381,11 @@ impl Following {
         let info = ptrace::signal_info(tid)
             .map_err(|e| Stop::roll_back(format!("reading a signal of thread {tid}: {e}")))?;
         if info.si_code == QUEUED_BY_US {
+            // As for the leader: it may be promoted before the handler returns.
+            let mut regs = thread.registers()?;
+            if self.vdso.evade(self.follower.pid, &mut regs)? {
+                thread.set_registers(&regs)?;
+            }
             let index = self.lanes.of_follower(tid);
             let queued = index.map(|index| &mut self.lanes[index].queued);
             let leaders = queued.and_then(|queued| {

@@ -44,7 +44,7 @@ impl Following {
         }
         let payload = payload_of(pid, &event.header)?;
         self.fetched.insert(event.position, payload);
-        Ok(())
+        self.collect_readings_before_last(tid)
     }
 }
 

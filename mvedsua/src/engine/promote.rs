@@ -129,6 +129,7 @@ impl Following {
             }
         }
         self.stopping = false;
+        self.leader.leave_vdso(&self.vdso)?;
         self.drain_ring()?;
         self.flush_rules()?;
         self.leader.rewind_stopped()?;
@@ -149,7 +150,7 @@ impl Following {
                 self.recorder.ring.release(event);
             }
         }
-        Ok(())
+        self.collect_all_readings()
     }
 
     /// A thread that was still running arrives in a call: it is sent back to make it again.
@@ -257,8 +258,12 @@ impl Following {
         if self.drain_ring().is_err() {
             return false;
         }
-        (0..self.lanes.len())
-            .all(|index| matches!(self.order.first_due(index), None | Some(Item::Exit)))
+        (0..self.lanes.len()).all(|index| {
+            matches!(self.order.first_due(index), None | Some(Item::Exit))
+                && self.lanes[index].returned.is_empty()
+                // One that has ended takes none any more.
+                && (self.lanes[index].ended || self.count_taken(index).unwrap_or(false))
+        })
     }
 
     /// A thread of the follower that waits in a call: descriptors are installed through it.
@@ -353,8 +358,7 @@ impl Exchanged {
     pub(super) fn finalize(mut self) -> Result<(Kept, Following, Duration), Stop> {
         let side = &mut self.kept.side;
         side.rewind_stopped()?;
-        side.leave_vdso(&self.following.vdso)?;
-        self.following.vdso.restore(side.pid)?;
+        side.restore_vdso(&self.following.vdso, false)?;
         side.resume_all();
         let pause = self.start.elapsed();
         let side = &mut self.kept.side;

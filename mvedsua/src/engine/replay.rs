@@ -41,8 +41,11 @@ enum Next {
 impl Following {
     /// Tries to take the next item of a lane. Returns whether one was taken.
     pub(super) fn step(&mut self, index: usize) -> Result<bool, Stop> {
+        if let Some(reading) = self.next_reading(index) {
+            return self.step_reading(index, &reading);
+        }
         let next = match self.order.next(index) {
-            None => return Ok(false),
+            None | Some((Item::Reading(_), _)) => return Ok(false),
             Some((Item::Expected(_), _)) => return self.step_expected(index),
             Some((Item::Verdict(_), _)) => return self.step_verdict(index),
             Some((Item::Call(event), _)) => Next::Call {
@@ -507,11 +510,13 @@ impl Following {
         }
     }
 
-    pub(super) fn respond(&self, arrival: &Arrival, result: i64) -> Result<(), Stop> {
+    pub(super) fn respond(&mut self, arrival: &Arrival, result: i64) -> Result<(), Stop> {
+        self.hand_out(arrival)?;
         answered(self.listener.respond(arrival.id, result))
     }
 
-    pub(super) fn let_run(&self, arrival: &Arrival) -> Result<(), Stop> {
+    pub(super) fn let_run(&mut self, arrival: &Arrival) -> Result<(), Stop> {
+        self.hand_out(arrival)?;
         answered(self.listener.let_run(arrival.id))
     }
 }
@@ -552,7 +557,7 @@ pub(super) fn record_of<'a>(
     match item {
         Item::Call(event) => Some(record(recorder, fetched, event)),
         Item::Expected(expected) => Some(expected.origin.as_ref()?.record()),
-        Item::Verdict(_) | Item::Signal(_) | Item::Exit => None,
+        Item::Reading(_) | Item::Verdict(_) | Item::Signal(_) | Item::Exit => None,
     }
 }
 

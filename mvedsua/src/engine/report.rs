@@ -8,6 +8,7 @@ use mvedsua_common::table;
 
 use super::following::{Following, Stop};
 use super::lane::Item;
+use super::readings::as_call;
 use super::replay::record_of;
 use super::rules::Copied;
 use crate::follower::{Arrival, ProcessMemory};
@@ -77,7 +78,12 @@ impl Following {
         difference: &Difference,
     ) -> Stop {
         self.counts.diverged += 1;
+        let reading = self.next_reading(index);
         let expectation = match self.order.next(index) {
+            _ if let Some(reading) = reading => {
+                let name = table::syscall(as_call(&reading).nr).map_or("", |call| call.name);
+                format!("the leader made {name}")
+            }
             Some((Item::Expected(expected), _)) => {
                 let name = table::syscall(expected.nr).map_or("an unknown call", |call| call.name);
                 let rule = expected.rule.zip(self.rules.as_ref());
@@ -154,7 +160,13 @@ impl Following {
             "thread      leader {} / follower {}",
             lane.leader, arrival.tid
         );
+        let reading = expected.and_then(|index| self.next_reading(index));
         let _ = match expected.and_then(|index| self.order.next(index)) {
+            _ if let Some(reading) = reading => {
+                let header = as_call(&reading);
+                let line = format_call(header.nr, &header.args, Some(header.ret), &|_| None);
+                writeln!(text, "leader      {line}")
+            }
             Some((item, _))
                 if let Some(record) = record_of(&self.recorder, &self.fetched, item) =>
             {
@@ -278,6 +290,7 @@ impl Following {
                 Some((Item::Signal(signal), _)) => {
                     format!("signal {} is expected", signal.info.si_signo)
                 }
+                Some((Item::Reading(_), _)) => "a reading of a clock is expected".into(),
                 Some((Item::Exit, _)) => "its end is expected".into(),
                 Some((Item::Expected(expected), _)) => {
                     format!("by a rule {} is expected", self.in_a_rules_words(expected))

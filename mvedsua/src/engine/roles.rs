@@ -20,6 +20,9 @@ pub(super) struct Roles {
     pub(super) execve: u16,
     pub(super) execveat: u16,
     pub(super) set_tid_address: u16,
+    pub(super) clock_gettime: u16,
+    pub(super) gettimeofday: u16,
+    pub(super) time: u16,
 }
 
 /// The numbers.
@@ -41,6 +44,9 @@ pub(super) fn roles() -> &'static Roles {
             execve: nr("execve"),
             execveat: nr("execveat"),
             set_tid_address: nr("set_tid_address"),
+            clock_gettime: nr("clock_gettime"),
+            gettimeofday: nr("gettimeofday"),
+            time: nr("time"),
         }
     })
 }

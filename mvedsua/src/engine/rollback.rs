@@ -28,7 +28,7 @@ impl Following {
             pass(&mut self.leader, tid, wait);
         }
         drop(self.recorder);
-        free_leader(self.leader, &self.vdso, home);
+        free_leader(self.leader, &self.vdso, home, false);
     }
 }
 
@@ -55,7 +55,10 @@ pub(super) fn pass(side: &mut Side, tid: i32, wait: Wait) {
     };
     let signal = match wait {
         Wait::Signal(libc::SIGSTOP) if is_ours(tid) => 0,
-        Wait::Signal(signal) => signal,
+        Wait::Signal(signal) => {
+            side.evade(&thread);
+            signal
+        }
         Wait::GroupStop(_) => {
             if let Ok(running) = thread.listen() {
                 side.add_running(running);
@@ -136,19 +139,13 @@ fn stopping_report(side: &mut Side, tid: i32, wait: Wait) {
 }
 
 /// Makes the leader as it was before the update: its vDSO restored, its threads untraced (or, for a
-/// promoted process, traced and its filter suspended as before).
-pub(super) fn free_leader(mut leader: Side, vdso: &Vdso, home: &mut Home) {
+/// promoted process, traced and its filter suspended as before). `foreign`: it ran untraced meanwhile.
+pub(super) fn free_leader(mut leader: Side, vdso: &Vdso, home: &mut Home, foreign: bool) {
     stop_side(&mut leader);
     // Threads that were held for other reasons go the same way.
     let _ = leader.rewind_stopped();
-    // A thread that cannot be brought out of the vDSO would fall into what is put back.
-    match leader.leave_vdso(vdso) {
-        Ok(()) => {
-            let _ = vdso.restore(leader.pid);
-        }
-        Err(error) => {
-            tracing::warn!(pid = leader.pid, %error, "the clock functions stay system calls");
-        }
+    if let Err(error) = leader.restore_vdso(vdso, foreign) {
+        tracing::warn!(pid = leader.pid, %error, "the vDSO was not restored");
     }
     match home {
         Home::Bare(_) => {

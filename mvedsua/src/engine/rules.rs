@@ -220,6 +220,19 @@ pub(super) fn of_bundle(text: &str) -> Result<Arc<RuleSet>, Failure> {
 /// How the rules of a bundle are named.
 const OF_BUNDLE: &str = "the bundle's rules";
 
+/// True if a rule, of either stage, has to do with readings of clocks: it has to see them as calls.
+pub(super) fn read_clocks(set: &Arc<RuleSet>) -> bool {
+    let roles = super::roles::roles();
+    [Direction::Forward, Direction::Reverse]
+        .into_iter()
+        .any(|direction| {
+            let engine: Engine<Copied> = Engine::new(set.clone(), direction);
+            [roles.clock_gettime, roles.gettimeofday, roles.time]
+                .into_iter()
+                .any(|nr| engine.may_concern(nr))
+        })
+}
+
 impl Rules {
     /// The forward rules, for the stage in which the old version leads.
     pub(super) fn forward(options: &UpdateOptions, set: Arc<RuleSet>, leader: i32) -> Self {

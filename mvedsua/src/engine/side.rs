@@ -3,9 +3,13 @@
 use std::collections::HashMap;
 
 use super::wards::Wards;
+use crate::sys::memory;
 use crate::sys::ptrace::{self, Wait};
+use crate::tracee::context::{self, Context};
+use crate::tracee::inject::Guarded;
+use crate::tracee::stub::Vdso;
 use crate::tracee::thread::{Running, Stopped};
-use crate::tracee::{Result, TraceeError, context, inspect};
+use crate::tracee::{Naming, Result, TraceeError, clock_slots, inspect};
 
 /// A thread of a [`Side`].
 #[derive(Debug)]
@@ -37,6 +41,8 @@ pub(super) struct Side {
     /// Thread group leader.
     pub(super) pid: i32,
     threads: HashMap<i32, Thread>,
+    /// While its vDSO is patched: what with.
+    pub(super) vdso: Option<Vdso>,
     /// Its child processes, if it was promoted.
     pub(super) wards: Wards,
 }
@@ -46,6 +52,7 @@ impl Side {
         Self {
             pid,
             threads: HashMap::new(),
+            vdso: None,
             wards: Wards::default(),
         }
     }
@@ -228,38 +235,146 @@ impl Side {
         Ok(rewound)
     }
 
-    /// Steps every stopped thread out of the vDSO (code and stub), so that it can be written.
+    /// Before a signal's handler is entered: it must not return into what we wrote into the vDSO, which may
+    /// be gone by then.
+    pub(super) fn evade(&self, thread: &Stopped) {
+        let Some(vdso) = &self.vdso else { return };
+        let moved = thread.registers().and_then(|mut regs| {
+            if vdso.evade(self.pid, &mut regs)? {
+                thread.set_registers(&regs)?;
+            }
+            Ok(())
+        });
+        if let Err(error) = moved {
+            tracing::warn!(tid = thread.tid(), %error, "a thread was not moved out of the vDSO");
+        }
+    }
+
+    /// Moves every stopped thread out of what we wrote into the vDSO, so that it can be changed. A thread
+    /// that dies stays where it died.
     ///
     /// # Errors
     /// When a thread cannot be brought out: what is in the vDSO must stay then.
-    pub(super) fn leave_vdso(&mut self, vdso: &crate::tracee::stub::Vdso) -> Result<()> {
+    pub(super) fn leave_vdso(&mut self, vdso: &Vdso) -> Result<()> {
         let mut outcome = Ok(());
         for tid in self.tids() {
-            let Some(Thread::Stopped(_, why)) = self.threads.get(&tid) else {
+            let Some(Thread::Stopped(stopped, why)) = self.threads.get(&tid) else {
                 continue;
             };
             let why = *why;
-            let Some(stopped) = self.reported(tid) else {
+            let mut regs = stopped.registers()?;
+            if why == Why::Dying {
                 continue;
-            };
-            let stopped = step_out(stopped, vdso).unwrap_or_else(|error| {
-                outcome = Err(error);
-                // It is still ours and must not be forgotten.
-                Running::born(tid).reported()
-            });
-            self.add_stopped(stopped, why);
+            }
+            if vdso.evade(self.pid, &mut regs)? {
+                stopped.set_registers(&regs)?;
+            } else if vdso.is_in_stub(regs.rip)
+                && let Some(stopped) = self.reported(tid)
+            {
+                let stopped = step_out(stopped, vdso).unwrap_or_else(|error| {
+                    outcome = Err(error);
+                    // It is still ours and must not be forgotten.
+                    Running::born(tid).reported()
+                });
+                self.add_stopped(stopped, why);
+            }
         }
         outcome
     }
+
+    /// Makes the vDSO of the process, all of whose threads are stopped, as the kernel made it, and takes
+    /// the slots for clock readings away.
+    ///
+    /// `foreign`: handlers may have been entered while nobody traced the process. If one could return into
+    /// what we wrote, that is left, with nothing leading to it.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub(super) fn restore_vdso(&mut self, vdso: &Vdso, foreign: bool) -> Result<()> {
+        self.leave_vdso(vdso)?;
+        vdso.restore_entries(self.pid)?;
+        let slots = vdso.slots(self.pid);
+        for thread in self.threads.values() {
+            if let (Some(_), Thread::Stopped(stopped, _)) = (slots, thread) {
+                let mut regs = stopped.registers()?;
+                regs.gs_base = 0;
+                stopped.set_registers(&regs)?;
+            }
+        }
+        if foreign && self.may_return_to(vdso)? {
+            tracing::warn!(
+                pid = self.pid,
+                "a signal's handler may return to the clock code that a killed agent left: it stays, unused"
+            );
+            return Ok(());
+        }
+        self.vdso = None;
+        if let Some(slots) = slots {
+            self.unmap_slots(vdso, slots);
+        }
+        vdso.restore(self.pid)
+    }
+
+    /// What does not work here leaves unused memory behind, nothing worse.
+    fn unmap_slots(&mut self, vdso: &Vdso, slots: u64) {
+        let asked = |thread: &Thread| matches!(thread, Thread::Stopped(_, Why::Asked));
+        let Some(tid) = self
+            .threads
+            .iter()
+            .find(|(_, thread)| asked(thread))
+            .map(|(tid, _)| *tid)
+        else {
+            return;
+        };
+        let Some(thread) = self.reported(tid) else {
+            return;
+        };
+        let unmapped = Context::read(&thread, self.pid).and_then(|context| {
+            let mut guarded = Guarded::begin(thread, &context, vdso)?;
+            clock_slots::unmap(&mut guarded, slots)?;
+            guarded.end()
+        });
+        let thread = unmapped.unwrap_or_else(|error| {
+            tracing::warn!(pid = self.pid, %error, "the slots for clock readings stay mapped");
+            Running::born(tid).reported()
+        });
+        self.add_stopped(thread, Why::Asked);
+    }
+
+    /// Any word of a thread's stack that could be an address in what we wrote.
+    fn may_return_to(&self, vdso: &Vdso) -> Result<bool> {
+        /// Most of a stack that is looked at.
+        const MOST: u64 = 1 << 20;
+        let maps = inspect::maps(self.pid)?;
+        for thread in self.threads.values() {
+            let Thread::Stopped(stopped, _) = thread else {
+                continue;
+            };
+            let from = stopped.registers()?.rsp & !7;
+            let Some(map) = maps.iter().find(|map| (map.start..map.end).contains(&from)) else {
+                continue;
+            };
+            let mut stack = vec![0; (map.end - from).min(MOST) as usize];
+            memory::read(self.pid, from, &mut stack).named("read the stack", stopped.tid())?;
+            let words = stack.chunks_exact(8);
+            if words
+                .map(|word| u64::from_le_bytes(word.try_into().expect("8 bytes")))
+                .any(|word| vdso.is_inside(word))
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
 }
 
-/// Signals are held back meanwhile: the frame of a handler entered here would lead back into what is
-/// about to change. A thread in the injection stub blocks them itself, and gets its own mask back by
-/// its `rt_sigreturn`.
+/// Steps a thread out of the injection stub. Signals are held back meanwhile: the frame of a handler entered
+/// here would lead back into what is about to change. The thread blocks them itself there, and gets its own
+/// mask back by its `rt_sigreturn`.
 fn step_out(mut thread: Stopped, vdso: &crate::tracee::stub::Vdso) -> Result<Stopped> {
     const MOST_STEPS: usize = 20_000;
     let tid = thread.tid();
-    if !vdso.contains(thread.registers()?.rip) {
+    if !vdso.is_in_stub(thread.registers()?.rip) {
         return Ok(thread);
     }
     let kernel = |what: &'static str| move |source| TraceeError::Kernel { what, tid, source };
@@ -269,7 +384,7 @@ fn step_out(mut thread: Stopped, vdso: &crate::tracee::stub::Vdso) -> Result<Sto
     let out = (|| {
         for _ in 0..MOST_STEPS {
             thread = thread.single_step()?;
-            if !vdso.contains(thread.registers()?.rip) {
+            if !vdso.is_in_stub(thread.registers()?.rip) {
                 return Ok(thread);
             }
         }

@@ -10,6 +10,7 @@ use super::following::{Following, Parts};
 use super::guard::Watched;
 use super::home::Home;
 use super::promote::Exchanged;
+use super::readings::Slots;
 use super::rules::Rules;
 use super::side::Side;
 use crate::dsu::Bundle;
@@ -20,8 +21,9 @@ use crate::session::{Failure, UpdateOptions};
 use crate::sys::ptrace;
 use crate::sys::seccomp::Listener;
 use crate::sys::wakeup::Wakeup;
+use crate::tracee::clock_slots;
 use crate::tracee::snapshot::{self, LEADER_OPTIONS, populate, seize_all};
-use crate::tracee::stub::Vdso;
+use crate::tracee::stub::{self, Vdso};
 use crate::tracee::thread::Stopped;
 use crate::tracee::{Result, TraceeError};
 
@@ -70,6 +72,9 @@ pub(super) fn begin(
         (None, Some(text)) => Some(super::rules::of_bundle(text)?),
         (None, None) => None,
     };
+    let write_down = rules
+        .as_ref()
+        .is_none_or(|set| !super::rules::read_clocks(set));
     let told = |e: TraceeError| {
         refused(
             "E220",
@@ -94,6 +99,7 @@ pub(super) fn begin(
     .map_err(told)?;
     let listener = home.listener();
     let mut leader = Side::new(pid);
+    leader.vdso = Some(vdso.clone());
     if let Err(refusal) = no_wards(home) {
         // One was born since.
         for thread in threads {
@@ -102,28 +108,30 @@ pub(super) fn begin(
         if let Home::Kept(kept) = home {
             leader.wards = std::mem::take(&mut kept.side.wards);
         }
-        super::rollback::free_leader(leader, &vdso, home);
+        super::rollback::free_leader(leader, &vdso, home, false);
         return Err(refusal.into());
     }
-    let copied = copy(pid, threads, &vdso, &mut recorder, &mut leader);
+    let copied = copy(pid, threads, &vdso, write_down, &mut recorder, &mut leader);
     let pause = start.elapsed();
     let mut deferred = Vec::new();
     let made = copied
         .map_err(ApplyError::from)
         .and_then(|(copied, contexts)| {
             leader.add_running(copied.cloner);
-            let (cloner, middle) = (contexts.1, copied.middle);
+            let (cloner, middle, slots) = (contexts.1, copied.middle, contexts.2);
             deferred = copied.deferred;
-            let made = furnish(pid, copied.follower, &contexts.0, &vdso, listener, bundle)?;
+            let made = furnish(pid, copied.follower, &contexts, &vdso, listener, bundle)?;
             let addresses = contexts
                 .0
                 .iter()
                 .map(|context| (context.tid, context.tid_address))
                 .collect();
-            Ok((made, cloner, middle, addresses))
+            let owners = contexts.0.iter().map(|c| (c.tid, c.regs.gs_base));
+            let slots = Slots::new(slots, owners.filter(|_| slots.is_some()));
+            Ok((made, cloner, middle, addresses, slots))
         });
     match made {
-        Ok((made, cloner, middle, tid_addresses)) => {
+        Ok((made, cloner, middle, tid_addresses, slots)) => {
             let mut following = Following::new(Parts {
                 leader,
                 follower: made.side,
@@ -133,6 +141,7 @@ pub(super) fn begin(
                 watched,
                 vdso,
                 epoll: EpollData::default(),
+                slots,
                 rules: rules.map(|set| Box::new(Rules::forward(&options, set, pid))),
                 reverse: false,
                 options,
@@ -173,7 +182,7 @@ pub(super) fn begin(
             for (tid, wait) in deferred {
                 super::rollback::pass(&mut leader, tid, wait);
             }
-            super::rollback::free_leader(leader, &vdso, home);
+            super::rollback::free_leader(leader, &vdso, home, false);
             Err(match error {
                 ApplyError::Busy(stacks) => NotBegun::Busy(stacks),
                 ApplyError::Tracee(error) if bundle.is_none() => told(error).into(),
@@ -204,21 +213,33 @@ fn no_wards(home: &Home) -> std::result::Result<(), Failure> {
     }
 }
 
-type Contexts = (Vec<crate::tracee::context::Context>, i32);
+/// All threads, which of them made the clone, and the slots for clock readings.
+type Contexts = (Vec<crate::tracee::context::Context>, i32, Option<u64>);
 
-/// The leader's pause. Whatever happens, `leader` holds all its threads afterwards.
+/// The leader's pause; with `write_down` it keeps clock readings from now on, if that is possible.
+/// Whatever happens, `leader` holds all its threads afterwards.
 fn copy(
     pid: i32,
     threads: Vec<Stopped>,
     vdso: &Vdso,
+    write_down: bool,
     recorder: &mut Recorder,
     leader: &mut Side,
 ) -> Result<(snapshot::Copied, Contexts)> {
     let tids: Vec<i32> = threads.iter().map(Stopped::tid).collect();
     let result = (|| {
-        let mut captured = snapshot::capture(pid, threads, vdso)?;
-        let contexts = captured.iter().map(|c| c.context.clone()).collect();
-        vdso.patch(pid)?;
+        let snapshot::Capture {
+            threads: mut captured,
+            slots,
+        } = snapshot::capture(pid, threads, vdso, write_down)?;
+        let contexts: Vec<_> = captured.iter().map(|c| c.context.clone()).collect();
+        if slots.is_some() {
+            for context in &contexts {
+                recorder
+                    .set_clock(context.tid as u32, context.regs.gs_base)
+                    .map_err(|e| TraceeError::Unsuitable(e.to_string()))?;
+            }
+        }
         recorder
             .add_process(pid as u32)
             .map_err(|e| TraceeError::Unsuitable(e.to_string()))?;
@@ -239,7 +260,7 @@ fn copy(
         for running in resumed {
             leader.add_running(running);
         }
-        Ok((copied?, (contexts, cloner)))
+        Ok((copied?, (contexts, cloner, slots)))
     })();
     if result.is_err() {
         // The handles are gone with the error; the threads are still ours, and where they were.
@@ -270,14 +291,20 @@ struct Made {
 fn furnish(
     leader: i32,
     copy: Stopped,
-    contexts: &[crate::tracee::context::Context],
+    contexts: &Contexts,
     vdso: &Vdso,
     listener: Option<Arc<Listener>>,
     bundle: Option<&Bundle>,
 ) -> std::result::Result<Made, ApplyError> {
     let pid = copy.tid();
     let result = (|| {
-        let mut threads = populate(leader, copy, contexts, vdso)?;
+        let mut threads = populate(leader, copy, &contexts.0, vdso)?;
+        if contexts.2.is_some() {
+            for context in &contexts.0 {
+                clock_slots::clear(pid, context.regs.gs_base)?;
+            }
+            vdso.patch(pid, stub::Clocks::Replay)?;
+        }
         let mut placed = match bundle {
             Some(bundle) => Some(place(bundle, pid, &mut threads, vdso)?),
             None => None,
@@ -342,11 +369,22 @@ pub(super) fn reverse(
         lanes,
         tid_addresses,
         rules,
+        slots,
         ..
     } = following;
     let mut recorder = recorder;
     let (old_pid, new_pid) = (old.pid, kept.side.pid);
     let watched = Watched::watch(kept.side.pid);
+    let base = slots.base();
+    let owners: Vec<(i32, i32, u64)> = lanes
+        .iter()
+        .filter_map(|lane| Some((lane.follower?, lane.leader, lane.slot)))
+        .filter(|(.., slot)| *slot != 0)
+        .collect();
+    let logging = kept.side.leave_vdso(&vdso).and_then(|()| match base {
+        Some(_) => turn_clocks(kept.side.pid, old_pid, &owners, &vdso, &mut recorder),
+        None => Ok(()),
+    });
     let recorded = recorder.add_process(kept.side.pid as u32);
     // Their interrupted calls are made again by the kernel itself.
     kept.side.resume_all();
@@ -358,6 +396,7 @@ pub(super) fn reverse(
         .collect();
     let made = recorded
         .map_err(|e| TraceeError::Unsuitable(e.to_string()))
+        .and(logging)
         .and_then(|()| turn_follower(old, &vdso, kept.previous.take()));
     match made {
         Ok((side, installed)) => {
@@ -370,12 +409,13 @@ pub(super) fn reverse(
                     super::replay::replace_thread_id(old_pid, *address, *follower, *leader);
                 }
             }
-            let leader = std::mem::replace(&mut kept.side, Side::new(0));
+            let mut leader = std::mem::replace(&mut kept.side, Side::new(0));
+            leader.vdso = Some(vdso.clone());
             let pairs = pairs
                 .into_iter()
                 .filter(|(_, follower)| side.has(*follower))
                 .collect();
-            let following = Following::new(Parts {
+            let mut following = Following::new(Parts {
                 leader,
                 follower: side,
                 pairs,
@@ -384,6 +424,7 @@ pub(super) fn reverse(
                 watched,
                 vdso,
                 epoll: epoll.reversed(),
+                slots: Slots::new(base, owners.iter().map(|(new, _, slot)| (*new, *slot))),
                 rules: rules.map(|rules| Box::new(rules.reversed(new_pid))),
                 reverse: true,
                 options,
@@ -394,16 +435,40 @@ pub(super) fn reverse(
                 tid_addresses: addresses,
             });
             kept.side.pid = following.leader.pid;
+            // The leader before may have been held back. No thread was added: there is room.
+            if let Err(stop) = following.set_margin() {
+                tracing::warn!(?stop, "the ring's margin stays as it was");
+            }
             Ok((following, Home::Kept(kept), pause))
         }
         Err(error) => {
             drop(recorder);
             let side = std::mem::replace(&mut kept.side, Side::new(0));
             let mut home = Home::Kept(kept);
-            super::rollback::free_leader(side, &vdso, &mut home);
+            super::rollback::free_leader(side, &vdso, &mut home, false);
             Err(Box::new((home, error.to_string())))
         }
     }
+}
+
+/// The new leader writes its clock readings down, the old one takes them. Both stand still.
+fn turn_clocks(
+    new: i32,
+    old: i32,
+    owners: &[(i32, i32, u64)],
+    vdso: &Vdso,
+    recorder: &mut Recorder,
+) -> Result<()> {
+    for (tid, before, slot) in owners {
+        clock_slots::clear(new, *slot)?;
+        clock_slots::clear(old, *slot)?;
+        recorder.remove_clock(*before as u32);
+        recorder
+            .set_clock(*tid as u32, *slot)
+            .map_err(|e| TraceeError::Unsuitable(e.to_string()))?;
+    }
+    vdso.patch(new, stub::Clocks::Log)?;
+    vdso.patch(old, stub::Clocks::Replay)
 }
 
 /// Makes the stopped old leader a follower and lets it go. It is killed if that fails.

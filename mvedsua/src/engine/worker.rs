@@ -14,6 +14,7 @@ use super::attempt::Attempt;
 use super::following::{Following, Stop};
 use super::handle::{Request, Shared};
 use super::home::Home;
+use super::pending::{Exchange, PendingPromotion};
 use super::promote::{Exchanged, Promoted};
 use super::rollback::pass;
 use super::side::Side;
@@ -28,6 +29,8 @@ use crate::tracee::inspect;
 
 /// Longest time that a promotion waits for the follower to catch up.
 const PROMOTION_PATIENCE: Duration = Duration::from_secs(30);
+/// For this long a follower may come near by itself before the leader is held back for it.
+const OWN_PACE: Duration = Duration::from_millis(500);
 /// How often the status is refreshed while an update runs.
 const REFRESH: Duration = Duration::from_millis(100);
 
@@ -39,21 +42,6 @@ pub(super) enum Life {
     Outdated(OutdatedLeader, Box<Following>, Home),
     Updated(UpdatedLeader, Box<Following>, Home),
     Ended,
-}
-
-/// An exchange of roles that the operator asks for.
-enum Exchange {
-    /// t4: to the new version; with `finalize`, for good.
-    Promote { finalize: bool },
-    /// After a promotion: back to the old version, for good, and why.
-    Back { reason: String },
-}
-
-/// A promotion that was asked for.
-struct PendingPromotion {
-    exchange: Exchange,
-    reply: oneshot::Sender<Result<Done, Failure>>,
-    asked: Instant,
 }
 
 /// The engine thread's state.
@@ -217,6 +205,9 @@ impl Worker {
             Err(stop) => return self.stopped(following, stage, stop),
         };
         self.look_at_transformation(&mut following);
+        if let Err(stop) = following.pace(self.must_catch_up(&stage)) {
+            return self.stopped(following, stage, stop);
+        }
         if self.refreshed.elapsed() > REFRESH {
             self.refresh(&mut following, stage.stage());
             if let Err(stop) = following.check_loss() {
@@ -256,7 +247,7 @@ impl Worker {
             ) if following.has_caught_up() => {
                 return self.go_back(following, token, home, &reason, reply);
             }
-            (Some(pending), stage) if pending.asked.elapsed() > PROMOTION_PATIENCE => {
+            (Some(pending), stage) if pending.near.elapsed() > PROMOTION_PATIENCE => {
                 let message = format!(
                     "the follower is {} events behind and does not catch up under this load; try again when \
                      the load is lower",
@@ -267,7 +258,10 @@ impl Worker {
                 let _ = pending.reply.send(Err(refused("E233", message)));
                 stage
             }
-            (pending, stage) => {
+            (mut pending, stage) => {
+                if let Some(pending) = &mut pending {
+                    pending.look(following.lag_events());
+                }
                 self.promotion = pending;
                 stage
             }
@@ -281,6 +275,17 @@ impl Worker {
             Err(TryRecvError::Disconnected) => {
                 self.stopped(following, stage, Stop::roll_back("the agent goes down"))
             }
+        }
+    }
+
+    /// The follower is to get near, and had its time to do so by itself.
+    fn must_catch_up(&self, stage: &Live) -> bool {
+        match stage {
+            Live::Updating(..) => self.started.elapsed() > OWN_PACE,
+            _ => self
+                .promotion
+                .as_ref()
+                .is_some_and(|pending| pending.asked.elapsed() > OWN_PACE),
         }
     }
 
@@ -300,21 +305,15 @@ impl Worker {
                     Stage::OutdatedLeader,
                     "promotion was asked for".into(),
                 );
-                self.promotion = Some(PendingPromotion {
-                    exchange: Exchange::Promote { finalize },
-                    reply,
-                    asked: Instant::now(),
-                });
+                let exchange = Exchange::Promote { finalize };
+                self.promotion = Some(PendingPromotion::new(exchange, reply));
                 stage.into_life(following)
             }
             (Command::Rollback { reason }, stage @ Live::Updated(..))
                 if self.promotion.is_none() =>
             {
-                self.promotion = Some(PendingPromotion {
-                    exchange: Exchange::Back { reason },
-                    reply,
-                    asked: Instant::now(),
-                });
+                let exchange = Exchange::Back { reason };
+                self.promotion = Some(PendingPromotion::new(exchange, reply));
                 stage.into_life(following)
             }
             (Command::Rollback { reason }, stage @ (Live::Updating(..) | Live::Outdated(..))) => {

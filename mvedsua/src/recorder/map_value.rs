@@ -1,5 +1,6 @@
 //! The structs that the agent and the recorder program share through maps, for aya's typed access.
 
+use mvedsua_common::clock::ClockSlot;
 use mvedsua_common::event::{Config, Counters};
 use mvedsua_common::plan::CallPlan;
 
@@ -14,3 +15,5 @@ unsafe impl aya::Pod for Value<CallPlan> {}
 unsafe impl aya::Pod for Value<Config> {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Value<Counters> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Value<ClockSlot> {}

@@ -6,6 +6,7 @@ use aya::{
     programs::{RawTracePoint, raw_trace_point::RawTracePointLinkId},
 };
 use mvedsua_common::{
+    clock::ClockSlot,
     event::{Config, Counters, MAX_RECORD, name},
     plan::{CallPlan, MAX_COMMANDS, MAX_PLANS, PLANS_BY_NUMBER, command_key},
     spec::Syscall,
@@ -26,6 +27,7 @@ pub struct Recorder {
     leaders: Array<MapData, u64>,
     config: Array<MapData, Value<Config>>,
     counters: PerCpuArray<MapData, Value<Counters>>,
+    clocks: HashMap<MapData, u32, Value<ClockSlot>>,
     link: Option<RawTracePointLinkId>,
     object: Ebpf,
 }
@@ -67,6 +69,7 @@ impl Recorder {
             leaders: take(&mut object, name::LEADERS)?,
             config: take(&mut object, name::CONFIG)?,
             counters: take(&mut object, name::COUNTERS)?,
+            clocks: take(&mut object, name::CLOCKS)?,
             link: None,
             object,
         };
@@ -142,6 +145,24 @@ impl Recorder {
         self.config
             .set(0, Value(config), 0)
             .map_err(failed(name::CONFIG))
+    }
+
+    /// From its next recorded call on the clock readings in the thread's slot at `address`, which has
+    /// none yet, are recorded with its calls.
+    ///
+    /// # Errors
+    /// [`RecorderError::Map`] if the kernel refuses.
+    pub fn set_clock(&mut self, tid: u32, address: u64) -> Result<(), RecorderError> {
+        let slot = ClockSlot { address, taken: 0 };
+        self.clocks
+            .insert(tid, Value(slot), 0)
+            .map_err(failed(name::CLOCKS))
+    }
+
+    /// The thread has no slot any more. Not an error if it had none.
+    pub fn remove_clock(&mut self, tid: u32) {
+        // The kernel's only other answer than success is that there is none.
+        let _ = self.clocks.remove(&tid);
     }
 
     /// The counters, summed over all CPUs. `lost` also counts records that the agent could not read.

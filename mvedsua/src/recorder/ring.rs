@@ -205,6 +205,12 @@ impl Ring {
             .saturating_sub(self.cursor)
     }
 
+    /// Bytes that were given back to the kernel since the start.
+    #[must_use]
+    pub const fn consumed_bytes(&self) -> u64 {
+        self.consumed
+    }
+
     /// Bytes that the ring holds.
     #[must_use]
     pub fn capacity(&self) -> u64 {

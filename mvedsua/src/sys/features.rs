@@ -267,3 +267,10 @@ pub fn process_vm_readv() -> io::Result<()> {
         Err(io::Error::other("it read something else"))
     }
 }
+
+/// `AT_HWCAP2` of this machine, bit by bit (arch/x86/include/uapi/asm/hwcap2.h).
+#[must_use]
+pub fn hardware_capabilities() -> u64 {
+    // SAFETY: reads the auxiliary vector; no memory of ours is involved.
+    unsafe { libc::getauxval(libc::AT_HWCAP2) }
+}

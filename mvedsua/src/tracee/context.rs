@@ -1,6 +1,7 @@
 //! Everything that makes a thread what it is, read from a stopped leader thread and given to the
 //! follower's copy of it.
 
+use super::clock_slots;
 use super::inject::{Guarded, Plain};
 use super::stub::Vdso;
 use super::thread::Stopped;
@@ -84,11 +85,19 @@ impl Context {
     }
 
     /// Asks the thread itself for the two things that only it can be asked: its alternate signal
-    /// stack and its tid address (`prctl(PR_GET_TID_ADDRESS)`, `CONFIG_CHECKPOINT_RESTORE`).
+    /// stack and its tid address (`prctl(PR_GET_TID_ADDRESS)`, `CONFIG_CHECKPOINT_RESTORE`). With
+    /// `map_slots` it also maps the slots for clock readings; their address is returned, unless that
+    /// failed.
     ///
     /// # Errors
     /// When the thread has no room on its stack, or is gone.
-    pub fn complete(&mut self, thread: Stopped, vdso: &Vdso, pid: i32) -> Result<Stopped> {
+    pub fn complete(
+        &mut self,
+        thread: Stopped,
+        vdso: &Vdso,
+        pid: i32,
+        map_slots: bool,
+    ) -> Result<(Stopped, Option<u64>)> {
         let mut guarded = Guarded::begin(thread, self, vdso)?;
         let out = guarded.scratch();
         let nr = mvedsua_common::table::number;
@@ -103,7 +112,12 @@ impl Context {
         let word = |at: usize| u64::from_le_bytes(answer[at..at + 8].try_into().expect("8 bytes"));
         self.tid_address = word(0);
         self.altstack = [word(8), word(16) & 0xffff_ffff, word(24)];
-        guarded.end()
+        let slots = if map_slots {
+            clock_slots::map(&mut guarded).ok()
+        } else {
+            None
+        };
+        Ok((guarded.end()?, slots))
     }
 
     /// Gives this context to `thread`, a fresh thread of the follower.

@@ -6,6 +6,8 @@
 //! killed with its tracer (`PTRACE_O_EXITKILL`), so it may be handled plainly.
 
 pub mod call;
+mod clock_code;
+pub mod clock_slots;
 pub mod context;
 pub mod inject;
 pub mod inspect;
@@ -61,7 +63,7 @@ pub enum TraceeError {
 pub type Result<T> = std::result::Result<T, TraceeError>;
 
 /// Names the request and the thread in an error of [`crate::sys`].
-trait Naming<T> {
+pub(crate) trait Naming<T> {
     fn named(self, what: &'static str, tid: i32) -> Result<T>;
 }
 

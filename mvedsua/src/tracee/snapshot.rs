@@ -4,10 +4,13 @@
 //! contexts, patching its vDSO and the clone itself ([`take`]). The follower's threads are made
 //! and set up while the leader serves again ([`populate`]).
 
+use mvedsua_common::clock::SLOTS;
+
+use super::clock_slots;
 use super::context::Context;
 use super::inject::{Guarded, Plain};
 use super::inspect;
-use super::stub::Vdso;
+use super::stub::{Clocks, Vdso};
 use super::thread::{Running, Stopped};
 use super::{Naming, Result, TraceeError};
 use crate::sys::ptrace::{self, Wait};
@@ -42,33 +45,87 @@ pub struct Copied {
     pub deferred: Vec<(i32, Wait)>,
 }
 
+/// What [`capture`] read, and how clocks are read from now on.
+#[derive(Debug)]
+pub struct Capture {
+    /// The threads.
+    pub threads: Vec<Captured>,
+    /// Address of the slots for clock readings: thread `n` has the `n`th. `None`: there are none, clocks are
+    /// read by system calls.
+    pub slots: Option<u64>,
+}
+
 /// Reads the contexts of all threads of the stopped process `pid` and makes sure that none stands
-/// inside the vDSO code that is about to be patched.
+/// inside the vDSO code, which is then patched. With `write_down` clock readings need no system call if the
+/// machine and the process allow that.
 ///
 /// # Errors
 /// When a thread cannot be read; the threads given are lost from view then, but not changed.
-pub fn capture(pid: i32, threads: Vec<Stopped>, vdso: &Vdso) -> Result<Vec<Captured>> {
+pub fn capture(pid: i32, threads: Vec<Stopped>, vdso: &Vdso, write_down: bool) -> Result<Capture> {
     vdso.write_stub(pid)?;
-    threads
-        .into_iter()
-        .map(|mut thread| {
-            for _ in 0..MOST_STEPS {
-                if !vdso.contains(thread.registers()?.rip) {
-                    break;
-                }
-                thread = thread.single_step()?;
-            }
-            let mut context = Context::read(&thread, pid)?;
-            if vdso.contains(context.regs.rip) {
-                return Err(TraceeError::Unsuitable(format!(
-                    "thread {} does not leave the vDSO; try again",
-                    context.tid
-                )));
-            }
-            let thread = context.complete(thread, vdso, pid)?;
-            Ok(Captured { thread, context })
-        })
-        .collect()
+    let mut captured = Vec::with_capacity(threads.len());
+    for thread in threads {
+        let thread = leave_vdso(thread, vdso)?;
+        let context = Context::read(&thread, pid)?;
+        if vdso.contains(context.regs.rip) {
+            return Err(TraceeError::Unsuitable(format!(
+                "thread {} does not leave the vDSO; try again",
+                context.tid
+            )));
+        }
+        captured.push(Captured { thread, context });
+    }
+    let has_slots = write_down
+        && vdso.can_log()
+        && captured.len() <= SLOTS
+        && captured
+            .iter()
+            .all(|c| clock_slots::gs_is_free(&c.context.regs));
+    let mut slots = None;
+    let mut complete = Vec::with_capacity(captured.len());
+    for Captured {
+        thread,
+        mut context,
+    } in captured
+    {
+        let map = has_slots && complete.is_empty();
+        let (thread, mapped) = context.complete(thread, vdso, pid, map)?;
+        slots = slots.or(mapped);
+        complete.push(Captured { thread, context });
+    }
+    if let Some(slots) = slots {
+        // Whoever finds this code finds the slots, too: so it comes before anything that points there.
+        vdso.write_clock_code(pid, slots)?;
+        for (index, captured) in complete.iter_mut().enumerate() {
+            let slot = clock_slots::slot(slots, index);
+            clock_slots::clear(pid, slot)?;
+            captured.context.regs.gs_base = slot;
+            captured.thread.set_registers(&captured.context.regs)?;
+        }
+    }
+    vdso.patch(
+        pid,
+        if slots.is_some() {
+            Clocks::Log
+        } else {
+            Clocks::Calls
+        },
+    )?;
+    Ok(Capture {
+        threads: complete,
+        slots,
+    })
+}
+
+/// Steps a thread out of the vDSO.
+fn leave_vdso(mut thread: Stopped, vdso: &Vdso) -> Result<Stopped> {
+    for _ in 0..MOST_STEPS {
+        if !vdso.contains(thread.registers()?.rip) {
+            break;
+        }
+        thread = thread.single_step()?;
+    }
+    Ok(thread)
 }
 
 /// Index of the thread that makes the clone: one with room on its stack, the main thread if it has.

@@ -1,15 +1,19 @@
 //! What is written into a process's private copy of the vDSO, and how it is taken out again.
 //!
-//! Two things: entry patches, which turn the clock functions into ordinary system calls so that
-//! readings are recorded, and in the unused tail of the last page a small stub from which injected
-//! calls are made. Writing through `/proc/PID/mem` copies the page first (copy on write): other
+//! Entry patches, which turn the clock functions into ordinary system calls so that readings are recorded,
+//! or lead them into code that needs no call ([`super::clock_code`]); and in the unused tail of the last
+//! page that code, and a small stub from which injected calls are made. Writing through `/proc/PID/mem` copies the page first (copy on write): other
 //! processes keep theirs. The agent's own vDSO is the same image, so the original bytes are always
 //! at hand, also for a successor of a killed agent.
 
+use mvedsua_common::clock::{SLOT_BYTES, SLOTS, SlotHeader};
 use object::{Object, ObjectSymbol};
 
+use super::clock_code::{self, Code, JUMP, Place};
+use super::context::ERESTART;
 use super::{Naming, Result, TraceeError};
 use crate::sys::memory;
+use crate::sys::ptrace::Registers;
 
 /// Functions that read clocks or randomness without a system call, and the call that each becomes.
 const PATCHED: &[(&str, &str)] = &[
@@ -62,14 +66,40 @@ const CLONE: &[u8] = &[
     0x0f, 0x0b, // 65: ud2
 ];
 
+/// What the clock functions of a process do while an update runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clocks {
+    /// They make system calls.
+    Calls,
+    /// They write their readings down: a leader.
+    Log,
+    /// They take readings that they were given: a follower.
+    Replay,
+}
+
+/// The first bytes of a patched function.
+#[derive(Clone, Debug)]
+struct Patch {
+    /// Offset in the image.
+    at: usize,
+    /// For each of [`Clocks`].
+    variants: [[u8; 8]; 3],
+}
+
 /// Where things are in the vDSO of one process, and the bytes that belong there.
 #[derive(Clone, Debug)]
 pub struct Vdso {
     base: u64,
     image: Vec<u8>,
-    patches: Vec<(u64, [u8; 8])>,
+    patches: Vec<Patch>,
     stub: u64,
+    /// Offsets of [`clock_code::FUNCTIONS`].
+    functions: [u64; 3],
+    clock: Option<Code>,
 }
+
+/// Bytes of the tail before the code for clocks.
+const STUBS: u64 = 64 + 128;
 
 impl Vdso {
     /// Finds the vDSO of process `pid` and checks that it is the image that this agent knows.
@@ -87,17 +117,6 @@ impl Vdso {
 
         let unreadable = |e| TraceeError::Unsuitable(format!("the vDSO image cannot be read: {e}"));
         let file = object::File::parse(&*image).map_err(unreadable)?;
-        let mut patches = Vec::new();
-        for symbol in file.dynamic_symbols() {
-            let Some((_, call)) = PATCHED.iter().find(|(name, _)| symbol.name() == Ok(name)) else {
-                continue;
-            };
-            let nr = u32::from(mvedsua_common::table::number(call)).to_le_bytes();
-            patches.push((
-                symbol.address(),
-                [0xb8, nr[0], nr[1], nr[2], nr[3], 0x0f, 0x05, 0xc3],
-            ));
-        }
         let used = image
             .iter()
             .rposition(|&byte| byte != 0)
@@ -108,11 +127,48 @@ impl Vdso {
                 "the vDSO has no room for the injection stub".into(),
             ));
         }
+        let mut patches = Vec::new();
+        for symbol in file.dynamic_symbols() {
+            let Some((_, call)) = PATCHED.iter().find(|(name, _)| symbol.name() == Ok(name)) else {
+                continue;
+            };
+            let nr = u32::from(mvedsua_common::table::number(call)).to_le_bytes();
+            let calls = [0xb8, nr[0], nr[1], nr[2], nr[3], 0x0f, 0x05, 0xc3];
+            patches.push(Patch {
+                at: symbol.address() as usize,
+                variants: [calls; 3],
+            });
+        }
+        let functions = clock_code::FUNCTIONS.map(|name| {
+            file.dynamic_symbols()
+                .find(|symbol| symbol.name() == Ok(name))
+                .map_or((0, 0), |symbol| (symbol.address(), symbol.size()))
+        });
+        let at = stub + STUBS;
+        let clock = clock_code::assemble(&image, functions, at)
+            .filter(|code| at as usize + code.bytes.len() <= image.len());
+        if let Some(code) = &clock {
+            for ((start, _), (log, replay)) in functions.into_iter().zip(code.entries) {
+                let start = start as usize;
+                let Some(patch) = patches.iter_mut().find(|patch| patch.at == start) else {
+                    continue;
+                };
+                for (variant, to) in [(Clocks::Log, log), (Clocks::Replay, replay)] {
+                    let mut bytes: [u8; 8] = image[start..start + 8].try_into().expect("8 bytes");
+                    let distance = (to as i64 - (start + JUMP) as i64) as i32;
+                    bytes[0] = 0xe9;
+                    bytes[1..JUMP].copy_from_slice(&distance.to_le_bytes());
+                    patch.variants[variant as usize] = bytes;
+                }
+            }
+        }
         let vdso = Self {
             base,
             image,
             patches,
             stub,
+            functions: functions.map(|(start, _)| start),
+            clock,
         };
         if !vdso.is_known(&theirs) {
             return Err(TraceeError::Unsuitable(format!(
@@ -127,10 +183,14 @@ impl Vdso {
         if bytes.len() != self.image.len() {
             return false;
         }
-        for (at, patch) in &self.patches {
-            let at = *at as usize;
-            if bytes[at..at + 8] == patch[..] {
-                bytes[at..at + 8].copy_from_slice(&self.image[at..at + 8]);
+        for patch in &self.patches {
+            let there = patch.at..patch.at + 8;
+            if patch
+                .variants
+                .iter()
+                .any(|variant| bytes[there.clone()] == variant[..])
+            {
+                bytes[there.clone()].copy_from_slice(&self.image[there]);
             }
         }
         bytes[..self.stub as usize] == self.image[..self.stub as usize]
@@ -162,6 +222,25 @@ impl Vdso {
         address >= self.base && address < self.base + self.image.len() as u64
     }
 
+    /// True if `address` is in the code from which calls are injected.
+    #[must_use]
+    pub const fn is_in_stub(&self, address: u64) -> bool {
+        let from = self.base + self.stub;
+        address >= from && address < from + STUBS
+    }
+
+    /// True if `address`, found on a stack, could be one to return to in what we write: the code in the
+    /// tail, or behind the entry of a function.
+    #[must_use]
+    pub fn is_inside(&self, address: u64) -> bool {
+        let at = address.wrapping_sub(self.base);
+        (self.stub..self.image.len() as u64).contains(&at)
+            || self
+                .patches
+                .iter()
+                .any(|patch| (patch.at as u64 + 1..patch.at as u64 + 8).contains(&at))
+    }
+
     /// Writes the injection stub.
     ///
     /// # Errors
@@ -173,32 +252,181 @@ impl Vdso {
         memory::force_write(pid, self.base + self.stub, &bytes).named("write the stub", pid)
     }
 
-    /// Makes the clock functions system calls. All threads must be stopped outside them.
+    /// True if readings can be written down and handed out: the tail has room for the code, and
+    /// the machine's clock can be read without a call (else the vDSO's functions make one, which would
+    /// be recorded beside the reading).
+    #[must_use]
+    pub fn can_log(&self) -> bool {
+        /// Bit of `AT_HWCAP2` (arch/x86/include/uapi/asm/hwcap2.h): `rdgsbase` may be used.
+        const FSGSBASE: u64 = 1 << 1;
+        const READ_WITHOUT_CALL: [&str; 3] = ["tsc", "kvm-clock", "hyperv_clocksource_tsc_page"];
+        let source = std::fs::read_to_string(
+            "/sys/devices/system/clocksource/clocksource0/current_clocksource",
+        );
+        self.clock.is_some()
+            && crate::sys::features::hardware_capabilities() & FSGSBASE != 0
+            && source.is_ok_and(|source| READ_WITHOUT_CALL.contains(&source.trim()))
+    }
+
+    /// Writes the code for clocks, with the address of the process's slots. It is reached only after
+    /// [`Vdso::patch`].
     ///
     /// # Errors
     /// When the process is gone.
-    pub fn patch(&self, pid: i32) -> Result<()> {
-        for (at, patch) in &self.patches {
-            memory::force_write(pid, self.base + at, patch).named("patch the vDSO", pid)?;
+    pub fn write_clock_code(&self, pid: i32, slots: u64) -> Result<()> {
+        let Some(code) = &self.clock else {
+            return Ok(());
+        };
+        let mut bytes = code.bytes.clone();
+        bytes[..8].copy_from_slice(&slots.to_le_bytes());
+        memory::force_write(pid, self.base + self.stub + STUBS, &bytes)
+            .named("write the clock code", pid)
+    }
+
+    /// The address of the slots that the process has, if it has the code for clocks.
+    #[must_use]
+    pub fn slots(&self, pid: i32) -> Option<u64> {
+        let code = self.clock.as_ref()?;
+        let mut theirs = vec![0; code.bytes.len()];
+        memory::read(pid, self.base + self.stub + STUBS, &mut theirs).ok()?;
+        let slots = u64::from_le_bytes(theirs[..8].try_into().expect("8 bytes"));
+        (theirs[8..] == code.bytes[8..] && slots != 0).then_some(slots)
+    }
+
+    /// Makes the clock functions do as `clocks` says. All threads must be stopped outside them.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn patch(&self, pid: i32, clocks: Clocks) -> Result<()> {
+        for patch in &self.patches {
+            let bytes = &patch.variants[clocks as usize];
+            memory::force_write(pid, self.base + patch.at as u64, bytes)
+                .named("patch the vDSO", pid)?;
         }
         Ok(())
     }
 
+    /// Moves a stopped thread out of what we wrote into the vDSO, at one stroke: before the clock function
+    /// that it is in, or behind it. `regs` are its registers as they are; true if they were changed
+    /// and are to be set. So nothing of ours is ever on the way back from a signal's handler.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn evade(&self, pid: i32, regs: &mut Registers) -> Result<bool> {
+        if !self.contains(regs.rip) {
+            return Ok(false);
+        }
+        let at = regs.rip - self.base;
+        let restarted = ERESTART.contains(&(regs.rax as i64)) && (regs.orig_rax as i64) >= 0;
+        for patch in &self.patches {
+            let mut now = [0u8; 8];
+            let entry = patch.at as u64;
+            // `mov eax, nr` (5 bytes), `syscall`, `ret`
+            if (entry + 1..entry + 8).contains(&at) {
+                memory::read(pid, self.base + entry, &mut now).named("read vDSO", pid)?;
+                if now != patch.variants[Clocks::Calls as usize] {
+                    break;
+                }
+                return if at < entry + 7 || restarted {
+                    Ok(back_to(regs, self.base + entry))
+                } else {
+                    back_to_caller(pid, regs)
+                };
+            }
+        }
+        let Some(code) = &self.clock else {
+            return Ok(false);
+        };
+        let entry = |function: usize| self.base + self.functions[function];
+        let stretch = code
+            .stretches
+            .iter()
+            .find(|stretch| (stretch.from..stretch.to).contains(&at));
+        match stretch.map(|stretch| (stretch.place, stretch.function)) {
+            Some((Place::Entered, function)) => Ok(back_to(regs, entry(function))),
+            Some((Place::Called | Place::CalledUncounted, function)) if restarted => {
+                Ok(back_to(regs, entry(function)))
+            }
+            Some((Place::Called, _)) => back_to_caller(pid, regs),
+            Some((Place::CalledUncounted, _)) => {
+                let count = header(pid, regs.gs_base)?.count + 1;
+                memory::write(pid, regs.gs_base, &count.to_le_bytes())
+                    .named("count a reading", pid)?;
+                back_to_caller(pid, regs)
+            }
+            Some((Place::Pushing, function)) => {
+                regs.rsp = header(pid, regs.gs_base)?.entered;
+                let number = regs.gs_base + std::mem::offset_of!(SlotHeader, number) as u64;
+                memory::write(pid, number, &[0; 8]).named("take a reading back", pid)?;
+                Ok(back_to(regs, entry(function)))
+            }
+            Some((Place::Reading, _)) => self.leave_reading(pid, regs),
+            None if at < self.stub => self.leave_reading(pid, regs),
+            None => Ok(false),
+        }
+    }
+
+    /// The thread is in one of the vDSO's own functions, or just behind it. If it came through our
+    /// code, which left its registers in the slot, it goes back.
+    fn leave_reading(&self, pid: i32, regs: &mut Registers) -> Result<bool> {
+        let Some(code) = &self.clock else {
+            return Ok(false);
+        };
+        let Some(slots) = self.slots(pid) else {
+            return Ok(false);
+        };
+        if regs.gs_base.wrapping_sub(slots) >= SLOTS as u64 * SLOT_BYTES {
+            return Ok(false);
+        }
+        let header = header(pid, regs.gs_base)?;
+        // What an earlier reading left there must not be taken for this one's.
+        if header.number != header.count + 1
+            || !(header.entered.wrapping_sub(4096)..=header.entered).contains(&regs.rsp)
+        {
+            return Ok(false);
+        }
+        let mut pushed = [0u8; 32];
+        memory::read(pid, header.entered - 32, &mut pushed).named("read the stack", pid)?;
+        let word = |at: usize| u64::from_le_bytes(pushed[at..at + 8].try_into().expect("8 bytes"));
+        let back = word(0).wrapping_sub(self.base);
+        let Some(stretch) = code
+            .stretches
+            .iter()
+            .find(|stretch| stretch.place == Place::Reading && stretch.from == back)
+        else {
+            return Ok(false);
+        };
+        regs.rsp = header.entered;
+        (regs.rsi, regs.rdi) = (word(16), word(24));
+        [regs.rbx, regs.rbp, regs.r12, regs.r13, regs.r14, regs.r15] = header.kept;
+        let number = regs.gs_base + std::mem::offset_of!(SlotHeader, number) as u64;
+        memory::write(pid, number, &[0; 8]).named("take a reading back", pid)?;
+        Ok(back_to(regs, self.base + self.functions[stretch.function]))
+    }
+
     /// Puts every byte back as the kernel made it. All threads must be stopped outside the
-    /// functions and the stub.
+    /// functions and the stub, and none may return there from a signal's handler.
     ///
     /// # Errors
     /// When the process is gone.
     pub fn restore(&self, pid: i32) -> Result<()> {
-        for (at, _) in &self.patches {
-            let at = *at as usize;
-            memory::force_write(pid, self.base + at as u64, &self.image[at..at + 8])
+        self.restore_entries(pid)?;
+        let tail = self.stub as usize;
+        memory::force_write(pid, self.base + self.stub, &self.image[tail..])
+            .named("restore the vDSO", pid)
+    }
+
+    /// Puts the functions back and leaves the tail, which nothing leads to any more.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn restore_entries(&self, pid: i32) -> Result<()> {
+        for patch in &self.patches {
+            let bytes = &self.image[patch.at..patch.at + 8];
+            memory::force_write(pid, self.base + patch.at as u64, bytes)
                 .named("restore the vDSO", pid)?;
         }
-        let tail = self.stub as usize;
-        let end = (tail + 64 + CLONE.len()).min(self.image.len());
-        memory::force_write(pid, self.base + self.stub, &self.image[tail..end])
-            .named("restore the vDSO", pid)
+        Ok(())
     }
 
     /// True if every byte is as the kernel made it.
@@ -210,6 +438,36 @@ impl Vdso {
         memory::read(pid, self.base, &mut theirs).named("read vDSO", pid)?;
         Ok(theirs == self.image)
     }
+}
+
+/// The thread is to make the call of the function at `entry` once more.
+fn back_to(regs: &mut Registers, entry: u64) -> bool {
+    regs.rip = entry;
+    regs.orig_rax = u64::MAX;
+    true
+}
+
+/// The function is done: what its `ret` would do.
+fn back_to_caller(pid: i32, regs: &mut Registers) -> Result<bool> {
+    let mut address = [0u8; 8];
+    memory::read(pid, regs.rsp, &mut address).named("read the stack", pid)?;
+    regs.rsp += 8;
+    Ok(back_to(regs, u64::from_le_bytes(address)))
+}
+
+/// The head of a thread's slot.
+pub(crate) fn header(pid: i32, slot: u64) -> Result<SlotHeader> {
+    let mut bytes = [0u8; size_of::<SlotHeader>()];
+    memory::read(pid, slot, &mut bytes).named("read a clock slot", pid)?;
+    let word = |n: usize| u64::from_le_bytes(bytes[8 * n..8 * n + 8].try_into().expect("8 bytes"));
+    Ok(SlotHeader {
+        count: word(0),
+        consumed: word(1),
+        given: word(2),
+        entered: word(3),
+        number: word(4),
+        kept: std::array::from_fn(|n| word(5 + n)),
+    })
 }
 
 fn range(pid: i32) -> Result<(u64, u64)> {

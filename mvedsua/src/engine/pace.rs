@@ -1,0 +1,76 @@
+//! Catching up under a load that is faster than the follower.
+//!
+//! Left alone such a load fills the ring, and the leader then runs at the follower's pace with a full
+//! ring between them: the follower is never near. So when it has to get near (t3, a promotion) and does
+//! not by itself, the leader is let only half as far as the follower comes: the room that it may use
+//! shrinks by half of what the follower consumes, until next to nothing is left. It is held as if the
+//! ring were full, for a moment at a time; it is never stopped until the whole backlog is gone.
+
+use std::time::{Duration, Instant};
+
+use super::following::{Following, Stop};
+use crate::session::OnFull;
+
+/// The room shrinks no further: some hundred calls.
+const FLOOR: u64 = 16 * 1024;
+/// How often the room is set anew.
+const STEP: Duration = Duration::from_millis(1);
+
+/// A leader that is held back.
+#[derive(Debug)]
+pub(super) struct Pace {
+    /// Bytes of the ring that it may use.
+    room: u64,
+    /// Bytes that the follower had consumed at the last look.
+    consumed: u64,
+    looked: Instant,
+}
+
+impl Following {
+    /// To be called often: with `wanted` the leader is held back until the follower is near, without it
+    /// has the whole ring. A ring that must not block (`--on-full rollback`) is left as it is.
+    ///
+    /// # Errors
+    /// When the recorder cannot be told.
+    pub(super) fn pace(&mut self, wanted: bool) -> Result<(), Stop> {
+        if !wanted || self.options.on_full == OnFull::Rollback {
+            if self.pace.take().is_some() {
+                self.set_margin()?;
+            }
+            return Ok(());
+        }
+        let ring = &self.recorder.ring;
+        let consumed = ring.consumed_bytes();
+        match &mut self.pace {
+            None => {
+                let room = ring.used_bytes().max(FLOOR);
+                self.pace = Some(Pace {
+                    room,
+                    consumed,
+                    looked: Instant::now(),
+                });
+            }
+            Some(pace) if pace.looked.elapsed() >= STEP => {
+                let done = consumed - pace.consumed;
+                pace.room = pace.room.saturating_sub(done / 2).max(FLOOR);
+                pace.consumed = consumed;
+                pace.looked = Instant::now();
+            }
+            Some(_) => return Ok(()),
+        }
+        self.set_margin()
+    }
+
+    /// Bytes of the ring that the leader may use.
+    pub(super) fn room(&self) -> u64 {
+        let capacity = self.recorder.ring.capacity();
+        self.pace
+            .as_ref()
+            .map_or(capacity, |pace| pace.room.min(capacity))
+    }
+
+    /// True when a thread that was held for room may go on: a quarter of it is free.
+    pub(super) fn has_room(&self) -> bool {
+        self.recorder.ring.used_bytes() < self.room() / 4 * 3
+    }
+}
