@@ -240,6 +240,29 @@ fn clocks_are_read_on_both_ways() -> Result<()> {
     victim.end()
 }
 
+/// Its clock functions go on writing readings down that nobody takes, with signals in between; the successor
+/// restores them while handlers run.
+#[test]
+fn clocks_outlive_their_agent() -> Result<()> {
+    if !can_run("clocks_outlive_their_agent", NEEDS) {
+        return Ok(());
+    }
+    let (mut mvedsua, victim) = followed("clocks", 100)?;
+    for _ in 0..5 {
+        mvedsua.kill_agent();
+        victim.wait_rounds(100)?;
+        mvedsua.start_agent()?;
+        // It answers when it has taken over.
+        ensure!(mvedsua.status("clocks")?.follower.is_none());
+        ensure!(process::is_untraced(victim.pid()));
+        victim.wait_rounds(50)?;
+        follow(&mvedsua, &victim, "clocks", 50)?;
+    }
+    mvedsua.rollback("clocks")?;
+    victim.wait_rounds(50)?;
+    victim.end()
+}
+
 #[test]
 fn process_trees_are_followed_and_rolled_back() -> Result<()> {
     if !can_run("process_trees_are_followed_and_rolled_back", NEEDS) {
