@@ -78,7 +78,9 @@ fn die_at(step: u64) -> Result<Death> {
     ] {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let outcome = mvedsua.run(&words)?;
-        if mvedsua.agent_has_died() {
+        // Its socket closes a moment before it can be reaped.
+        let died = outcome.code != 0 && wait_until(BY_ITSELF, || mvedsua.agent_has_died());
+        if died || mvedsua.agent_has_died() {
             break;
         }
         ensure!(
