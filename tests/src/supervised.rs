@@ -49,7 +49,7 @@ impl Supervised {
         Self::start(Server::memcached(4)?, Protocol::Memcached, keys, rate)
     }
 
-    /// The same for any server of a protocol that the load knows.
+    /// The same for any server of a protocol that the load knows. A `rate` of 0: as fast as it answers.
     ///
     /// # Errors
     /// As for [`redis`](Self::redis).
@@ -61,7 +61,7 @@ impl Supervised {
         let options = LoadOptions {
             connections: 20,
             read_percent: 50,
-            rate: Some(rate),
+            rate: (rate > 0).then_some(rate),
             // Redis serves all connections in one thread.
             own_keys: protocol != Protocol::Redis,
             ..LoadOptions::default()

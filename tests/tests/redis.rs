@@ -13,8 +13,36 @@ const KEYS: u32 = 5_000;
 const RATE: u32 = 2_000;
 const NEEDS: &[Need] = &[Need::Root, Need::Program("redis-server")];
 
+/// Instead of a number of requests per second.
+const AS_FAST_AS_IT_ANSWERS: u32 = 0;
+
 fn redis() -> Result<Supervised> {
     Supervised::redis(&[], KEYS, RATE)
+}
+
+/// A load that is faster than the follower: the leader is held back until it has caught up, at the update as
+/// at the promotion, and whoever is held at the moment of the exchange does not serve on.
+#[test]
+fn promotions_under_a_load_that_is_faster_than_the_follower() -> Result<()> {
+    let name = "promotions_under_a_load_that_is_faster_than_the_follower";
+    if !can_run(name, NEEDS) {
+        return Ok(());
+    }
+    let mut server = Supervised::redis(&[], KEYS, AS_FAST_AS_IT_ANSWERS)?;
+    for _ in 0..4 {
+        server.update(&[])?;
+        server.more_requests(20_000)?;
+        server.mvedsua.promote(NAME)?;
+        server.more_requests(20_000)?;
+        let status = server.status()?;
+        ensure!(
+            status.stage == "updated-leader" && status.events.diverged == 0,
+            "{status:?}"
+        );
+        server.mvedsua.finalize(NAME)?;
+        server.server.reap();
+    }
+    server.finish()
 }
 
 /// What a rolled-back server must look like.

@@ -129,6 +129,13 @@ impl Following {
             }
         }
         self.stopping = false;
+        // Those that were held for room are not let go when there is some: they would serve on, unrecorded.
+        for thread in self.leader.take_stopped(Why::RingFull) {
+            self.leader.add_stopped(thread, Why::Asked);
+        }
+        if let Some(since) = self.blocked_since.take() {
+            self.blocked += since.elapsed();
+        }
         self.leader.leave_vdso(&self.vdso)?;
         self.drain_ring()?;
         self.flush_rules()?;

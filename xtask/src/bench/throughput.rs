@@ -202,8 +202,8 @@ fn update(
 ) -> Result<Option<Update>> {
     let Some(follower) = &after.follower else {
         ensure!(
-            before.follower.is_none(),
-            "the update ended while {mode} was measured: {:?}",
+            before.follower.is_none() && ![MODES[2], MODES[3]].contains(&mode),
+            "the update ended before or while {mode} was measured: {:#?}",
             after.last_update
         );
         return Ok(None);
