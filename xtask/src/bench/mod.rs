@@ -19,8 +19,7 @@ pub struct Options {
     /// One round of short runs: shows that everything works, measures little
     #[arg(long)]
     quick: bool,
-    /// Requests per second; 0 for as many as the server answers, which a follower cannot keep up with
-    /// yet: the stages from outdated-leader on are then never reached
+    /// Requests per second; 0 for as many as the server answers
     #[arg(long, default_value_t = 5000)]
     rate: u32,
 }
