@@ -597,8 +597,8 @@ impl Worker {
             | Promoted::Failed(mut following, Stop::RollBack(why, _)) => {
                 let why = format!("{reason}, and the follower could not take over: {why}");
                 following.follower.kill(&mut |_, _| {});
-                let dying = std::mem::replace(&mut following.leader, Side::new(0));
-                release_dying(dying);
+                // It dies as it would have.
+                following.leader.resume_all();
                 if let Some(reply) = self.waiting.take() {
                     let _ = reply.send(Err(Failure::Ended {
                         reason: why.clone(),
@@ -794,9 +794,4 @@ fn verb(command: &Command) -> &'static str {
         Command::Rollback { .. } => "roll back",
         Command::Detach => "detach",
     }
-}
-
-/// A crashing leader that nobody can take over dies as it would have.
-fn release_dying(mut side: Side) {
-    side.resume_all();
 }
