@@ -520,7 +520,7 @@ impl Worker {
                 let (token, mut home) = stage.roll_back();
                 following.abandon(&mut home);
                 self.mark(None, Stage::SingleLeader, why);
-                self.change(|status| status.follower = None);
+                self.change(|status| (status.follower, status.transformation) = (None, None));
                 return Life::Single(token, home);
             }
             Err(stop) => stop,
