@@ -7,7 +7,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use mvedsua_tests::kvstore::{self, Client};
 use mvedsua_tests::pair::{Lines, Pair};
-use mvedsua_tests::{Mvedsua, Need, Server, can_run};
+use mvedsua_tests::programs::{Build, MEMCACHED_NEW, MEMCACHED_OLD, REDIS_U7, REDIS_U10};
+use mvedsua_tests::{Mvedsua, Need, Server, can_run, process};
 
 const NAME: &str = "store";
 const NEEDS: &[Need] = &[Need::Root, Need::Program("cc")];
@@ -350,5 +351,101 @@ fn kvstore_goes_through_its_versions_and_back_in_one_process() -> Result<()> {
     store.change(&forth, ["PUT", "PUT"])?;
     ensure!(store.clients[4].ask("TYPE n")? == "string");
     ensure!(Client::connect(store.server.addr())?.ask("GET key19999")? == "value19999");
+    Ok(())
+}
+
+#[test]
+fn an_endless_transformer_can_be_given_up_and_leaves_no_successor() -> Result<()> {
+    let name = "an_endless_transformer_can_be_given_up_and_leaves_no_successor";
+    if !can_run(name, NEEDS) {
+        return Ok(());
+    }
+    let mut store = Store::start(&["store.c", "main.c"])?;
+    let bundle = store.bundle(3)?;
+    for crash in [false, true] {
+        let outcome = std::thread::scope(|scope| -> Result<mvedsua_tests::mvedsua::Outcome> {
+            let (mvedsua, bundle) = (&store.mvedsua, &bundle);
+            let update = scope.spawn(move || mvedsua.run(&["update", NAME, bundle]));
+            let works = mvedsua_tests::wait_until(Duration::from_secs(20), || {
+                mvedsua
+                    .run(&["status", NAME])
+                    .is_ok_and(|o| o.stdout.contains("10 objects of 1000 transformed"))
+            });
+            ensure!(works, "no progress: {:?}", mvedsua.events(NAME));
+            // The server serves meanwhile.
+            ensure!(store.lines.ask("has 3")? == "v21");
+            if crash {
+                process::send(store.lines.pid(), process::Signal::SIGSEGV)?;
+            } else {
+                mvedsua.rollback(NAME)?;
+            }
+            update.join().expect("no panic")
+        })?;
+        let (code, says) = if crash {
+            (5, "its state was still being transformed")
+        } else {
+            (3, "the update was rolled back")
+        };
+        ensure!(
+            outcome.code == code && outcome.stderr.contains(says),
+            "{outcome:?}"
+        );
+        if !crash {
+            store.check("has 3", "v21")?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn headers_of_real_servers_compile_and_their_assertions_hold() -> Result<()> {
+    let name = "headers_of_real_servers_compile_and_their_assertions_hold";
+    let builds = [
+        (REDIS_U7, REDIS_U10, "struct same_redisDb {"),
+        (MEMCACHED_OLD, MEMCACHED_NEW, "struct same_conn {"),
+    ];
+    let needs: Vec<Need> = builds
+        .iter()
+        .flat_map(|(old, new, _)| [Need::Build(old), Need::Build(new)])
+        .chain([Need::Program("cc")])
+        .collect();
+    if !can_run(name, &needs) {
+        return Ok(());
+    }
+    let mvedsua = Mvedsua::without_agent()?;
+    let dir = tempfile::tempdir()?;
+    for (old, new, holds) in builds {
+        let build = |name: &str| Build::find(name).context("asked for before");
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        let (old, new) = (build(old)?, build(new)?);
+        let header = dir.path().join("mvedsua.h");
+        let words = [
+            "bundle",
+            "header",
+            "--old",
+            &text(old.program()),
+            "--new",
+            &text(new.program()),
+            "--debug-root",
+            &text(&old.debug_root()),
+            "--debug-root",
+            &text(&new.debug_root()),
+            "-o",
+            &text(&header),
+        ];
+        mvedsua.run(&words)?.ok()?;
+        ensure!(std::fs::read_to_string(&header)?.contains(holds), "{holds}");
+        let compiled = std::process::Command::new("cc")
+            .args(["-c", "-xc", "-fPIC", "-ffreestanding", "-Wall", "-Werror"])
+            .arg(&header)
+            .arg("-o")
+            .arg(dir.path().join("header.o"))
+            .output()?;
+        ensure!(
+            compiled.status.success(),
+            "{}",
+            String::from_utf8_lossy(&compiled.stderr)
+        );
+    }
     Ok(())
 }

@@ -356,6 +356,7 @@ fn json(bundle: &Bundle) -> serde_json::Value {
         "redirects": m.redirects.iter().map(|r| serde_json::json!({ "name": r.name, "old_addr": r.old_addr, "new_addr": r.new_addr })).collect::<Vec<_>>(),
         "patches": m.patches.iter().map(|p| serde_json::json!({ "name": p.name, "old_addr": p.old_addr, "bytes": p.new.len() })).collect::<Vec<_>>(),
         "control": m.control,
+        "needs_transformer": m.transform.is_some(),
         "transform": m.transform.as_ref().map(|t| serde_json::json!({ "source": t.source, "handles": t.handles, "bytes": t.end - t.start })),
         "rules": m.rules,
         "report": m.report,

@@ -135,6 +135,10 @@ fn draw(frame: &mut Frame<'_>, status: &Status, last: &[TimelineEntry], rate: &R
             )
         },
     );
+    let follower = match &status.transformation {
+        Some(transformation) => format!("{follower}; {transformation}"),
+        None => follower,
+    };
     let lines = vec![
         Line::from(vec![
             "stage     ".into(),

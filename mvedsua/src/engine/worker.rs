@@ -519,7 +519,7 @@ impl Worker {
                 let (token, mut home) = stage.roll_back();
                 following.abandon(&mut home);
                 self.mark(None, Stage::SingleLeader, why);
-                self.change(|status| status.follower = None);
+                self.change(|status| (status.follower, status.transformation) = (None, None));
                 return Life::Single(token, home);
             }
             Err(stop) => stop,
@@ -596,8 +596,8 @@ impl Worker {
             | Promoted::Failed(mut following, Stop::RollBack(why, _)) => {
                 let why = format!("{reason}, and the follower could not take over: {why}");
                 following.follower.kill(&mut |_, _| {});
-                let dying = std::mem::replace(&mut following.leader, Side::new(0));
-                release_dying(dying);
+                // It dies as it would have.
+                following.leader.resume_all();
                 if let Some(reply) = self.waiting.take() {
                     let _ = reply.send(Err(Failure::Ended {
                         reason: why.clone(),
@@ -793,9 +793,4 @@ fn verb(command: &Command) -> &'static str {
         Command::Rollback { .. } => "roll back",
         Command::Detach => "detach",
     }
-}
-
-/// A crashing leader that nobody can take over dies as it would have.
-fn release_dying(mut side: Side) {
-    side.resume_all();
 }
