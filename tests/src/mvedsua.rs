@@ -199,7 +199,15 @@ impl Mvedsua {
     /// # Errors
     /// When it ends or does not listen within 20 s; its log is part of the message.
     pub fn start_agent(&mut self) -> Result<()> {
-        self.start_agent_with(&[])
+        self.start_agent_with(&[], &[])
+    }
+
+    /// The same with options of `mvedsua agent`.
+    ///
+    /// # Errors
+    /// As for [`start_agent`](Self::start_agent).
+    pub fn start_agent_with_options(&mut self, options: &[&str]) -> Result<()> {
+        self.start_agent_with(options, &[])
     }
 
     /// Starts an agent that kills itself before its `step`-th step (`mvedsua::sys::mortal`).
@@ -207,16 +215,17 @@ impl Mvedsua {
     /// # Errors
     /// As for [`start_agent`](Self::start_agent).
     pub fn start_agent_that_dies(&mut self, step: u64) -> Result<()> {
-        self.start_agent_with(&[("MVEDSUA_DIE_AT_STEP", &step.to_string())])
+        self.start_agent_with(&[], &[("MVEDSUA_DIE_AT_STEP", &step.to_string())])
     }
 
-    fn start_agent_with(&mut self, environment: &[(&str, &str)]) -> Result<()> {
+    fn start_agent_with(&mut self, options: &[&str], environment: &[(&str, &str)]) -> Result<()> {
         self.agents += 1;
         let log = std::fs::File::create(self.log_path())?;
         let mut agent = Command::new(&self.binary)
             .arg("--socket")
             .arg(self.socket())
             .arg("agent")
+            .args(options)
             .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)

@@ -1,6 +1,7 @@
 //! Bundles applied to running programs, from `mvedsua update NAME U.mvu` to the new version serving.
 
 use anyhow::{Context, Result, ensure};
+use mvedsua_tests::mvedsua::Outcome;
 use mvedsua_tests::pair::{Lines, Pair};
 use mvedsua_tests::{Mvedsua, Need, can_run};
 
@@ -123,6 +124,59 @@ fn a_bundle_for_another_build_is_refused() -> Result<()> {
         outcome.code == 5 && outcome.stderr.contains("E453"),
         "{outcome:?}"
     );
+    service.check("5", "old: total 5 calls 1 other 4")
+}
+
+/// A pair of keys without a password, as `minisign -G -W` makes it; and the public half of another.
+const SECRET: &str = "untrusted comment: a key for tests\nRWQAAEIyAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAuEBupmN59lifCAO7iHM0cpSLzsG+8eopyZQfduv+JxK6hdin5Hh1drLYUfl/9bk7d/nGjSXGOUS4TY3L2i+nFScaWLtk+0jLU+M28P3hhMgciZCUqS0jmbochsbLatswBh3vBqQnr+Q=\n";
+const PUBLIC: &str = "untrusted comment: a key for tests\nRWS4QG6mY3n2WLLYUfl/9bk7d/nGjSXGOUS4TY3L2i+nFScaWLtk+0jL\n";
+const STRANGER: &str =
+    "untrusted comment: another\nRWSpevdkd0n8d2JCb7W0dLTFmmaQ6QARK6xZV4sEmvuus68z8hAT9/wM\n";
+
+#[test]
+fn a_required_signature_must_be_there() -> Result<()> {
+    if !can_run("a_required_signature_must_be_there", NEEDS) {
+        return Ok(());
+    }
+    let mut service = Service::start(&["main.c", "basic.c"], &[])?;
+    let path = |name: &str| service.pair.dir().join(name);
+    let file = |name: &str, text: &str| -> Result<String> {
+        std::fs::write(path(name), text)?;
+        Ok(path(name).to_string_lossy().into_owned())
+    };
+    let (secret, public) = (file("team.key", SECRET)?, file("team.pub", PUBLIC)?);
+    let stranger = file("stranger.pub", STRANGER)?;
+    let bundle = service.bundle(1, 2, &[])?;
+    let update = |mvedsua: &Mvedsua, key: &str| {
+        mvedsua.run(&["update", NAME, &bundle, "--require-signature", key])
+    };
+    let refused = |outcome: Outcome| -> Result<()> {
+        ensure!(
+            outcome.code == 5 && outcome.stderr.contains("E454"),
+            "{outcome:?}"
+        );
+        Ok(())
+    };
+    refused(update(&service.mvedsua, &public)?)?;
+    let sign = ["bundle", "sign", &bundle, "--key", &secret];
+    service.mvedsua.run(&sign)?.ok()?;
+    refused(update(&service.mvedsua, &stranger)?)?;
+    update(&service.mvedsua, &public)?.ok()?;
+    service.mvedsua.rollback(NAME)?;
+
+    // An agent that requires it does so whoever asks, and for what a request requires besides.
+    service.mvedsua.kill_agent();
+    let options = ["--require-signature", stranger.as_str()];
+    service.mvedsua.start_agent_with_options(&options)?;
+    refused(service.mvedsua.run(&["update", NAME, &bundle])?)?;
+    refused(update(&service.mvedsua, &public)?)?;
+    service.mvedsua.kill_agent();
+    let options = ["--require-signature", public.as_str()];
+    service.mvedsua.start_agent_with_options(&options)?;
+    service.mvedsua.run(&["update", NAME, &bundle])?.ok()?;
+    service.mvedsua.rollback(NAME)?;
+    std::fs::remove_file(format!("{bundle}.minisig"))?;
+    refused(service.mvedsua.run(&["update", NAME, &bundle])?)?;
     service.check("5", "old: total 5 calls 1 other 4")
 }
 

@@ -274,7 +274,7 @@ fn what_a_bundle_of_redis_changes_is_said_and_why() -> Result<()> {
         names.len()
     );
     let report = bundle.inspect(&mvedsua)?;
-    ensure!(report["needs_transformer"] == false, "{report:#}");
+    ensure!(report["transform"].is_null(), "{report:#}");
     ensure!(
         report["report"]["types"]
             .as_array()

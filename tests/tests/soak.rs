@@ -100,3 +100,55 @@ fn one_server_goes_on_at_every_single_step() -> Result<()> {
     }
     mvedsua_tests::deaths::through_all_steps(1).map(drop)
 }
+
+/// Every version serves for a while, and no write of any is lost.
+#[test]
+fn a_hundred_promotions_under_load_lose_nothing() -> Result<()> {
+    let needs = [Need::Root, Need::Program("redis-server")];
+    if !can_run("a_hundred_promotions_under_load_lose_nothing", &needs) {
+        return Ok(());
+    }
+    let mut server = Supervised::redis(&[], 2_000, 3_000)?;
+    for promotion in 0..100 {
+        let step = (|| {
+            server.update(&[])?;
+            server.more_requests(300)?;
+            if promotion % 2 == 0 {
+                server.promote_finalize()?;
+            } else {
+                server.mvedsua.promote(NAME)?;
+                server.more_requests(300)?;
+                server.mvedsua.finalize(NAME)?;
+                server.server.reap();
+            }
+            server.more_requests(300)
+        })();
+        step.with_context(|| format!("promotion {promotion}"))?;
+    }
+    server.finish()
+}
+
+/// The server goes on, and what it says is right, through many deaths of the agent and successors.
+#[test]
+fn a_hundred_deaths_of_the_agent_change_nothing() -> Result<()> {
+    let needs = [Need::Root, Need::Program("redis-server")];
+    if !can_run("a_hundred_deaths_of_the_agent_change_nothing", &needs) {
+        return Ok(());
+    }
+    let mut server = Supervised::redis(&[], 2_000, 3_000)?;
+    let leader = server.server.pid();
+    for death in 0..100 {
+        let step = (|| {
+            server.update(&[])?;
+            server.more_requests(200)?;
+            server.mvedsua.kill_agent();
+            server.more_requests(200).context("without an agent")?;
+            server.mvedsua.start_agent()?;
+            let status = server.status()?;
+            anyhow::ensure!(status.leader.pid == leader, "{status:?}");
+            server.more_requests(200).context("with a successor")
+        })();
+        step.with_context(|| format!("death {death}"))?;
+    }
+    server.finish()
+}

@@ -6,19 +6,23 @@
 mod pauses;
 mod report;
 mod throughput;
+mod updates;
 
 use std::fs;
 use std::process::Command;
 
 use anyhow::{Result, ensure};
 
-use crate::{build_ebpf, command, mvedsua_binary, paths, setup};
+use crate::{build_ebpf, command, mvedsua_binary, paths, programs, setup};
 
 #[derive(clap::Args)]
 pub struct Options {
     /// One round of short runs: shows that everything works, measures little
     #[arg(long)]
     quick: bool,
+    /// Only what is about updates with a bundle
+    #[arg(long)]
+    updates_only: bool,
     /// Requests per second; 0 for as many as the server answers
     #[arg(long, default_value_t = 5000)]
     rate: u32,
@@ -34,6 +38,7 @@ struct Results {
     quick: bool,
     runs: Vec<throughput::Run>,
     pauses: Vec<pauses::Pauses>,
+    updates: Option<updates::Updates>,
 }
 
 /// Measures, and writes `target/bench/report.md` and `report.json`.
@@ -47,6 +52,7 @@ pub fn run(options: &Options) -> Result<()> {
     );
     build_ebpf::build(&setup::tools()?, false)?;
     mvedsua_binary::build()?;
+    programs::redis()?;
 
     let rounds = if options.quick { 1 } else { 5 };
     let seconds = if options.quick { 2 } else { 10 };
@@ -59,19 +65,28 @@ pub fn run(options: &Options) -> Result<()> {
         quick: options.quick,
         runs: Vec::new(),
         pauses: Vec::new(),
+        updates: None,
     };
+    let rounds = if options.updates_only { 0 } else { rounds };
     for round in 1..=rounds {
         println!("bench: throughput, round {round} of {rounds}");
         results
             .runs
             .extend(throughput::round(round, seconds, rate)?);
     }
-    for keys in [1_000, 1_000_000] {
+    let sizes: &[u32] = if options.updates_only {
+        &[]
+    } else {
+        &[1_000, 1_000_000]
+    };
+    for &keys in sizes {
         println!("bench: pauses with {keys} keys");
         results
             .pauses
             .push(pauses::measure(keys, if options.quick { 2 } else { 7 })?);
     }
+
+    results.updates = Some(updates::measure(if options.quick { 2 } else { 5 })?);
 
     let folder = paths::root().join("target/bench");
     fs::create_dir_all(&folder)?;

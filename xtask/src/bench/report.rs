@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::throughput::{MODES, Run};
-use super::{Results, median};
+use super::{Results, median, updates};
 
 /// Markdown: medians of all rounds, and the targets of the project beside what was measured.
 pub fn markdown(results: &Results) -> String {
@@ -32,6 +32,9 @@ fn write(out: &mut String, results: &Results) -> std::fmt::Result {
     throughput(out, results)?;
     updates(out, results)?;
     pauses(out, results)?;
+    if let Some(updates) = &results.updates {
+        updates::markdown(out, updates)?;
+    }
     targets(out, results)
 }
 
@@ -292,6 +295,7 @@ mod tests {
                 run(MODES[2], 900.0, 12.0, Some(70_000.0)),
                 run(MODES[4], after, 10.0, None),
             ],
+            updates: None,
             pauses: vec![Pauses {
                 keys: 1_000_000,
                 fork_ms: vec![10.0],
