@@ -138,7 +138,7 @@ fn passed_by(bench: &mut Criterion) {
     let call = mvedsua_benches::Recorded::new("read", [5, 0x1000, 16384, 0, 0, 0], 64, 1, text);
     for count in [0, 1, 14, 100, 1000] {
         let engine = engine(&rules(count));
-        bench.bench_function(format!("asked in the ring/{count} rules"), |b| {
+        bench.bench_function(&format!("asked in the ring/{count} rules"), |b| {
             b.iter(|| {
                 let record = Record {
                     header: call.header,
