@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use mvedsua::matcher::Record;
 use mvedsua::rules::ast::Direction;
 use mvedsua::rules::call::Call;
 use mvedsua::rules::engine::Engine;
@@ -108,6 +109,47 @@ fn unconcerned(bench: &mut Criterion) {
     }
 }
 
+/// A call in the ring, as the engine thread asks about it before anything is copied.
+struct InRing<'a>(Record<'a>);
+
+impl Call for InRing<'_> {
+    fn nr(&self) -> u16 {
+        self.0.header.nr
+    }
+    fn args(&self) -> &[u64; 6] {
+        &self.0.header.args
+    }
+    fn ret(&self) -> i64 {
+        self.0.header.ret
+    }
+    fn tid(&self) -> u32 {
+        0
+    }
+    fn seq(&self) -> u64 {
+        0
+    }
+    fn payload(&self, arg: u8) -> Option<&[u8]> {
+        self.0.data(arg)
+    }
+}
+
+fn passed_by(bench: &mut Criterion) {
+    let text = b"COMMAND-x012 and so on, up to sixty-four bytes of text in all.\r\n";
+    let call = mvedsua_benches::Recorded::new("read", [5, 0x1000, 16384, 0, 0, 0], 64, 1, text);
+    for count in [0, 1, 14, 100, 1000] {
+        let engine = engine(&rules(count));
+        bench.bench_function(&format!("asked in the ring/{count} rules"), |b| {
+            b.iter(|| {
+                let record = Record {
+                    header: call.header,
+                    payload: &call.payload,
+                };
+                black_box(engine.concerns(black_box(&InRing(record))))
+            });
+        });
+    }
+}
+
 fn rewriting(bench: &mut Criterion) {
     let text = b"PUT key-number-seventeen a value that fills sixty-four bytes..\r\n";
     assert_eq!(text.len(), 64);
@@ -139,6 +181,6 @@ criterion_group! {
         .sample_size(20)
         .warm_up_time(Duration::from_millis(300))
         .measurement_time(Duration::from_secs(1));
-    targets = unconcerned, rewriting, loading
+    targets = unconcerned, passed_by, rewriting, loading
 }
 criterion_main!(benches);

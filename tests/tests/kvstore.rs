@@ -7,9 +7,9 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use mvedsua_tests::kvstore::{self, Client};
-use mvedsua_tests::mvedsua::Status;
+use mvedsua_tests::mvedsua::{LastUpdate, Status};
 use mvedsua_tests::{Mvedsua, Need, Server, can_run};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -40,18 +40,36 @@ impl Store {
         Ok(())
     }
 
-    /// The bundle from version 2 to version 3, with rules or without.
-    fn bundle(&self, rules: Option<&str>) -> Result<String> {
-        let path = |name: &str| self.dir.path().join(name).display().to_string();
-        let new = kvstore::build(3, self.dir.path())?.display().to_string();
-        let (old, out) = (path("kvstore-v2"), path("update.mvu"));
+    /// The bundle from one version to the next, with rules or without.
+    fn bundle(&self, from: u32, rules: Option<&str>) -> Result<String> {
+        let path = |name: String| self.dir.path().join(name).display().to_string();
+        let new = kvstore::build(from + 1, self.dir.path())?
+            .display()
+            .to_string();
+        let (old, out) = (path(format!("kvstore-v{from}")), path("update.mvu".into()));
+        let mut words = vec!["bundle", "build", "--old", &old, "--new", &new, "-o", &out];
         let file = rules.map(kvstore::rules);
-        let with_rules = file.as_ref().map_or(vec![], |file| vec!["--rules", file]);
-        let words = ["bundle", "build", "--old", &old, "--new", &new, "-o", &out];
-        self.mvedsua
-            .run(&[&words[..], &with_rules].concat())?
-            .ok()?;
+        words.extend(file.iter().flat_map(|file| ["--rules", file]));
+        if from == 1 {
+            // Version 2 has another entry.
+            words.extend([
+                "--transform",
+                concat!(
+                    env!("CARGO_MANIFEST_DIR"),
+                    "/../examples/kvstore/v1-v2.toml"
+                ),
+            ]);
+        }
+        self.mvedsua.run(&words)?.ok()?;
         Ok(out)
+    }
+
+    /// Waits until the follower is gone; how the update ended.
+    fn ended(&self) -> Result<LastUpdate> {
+        let status = self
+            .mvedsua
+            .wait_for(NAME, LIMIT, |status| status.follower.is_none())?;
+        status.last_update.context("no outcome")
     }
 
     /// Waits until the rules of the stage have fired so often, and the follower has got there.
@@ -159,7 +177,7 @@ fn version_3_follows_version_2_by_the_rules_in_its_bundle() -> Result<()> {
     let store = Store::start(2)?;
     let mut client = Client::connect(store.server.addr())?;
     ensure!(client.ask("PUT a 0")? == "OK");
-    let bundle = store.bundle(Some("v2-v3-messages.rules"))?;
+    let bundle = store.bundle(2, Some("v2-v3-messages.rules"))?;
     store.mvedsua.run(&["update", NAME, &bundle])?.ok()?;
     for round in 1..=10 {
         ensure!(client.ask(&format!("PUT a {round}"))? == "OK");
@@ -178,10 +196,7 @@ fn version_3_follows_version_2_by_the_rules_in_its_bundle() -> Result<()> {
     ensure!(status.stage == "updated-leader", "{status:?}");
     // A plain PUT is refused by version 3 and obeyed by version 2; no rule speaks of that.
     ensure!(client.ask("PUT a x")? == "ERR unknown command");
-    let status = store
-        .mvedsua
-        .wait_for(NAME, LIMIT, |s| s.follower.is_none())?;
-    let update = status.last_update.expect("it has ended");
+    let update = store.ended()?;
     ensure!(
         update.outcome == "finalized"
             && update
@@ -203,16 +218,13 @@ fn without_the_rules_version_3_is_rolled_back_as_the_paper_predicts() -> Result<
     }
     let store = Store::start(2)?;
     let mut client = Client::connect(store.server.addr())?;
-    let bundle = store.bundle(None)?;
+    let bundle = store.bundle(2, None)?;
     store.mvedsua.run(&["update", NAME, &bundle])?.ok()?;
     ensure!(client.ask("PUT-string a 1")? == "OK" && client.ask("GET a")? == "1");
     ensure!(store.mvedsua.status(NAME)?.follower.is_some());
     // Version 3 does not know it any more; the client is served by version 2 and does not notice.
     ensure!(client.ask("PUT a 2")? == "OK");
-    let status = store
-        .mvedsua
-        .wait_for(NAME, LIMIT, |s| s.follower.is_none())?;
-    let update = status.last_update.expect("it has ended");
+    let update = store.ended()?;
     ensure!(
         update.outcome == "rolled-back"
             && update
@@ -236,5 +248,86 @@ fn without_the_rules_version_3_is_rolled_back_as_the_paper_predicts() -> Result<
     store.fired(1)?;
     store.mvedsua.rollback(NAME)?;
     ensure!(client.ask("GET a")? == "3");
+    Ok(())
+}
+
+#[test]
+fn version_2_follows_version_1_by_the_papers_rules() -> Result<()> {
+    if !can_run(
+        "version_2_follows_version_1_by_the_papers_rules",
+        &[Need::Root, Need::Program("cc")],
+    ) {
+        return Ok(());
+    }
+    let store = Store::start(1)?;
+    let mut client = Client::connect(store.server.addr())?;
+    ensure!(client.ask("PUT a 0")? == "OK");
+    let bundle = store.bundle(1, Some("v1-v2.rules"))?;
+    store.mvedsua.run(&["update", NAME, &bundle])?.ok()?;
+    for round in 0..10 {
+        ensure!(client.ask(&format!("PUT-number n {round}"))? == "ERR unknown command");
+        ensure!(client.ask("GET n")? == "NONE");
+        ensure!(client.ask("TYPE a")? == "ERR unknown command");
+        ensure!(client.ask(&format!("PUT a {round}"))? == "OK");
+        ensure!(client.ask("GET a")? == round.to_string());
+    }
+    store.fired(20)?;
+    store.mvedsua.promote(NAME)?;
+    // Version 2 serves what version 1 was told, and version 1 follows it.
+    ensure!(client.ask("GET a")? == "9" && client.ask("GET n")? == "NONE");
+    for round in 0..10 {
+        ensure!(client.ask(&format!("PUT-string a {round}"))? == "OK");
+        ensure!(client.ask("PUT-number n x")? == "ERR not a number");
+        ensure!(client.ask("TYPE nothing")? == "NONE");
+        ensure!(client.ask("GET a")? == round.to_string());
+    }
+    store.fired(10)?;
+    // What version 1 cannot hold ends its following, with the rule's words; the client is served.
+    ensure!(client.ask("PUT-number n 5")? == "OK");
+    let update = store.ended()?;
+    ensure!(
+        update.outcome == "finalized"
+            && update
+                .reason
+                .contains("version 1 cannot hold a typed value: finalize the update"),
+        "{update:?}"
+    );
+    ensure!(client.ask("GET n")? == "5" && client.ask("TYPE n")? == "number");
+    Ok(())
+}
+
+#[test]
+fn without_the_papers_rules_a_typed_put_is_a_divergence_in_both_stages() -> Result<()> {
+    if !can_run(
+        "without_the_papers_rules_a_typed_put_is_a_divergence_in_both_stages",
+        &[Need::Root, Need::Program("cc")],
+    ) {
+        return Ok(());
+    }
+    let store = Store::start(1)?;
+    let mut client = Client::connect(store.server.addr())?;
+    let bundle = store.bundle(1, None)?;
+    store.mvedsua.run(&["update", NAME, &bundle])?.ok()?;
+    // Version 2 obeys what version 1 refuses.
+    ensure!(client.ask("PUT-number n 1")? == "ERR unknown command");
+    let update = store.ended()?;
+    ensure!(
+        update.outcome == "rolled-back" && update.reason.contains("divergence"),
+        "{update:?}"
+    );
+    ensure!(client.ask("GET n")? == "NONE");
+
+    store.mvedsua.run(&["update", NAME, &bundle])?.ok()?;
+    store.mvedsua.promote(NAME)?;
+    ensure!(client.ask("PUT-string a 1")? == "OK");
+    let update = store.ended()?;
+    ensure!(
+        update.outcome == "finalized"
+            && update
+                .reason
+                .contains("the old version was dropped: divergence"),
+        "{update:?}"
+    );
+    ensure!(client.ask("GET a")? == "1");
     Ok(())
 }

@@ -11,7 +11,10 @@
 //! [`program::RuleSet`], which is immutable and shared. An [`engine::Engine`] applies one direction
 //! of it to one process.
 //!
-//! # How the matcher has to call it
+//! # How it is called
+//!
+//! By `engine/rules.rs` (calls in), `engine/expected.rs` and `matcher/expected.rs` (what is expected, held
+//! against the follower). Whoever calls it elsewhere has to keep to this:
 //!
 //! 1. **Before the update:** `tools::load_file(path)`; refuse the update if `rules` is `None` and
 //!    show [`loader::Loaded::render`].
@@ -19,48 +22,37 @@
 //!    [`Engine::add_connection`](engine::Engine::add_connection) for each socket that was connected
 //!    at the snapshot. Rules over messages apply to these and to what is accepted later, and to no
 //!    other descriptor. One [`carry::Carry`] for each pair. A forked child gets
-//!    [`Engine::for_child`](engine::Engine::for_child). At t5: flush, then a new engine with
-//!    `Direction::Reverse`.
-//! 3. **For each record, in the ring's order:** implement [`call::Call`] for the record type (it is
-//!    cloned only when a rule splits it: make clones cheap, e.g. `Bytes`), and call
-//!    [`Engine::feed`](engine::Engine::feed) with any monotonic clock, the same for all calls. Only
-//!    calls that are compared or replayed belong here: leave [`Class::Local`] out. `payload(arg)` is what the
-//!    record has for that argument; vectors joined; of a `msghdr` the bytes of its vectors. A call
-//!    that was restarted or interrupted (`-ERESTART*`) is fed once, with its final result.
+//!    [`Engine::for_child`](engine::Engine::for_child). At t5: flush, then
+//!    [`Engine::reversed`](engine::Engine::reversed).
+//! 3. **For each record, in the ring's order:** ask [`Engine::concerns`](engine::Engine::concerns); what
+//!    no rule concerns goes its way untouched unless calls of its thread
+//!    [are held](engine::Engine::oldest_held). Else [`Engine::feed`](engine::Engine::feed) it as a
+//!    [`call::Call`] (cloned only when a rule splits it: make clones cheap) with any monotonic clock. Leave
+//!    [`Class::Local`] out. `payload(arg)` is what the record has for that argument; vectors joined; of a
+//!    `msghdr` the bytes of its vectors. A call that was restarted is fed once, with its final result.
 //! 4. **What `feed` appends** goes to the queue of its thread ([`Expected::tid`](expected::Expected::tid))
 //!    in that order, with [`Expected::seq`](expected::Expected::seq) for the global order (an
 //!    inserted call has the number of the one before it). While a rule holds calls nothing comes
-//!    out: the follower waits as it waits for an empty ring. Calls of other threads pass.
+//!    out: the follower waits as it waits for an empty ring.
 //! 5. **Time:** when [`Engine::deadline`](engine::Engine::deadline) has passed, call
-//!    [`Engine::tick`](engine::Engine::tick). When the leader has ended or the ring is closed,
-//!    [`Engine::flush`](engine::Engine::flush). The hang limit of a follower must be longer than
-//!    [`program::MAX_HELD`] (5 s), or not run while `held() > 0`.
+//!    [`Engine::tick`](engine::Engine::tick). When the leader has ended or stands still for a promotion,
+//!    [`Engine::flush`](engine::Engine::flush). What is held is no work that a follower could hang in.
 //! 6. **When the follower calls**, look at the head of its thread's queue:
 //!    - [`Expected::Same`](expected::Expected::Same): compare and answer as without rules.
 //!    - [`Expected::Stop`](expected::Expected::Stop): roll back (`retry`: try again later) with its words.
-//!    - [`Expected::Call`](expected::Expected::Call): the numbers must be equal, and each argument
-//!      accepted by its [`Want`](expected::Want): `accepts_number` for registers that are no
-//!      pointers, `accepts_text` for the memory that the call reads, with the leader's bytes. `None`
-//!      means: compare with `origin` as the table says. Descriptors, clocks and pointers have their
-//!      usual treatment. Then write [`output(arg)`](expected::ExpectedCall::output) to each out
-//!      argument and return `result`; [`Gets::Asked`](expected::Gets::Asked) is the size of the
-//!      follower's own write. Length words and the other out arguments come from `origin`.
-//!    - A mismatch on a call with `repeat` `Optional` or `Any`: drop it and look at the next head. A
-//!      match with `Any` leaves it in place; one with `pieces` calls
-//!      [`take_piece`](expected::ExpectedCall::take_piece) and leaves it while `rest` is not empty.
-//!      Such a call at the end of a queue is no lag.
-//!    - Any other mismatch is a divergence.
-//! 7. **Reads that give more than the follower asked for:** for each call whose table entry fills a
-//!    buffer from a descriptor, if it is an `Expected::Call` or the carry is not empty, pass the
-//!    bytes through [`Carry::read`](carry::Carry::read) with the follower's size, and return their
-//!    number. `consumed: false` leaves the expected call at the head. Before a divergence is declared
-//!    on such a call of the follower, ask [`Carry::again`](carry::Carry::again). On `close`:
+//!    - [`Expected::Call`](expected::Expected::Call): [`matcher::expect`](crate::matcher::expect), then
+//!      [`matcher::give`](crate::matcher::give). A mismatch on a call with `repeat` `Optional` or `Any`:
+//!      drop it and look at the next head. A match with `Any` leaves it in place; so does one with `pieces`
+//!      while [`ExpectedCall::rest`](expected::ExpectedCall::rest) is not empty. Such a call at the end of
+//!      a queue is no lag.
+//!    - Any other mismatch is a divergence, unless the follower reads what is
+//!      [carried](crate::matcher::give_carried) to it.
+//! 7. **While the carry is not empty** every read of the follower goes through it; on `close`
 //!    [`Carry::forget`](carry::Carry::forget).
 //! 8. **Errors** ([`RuleError`]) roll the update back with their text; the engine is not used again.
-//! 9. **Status:** [`Engine::counts`](engine::Engine::counts) for `status --json`,
-//!    [`Engine::take_firings`](engine::Engine::take_firings) for `rules trace` and the timeline
-//!    (`logs`). A divergence report carries a [`tools::Divergence`] under the key `divergence` for
-//!    `rules suggest`.
+//! 9. **Status:** [`Engine::counts`](engine::Engine::counts), and
+//!    [`Engine::take_firings`](engine::Engine::take_firings) for `rules trace` and the timeline (`logs`). A
+//!    [`tools::Divergence`] is what `rules suggest` needs of a divergence.
 //!
 //! [`Class::Local`]: mvedsua_common::spec::Class::Local
 

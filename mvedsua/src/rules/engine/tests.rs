@@ -413,3 +413,73 @@ test "unequal" { given { read(7, "k=l"); } expect { read(7, "k=l"); } }
 "#,
     );
 }
+
+fn write(text: &str, tid: u32, seq: u64) -> OwnedCall {
+    OwnedCall {
+        nr: 1,
+        args: [5, 0, text.len() as u64, 0, 0, 0],
+        ret: text.len() as i64,
+        tid,
+        seq,
+        parts: vec![(1, text.into())],
+    }
+}
+
+fn engine(text: &str) -> Engine<OwnedCall> {
+    let set = load_text("t", text).rules.expect("it checks");
+    Engine::new(Arc::new(set), Direction::Forward)
+}
+
+#[test]
+fn state_and_counts_outlive_the_exchange_of_the_roles() {
+    let mut forward = engine(
+        "state service seen = false;
+         rule sees: write(_, \"FEAT\") => same { seen = true; };
+         reverse { rule knows: write(fd, \"x\") when seen => write(fd, \"y\"); }",
+    );
+    let mut out = VecDeque::new();
+    forward
+        .feed(write("FEAT", 1, 1), Duration::ZERO, &mut out)
+        .expect("no error");
+    let mut reverse = forward.reversed(Direction::Reverse);
+    reverse
+        .feed(write("x", 1, 2), Duration::ZERO, &mut out)
+        .expect("no error");
+    assert!(matches!(out.pop_front(), Some(Expected::Same(_))));
+    assert!(matches!(out.pop_front(), Some(Expected::Call(_))));
+    let fired: Vec<u64> = reverse.counts().map(|(_, count)| count.fired).collect();
+    assert_eq!(fired, [1, 1]);
+    let on: Vec<String> = reverse
+        .take_firings()
+        .iter()
+        .map(|firing| firing.on.to_string())
+        .collect();
+    assert_eq!(on, [r#"write(5, "FEAT")"#, r#"write(5, "x")"#]);
+}
+
+#[test]
+fn the_oldest_held_call_of_each_thread_is_known() {
+    let mut engine = engine("write(., \"a\"), write(., \"b\") => nothing;");
+    let mut out = VecDeque::new();
+    let mut feed = |engine: &mut Engine<OwnedCall>, call| {
+        engine
+            .feed(call, Duration::ZERO, &mut out)
+            .expect("no error");
+        out.len()
+    };
+    assert!(engine.concerns(&write("a", 1, 1)) && !engine.concerns(&write("b", 1, 1)));
+    assert_eq!(feed(&mut engine, write("a", 1, 1)), 0);
+    assert_eq!(
+        feed(&mut engine, write("z", 2, 2)),
+        1,
+        "another thread's passes"
+    );
+    assert_eq!(feed(&mut engine, write("a", 2, 3)), 1);
+    let oldest =
+        |engine: &Engine<OwnedCall>| (1..4).map(|t| engine.oldest_held(t)).collect::<Vec<_>>();
+    assert_eq!(oldest(&engine), [Some(1), Some(3), None]);
+    assert_eq!(feed(&mut engine, write("b", 1, 4)), 1, "dropped");
+    assert_eq!(oldest(&engine), [None, Some(3), None]);
+    engine.flush(Duration::ZERO, &mut out).expect("no error");
+    assert_eq!((oldest(&engine), out.len()), (vec![None; 3], 2));
+}
