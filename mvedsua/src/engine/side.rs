@@ -42,7 +42,7 @@ pub(super) struct Side {
     pub(super) pid: i32,
     threads: HashMap<i32, Thread>,
     /// While its vDSO is patched: what with.
-    pub(super) vdso: Option<Vdso>,
+    pub(super) vdso: Option<Box<Vdso>>,
     /// Its child processes, if it was promoted.
     pub(super) wards: Wards,
 }

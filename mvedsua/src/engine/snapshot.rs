@@ -99,7 +99,7 @@ pub(super) fn begin(
     .map_err(told)?;
     let listener = home.listener();
     let mut leader = Side::new(pid);
-    leader.vdso = Some(vdso.clone());
+    leader.vdso = Some(Box::new(vdso.clone()));
     if let Err(refusal) = no_wards(home) {
         // One was born since.
         for thread in threads {
@@ -410,7 +410,7 @@ pub(super) fn reverse(
                 }
             }
             let mut leader = std::mem::replace(&mut kept.side, Side::new(0));
-            leader.vdso = Some(vdso.clone());
+            leader.vdso = Some(Box::new(vdso.clone()));
             let pairs = pairs
                 .into_iter()
                 .filter(|(_, follower)| side.has(*follower))

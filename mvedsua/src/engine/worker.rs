@@ -280,13 +280,11 @@ impl Worker {
 
     /// The follower is to get near, and had its time to do so by itself.
     fn must_catch_up(&self, stage: &Live) -> bool {
-        match stage {
-            Live::Updating(..) => self.started.elapsed() > OWN_PACE,
-            _ => self
-                .promotion
-                .as_ref()
-                .is_some_and(|pending| pending.asked.elapsed() > OWN_PACE),
-        }
+        let since = match stage {
+            Live::Updating(..) => Some(self.started),
+            _ => self.promotion.as_ref().map(|pending| pending.asked),
+        };
+        since.is_some_and(|since| since.elapsed() > OWN_PACE)
     }
 
     fn command(
