@@ -342,6 +342,8 @@ fn seize_some(pid: i32, tids: &[i32], options: u32) -> Result<Vec<Stopped>> {
             // A thread that ended, or one that the kernel seized at its birth, is no failure.
             Err(TraceeError::Kernel { source, .. })
                 if source.raw_os_error() == Some(libc::ESRCH) => {}
+            // One that is on its way out is refused with EPERM.
+            Err(_) if has_ended(pid, tid) => {}
             Err(_) if traced_by_us(pid, tid) => {
                 let thread = Running::born(tid);
                 let _ = thread.interrupt();
@@ -366,6 +368,11 @@ fn seize_some(pid: i32, tids: &[i32], options: u32) -> Result<Vec<Stopped>> {
         }
         None => Ok(stopped),
     }
+}
+
+/// The thread is gone, or will run no more.
+fn has_ended(pid: i32, tid: i32) -> bool {
+    inspect::status_field(pid, tid, "State").is_none_or(|state| state.starts_with(['Z', 'X']))
 }
 
 /// True when the calling thread is the tracer of this thread.

@@ -84,7 +84,7 @@ impl Control {
     #[must_use]
     pub fn table_len(&self) -> Option<u64> {
         let good = self.table.1 == 0 || self.table.1.is_power_of_two() && self.table.1 <= MOST;
-        good.then_some(self.table.1 * SLOT)
+        good.then(|| self.table.1 * SLOT)
     }
 }
 
