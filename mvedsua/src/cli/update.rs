@@ -14,6 +14,9 @@ use crate::session::{Command, OnFull, UpdateKind, UpdateOptions, WaitFor};
 /// Answers when the copy has caught up (exit code 0) or was thrown away (exit code 3, with the
 /// report on standard error). The server serves all the time.
 #[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("what").required(true))]
+// Made by clap it would have the group, and the option for tests in it, before the name.
+#[command(override_usage = "mvedsua update <NAME> <BUNDLE|--identity> [OPTIONS]")]
 #[command(after_help = "\
 Examples:
   sudo mvedsua update redis-server redis-u10.mvu
@@ -27,13 +30,13 @@ pub struct Args {
     /// The service
     name: String,
     /// The bundle to apply, made by `mvedsua bundle build`
-    #[arg(value_name = "BUNDLE", required_unless_present_any = ["identity", "inject_fault"], conflicts_with_all = ["identity", "inject_fault"])]
+    #[arg(value_name = "BUNDLE", group = "what")]
     bundle: Option<PathBuf>,
     /// Update to the very same program: the whole mechanism with no change of code
-    #[arg(long)]
+    #[arg(long, group = "what")]
     identity: bool,
     /// For tests: as --identity, but flip a byte of what the copy writes, after N writes
-    #[arg(long, value_name = "N", hide = true)]
+    #[arg(long, value_name = "N", hide = true, group = "what")]
     inject_fault: Option<u64>,
     /// How often to try again when threads stand in functions that the bundle changes
     #[arg(long, value_name = "N", default_value_t = 8)]
