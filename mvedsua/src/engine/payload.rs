@@ -46,6 +46,24 @@ impl Following {
         self.fetched.insert(event.position, payload);
         self.collect_readings_before_last(tid)
     }
+
+    /// Threads of the leader that our own stop found before the recorder's `SIGSTOP` did: they stand at
+    /// the exit of their call all the same.
+    pub(super) fn fetch_left_behind(&mut self) -> Result<(), Stop> {
+        for tid in self.leader.tids() {
+            let last = match self.lanes.of_leader(tid) {
+                Some(index) => self.order.last_mut(index),
+                None => self.early.get_mut(&tid).and_then(|items| items.last_mut()),
+            };
+            let left = matches!(last, Some(Item::Call(event))
+                if event.header.flags & FLAG_OUT_OF_LINE != 0
+                    && !self.fetched.contains_key(&event.position));
+            if left || self.unread(tid).is_some() {
+                self.fetch_payload(tid)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 fn payload_of(pid: i32, header: &EventHeader) -> Result<Vec<u8>, Stop> {

@@ -138,6 +138,7 @@ impl Following {
         }
         self.leader.leave_vdso(&self.vdso)?;
         self.drain_ring()?;
+        self.fetch_left_behind()?;
         self.flush_rules()?;
         self.leader.rewind_stopped()?;
         for index in 0..self.lanes.len() {

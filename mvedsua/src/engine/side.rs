@@ -309,14 +309,17 @@ impl Side {
             return Ok(());
         }
         self.vdso = None;
-        if let Some(slots) = slots {
-            self.unmap_slots(vdso, slots);
+        if let Some(slots) = slots
+            && !self.unmap_slots(vdso, slots)
+        {
+            // A thread may be on its way through the stub.
+            return Ok(());
         }
         vdso.restore(self.pid)
     }
 
-    /// What does not work here leaves unused memory behind, nothing worse.
-    fn unmap_slots(&mut self, vdso: &Vdso, slots: u64) {
+    /// Returns false when the memory stays, unused.
+    fn unmap_slots(&mut self, vdso: &Vdso, slots: u64) -> bool {
         let asked = |thread: &Thread| matches!(thread, Thread::Stopped(_, Why::Asked));
         let Some(tid) = self
             .threads
@@ -324,21 +327,23 @@ impl Side {
             .find(|(_, thread)| asked(thread))
             .map(|(tid, _)| *tid)
         else {
-            return;
+            return false;
         };
         let Some(thread) = self.reported(tid) else {
-            return;
+            return false;
         };
         let unmapped = Context::read(&thread, self.pid).and_then(|context| {
             let mut guarded = Guarded::begin(thread, &context, vdso)?;
             clock_slots::unmap(&mut guarded, slots)?;
             guarded.end()
         });
+        let done = unmapped.is_ok();
         let thread = unmapped.unwrap_or_else(|error| {
             tracing::warn!(pid = self.pid, %error, "the slots for clock readings stay mapped");
             Running::born(tid).reported()
         });
         self.add_stopped(thread, Why::Asked);
+        done
     }
 
     /// Any word of a thread's stack that could be an address in what we wrote.

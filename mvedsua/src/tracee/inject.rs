@@ -7,9 +7,9 @@
 use super::context::{Context, no_room};
 use super::stub::Vdso;
 use super::thread::Stopped;
-use super::{Naming, Result, TraceeError};
-use crate::sys::memory;
+use super::{Naming, Result, TraceeError, inspect};
 use crate::sys::ptrace::{self, Registers, Wait};
+use crate::sys::{memory, pidfd};
 
 /// Below the stack pointer the x86-64 ABI lets a function keep this many bytes.
 const RED_ZONE: u64 = 128;
@@ -34,6 +34,7 @@ fn step_over_call(
 ) -> Result<(Stopped, i64)> {
     let tid = thread.tid();
     let mut inside = false;
+    let mut stop_wanted = false;
     loop {
         let Some((stopped, wait)) = thread.resume_to_syscall()?.wait()? else {
             return Err(TraceeError::Unexpected {
@@ -46,7 +47,17 @@ fn step_over_call(
         match wait {
             Wait::Syscall if inside => {
                 let result = thread.registers()?.rax as i64;
+                if stop_wanted {
+                    // Whoever stops the process stops it now.
+                    let pid = inspect::process_of(tid).unwrap_or(tid);
+                    let _ = pidfd::kill_thread(pid, tid, libc::SIGSTOP);
+                }
                 return Ok((thread, result));
+            }
+            // It cannot be blocked: the recorder's is dropped, a user's comes after the call.
+            Wait::Signal(libc::SIGSTOP) => {
+                let info = ptrace::signal_info(tid).named("read a signal's information", tid)?;
+                stop_wanted |= info.si_code != libc::SI_KERNEL;
             }
             Wait::Syscall => inside = true,
             Wait::Event(libc::PTRACE_EVENT_CLONE | libc::PTRACE_EVENT_FORK) => {
