@@ -585,27 +585,43 @@ fn the_shipped_rules_change_nothing_about_an_identity_update_of_redis() -> Resul
     ) {
         return Ok(());
     }
-    let mut redis = Supervised::redis(&[], 10_000, 1500)?;
-    for rules in ["redis/noise.rules", "redis/new-command.rules"] {
-        redis.update(&["--rules", &shipped(rules)])?;
-        redis.more_requests(2000)?;
-        let status = redis.status()?;
+    let redis = Supervised::redis(&[], 10_000, 1500)?;
+    shipped_rules_change_nothing(redis, &["redis/noise.rules", "redis/new-command.rules"])
+}
+
+#[test]
+fn the_shipped_rules_change_nothing_about_an_identity_update_of_memcached() -> Result<()> {
+    if !can_run(
+        "the_shipped_rules_change_nothing_about_an_identity_update_of_memcached",
+        &[Need::Root, Need::Program("memcached")],
+    ) {
+        return Ok(());
+    }
+    let memcached = Supervised::memcached(5_000, 1500)?;
+    shipped_rules_change_nothing(memcached, &["memcached/noise.rules"])
+}
+
+fn shipped_rules_change_nothing(mut server: Supervised, files: &[&str]) -> Result<()> {
+    for rules in files {
+        server.update(&["--rules", &shipped(rules)])?;
+        server.more_requests(2000)?;
+        let status = server.status()?;
         ensure!(
             status.stage == "outdated-leader" && status.events.diverged == 0,
             "{rules}: {status:?}"
         );
-        redis.run("promote", &[])?.ok()?;
-        redis.more_requests(2000)?;
-        let status = redis.status()?;
+        server.run("promote", &[])?.ok()?;
+        server.more_requests(2000)?;
+        let status = server.status()?;
         ensure!(
             status.stage == "updated-leader" && status.events.diverged == 0,
             "{rules}: {status:?}"
         );
-        redis.run("rollback", &[])?.ok()?;
-        redis.more_requests(200)?;
+        server.run("rollback", &[])?.ok()?;
+        server.more_requests(200)?;
     }
-    redis.idle_answer()?;
-    redis.finish()
+    server.idle_answer()?;
+    server.finish()
 }
 
 /// Every request is held until its reply is seen, and both are then expected as they are: what is held
