@@ -66,6 +66,39 @@ fn there_and_back(flags: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// t1 is the copy and t2 the update of it: what lies between is at least the time that applying took.
+#[test]
+fn the_timeline_tells_the_copy_from_the_update() -> Result<()> {
+    if !can_run("the_timeline_tells_the_copy_from_the_update", NEEDS) {
+        return Ok(());
+    }
+    let service = Service::start(&["main.c", "basic.c"], &[])?;
+    let bundle = service.bundle(1, 2, &[])?;
+    service.mvedsua.run(&["update", NAME, &bundle])?.ok()?;
+    let events = service.mvedsua.events(NAME)?;
+    let at = |mark: &str| {
+        events
+            .iter()
+            .find(|entry| entry.mark.as_deref() == Some(mark))
+            .with_context(|| format!("no {mark} in {events:?}"))
+    };
+    let (t1, t2, t3) = (at("t1")?, at("t2")?, at("t3")?);
+    let took: f64 = t2
+        .what
+        .split_once(" was applied in ")
+        .and_then(|(_, rest)| rest.split(' ').next()?.parse().ok())
+        .with_context(|| format!("it does not say how long: {t2:?}"))?;
+    // Below a millisecond the two could not be told apart.
+    ensure!(took > 1.0, "{t2:?}");
+    // Both are cut to whole milliseconds.
+    ensure!(
+        (t2.unix_ms - t1.unix_ms) as f64 + 1.0 > took,
+        "{t1:?}, {t2:?}"
+    );
+    ensure!(t3.unix_ms >= t2.unix_ms, "{t2:?}, {t3:?}");
+    Ok(())
+}
+
 #[test]
 fn versions_follow_each_other_in_one_process() -> Result<()> {
     if !can_run("versions_follow_each_other_in_one_process", NEEDS) {

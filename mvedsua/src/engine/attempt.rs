@@ -257,7 +257,9 @@ impl Worker {
         });
         let follower = following.follower.pid;
         self.refresh(&mut following, Stage::Updating);
-        self.mark(
+        // The bundle was applied since.
+        self.mark_at(
+            begun.copied,
             Some(Mark::T1),
             Stage::Updating,
             format!("snapshot of process {pid} as {follower}, the leader paused {pause:.2} ms"),

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::apply::{Applied, ApplyError, Placed, place};
 use super::attach::refused;
@@ -32,6 +32,8 @@ pub(super) struct Begun {
     pub(super) following: Following,
     /// How long the leader stood still.
     pub(super) pause: Duration,
+    /// When the copy was taken (t1).
+    pub(super) copied: SystemTime,
     /// What the bundle brought.
     pub(super) applied: Option<Applied>,
 }
@@ -112,7 +114,7 @@ pub(super) fn begin(
         return Err(refusal.into());
     }
     let copied = copy(pid, threads, &vdso, write_down, &mut recorder, &mut leader);
-    let pause = start.elapsed();
+    let (pause, copied_at) = (start.elapsed(), SystemTime::now());
     let mut deferred = Vec::new();
     let made = copied
         .map_err(ApplyError::from)
@@ -175,6 +177,7 @@ pub(super) fn begin(
             Ok(Begun {
                 following,
                 pause,
+                copied: copied_at,
                 applied: made.applied,
             })
         }

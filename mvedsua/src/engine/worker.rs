@@ -657,8 +657,20 @@ impl Worker {
         });
     }
 
+    /// A line of the timeline about now.
     pub(super) fn mark(&mut self, mark: Option<Mark>, stage: Stage, what: String) {
-        let unix_ms = SystemTime::now()
+        self.mark_at(SystemTime::now(), mark, stage, what);
+    }
+
+    /// The same about an earlier moment, which must not lie before that of the last line.
+    pub(super) fn mark_at(
+        &mut self,
+        when: SystemTime,
+        mark: Option<Mark>,
+        stage: Stage,
+        what: String,
+    ) {
+        let unix_ms = when
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_millis() as u64);
         tracing::info!(name = self.name, ?mark, %stage, what);
