@@ -33,28 +33,31 @@ pub struct Death {
     pub by_itself: bool,
 }
 
-/// Goes through the steps of an update, every `stride`-th, until an agent comes to the end. After each death
-/// exactly one server must go on, and be as good as any.
+/// Goes through the steps of an update of a victim, every `stride`-th, until an agent has reached `last`.
+/// After each death exactly one server must go on, and be as good as any.
 ///
 /// # Errors
 /// At the first step after which it is not so.
-pub fn through_all_steps(stride: u64) -> Result<Vec<Death>> {
+pub fn through_steps(victim: &str, stride: u64, last: Reached) -> Result<Vec<Death>> {
     let mut deaths = Vec::new();
     let mut step = 1;
     loop {
-        let death = die_at(step).with_context(|| format!("the agent died before step {step}"))?;
-        if death.reached == Reached::End {
+        let death =
+            die_at(victim, step).with_context(|| format!("the agent died before step {step}"))?;
+        if death.reached != Reached::End {
+            deaths.push(death);
+        }
+        if death.reached >= last {
             println!("{step} steps, {} deaths", deaths.len());
             return Ok(deaths);
         }
-        deaths.push(death);
         step += stride;
     }
 }
 
-fn die_at(step: u64) -> Result<Death> {
-    let victim = Victim::start("diverges")?;
-    let program = victim.dir().join("diverges");
+fn die_at(name: &str, step: u64) -> Result<Death> {
+    let victim = Victim::start(name)?;
+    let program = victim.dir().join(name);
     let mut mvedsua = Mvedsua::without_agent()?;
     mvedsua.start_agent_that_dies(step)?;
     let mut reached = Reached::Nothing;

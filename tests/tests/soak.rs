@@ -98,7 +98,8 @@ fn one_server_goes_on_at_every_single_step() -> Result<()> {
     if !can_run("one_server_goes_on_at_every_single_step", &needs) {
         return Ok(());
     }
-    mvedsua_tests::deaths::through_all_steps(1).map(drop)
+    mvedsua_tests::deaths::through_steps("diverges", 1, mvedsua_tests::deaths::Reached::End)
+        .map(drop)
 }
 
 /// Every version serves for a while, and no write of any is lost.

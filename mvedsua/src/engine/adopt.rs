@@ -64,7 +64,7 @@ pub(super) fn home_of(pid: i32) -> Result<Home> {
             "restoring the clock functions that a killed agent left patched"
         );
         let mut side = Side::new(pid);
-        for thread in seize_all(pid, LEADER_OPTIONS)? {
+        for thread in seize_all(pid, LEADER_OPTIONS)?.0 {
             side.add_running(thread.resume(0)?);
         }
         free_leader(side, &vdso, &mut home, true);

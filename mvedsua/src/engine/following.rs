@@ -380,7 +380,8 @@ impl Following {
         index
     }
 
-    /// The clone and the wait of the snapshot itself, made by the stub in the leader's name.
+    /// The clone and the wait of the snapshot itself, made by the stub in the leader's name. (What its threads
+    /// ask on their way out are local calls.)
     fn is_snapshot_call(&self, event: &EventRef) -> bool {
         let header = &event.header;
         let roles = super::roles::roles();

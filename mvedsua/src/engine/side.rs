@@ -6,7 +6,7 @@ use super::wards::Wards;
 use crate::sys::memory;
 use crate::sys::ptrace::{self, Wait};
 use crate::tracee::context::{self, Context};
-use crate::tracee::inject::Guarded;
+use crate::tracee::inject::{self, Guarded};
 use crate::tracee::stub::Vdso;
 use crate::tracee::thread::{Running, Stopped};
 use crate::tracee::{Naming, Result, TraceeError, clock_slots, inspect};
@@ -225,7 +225,7 @@ impl Side {
         for thread in self.threads.values() {
             if let Thread::Stopped(stopped, Why::Asked) = thread {
                 let mut regs = stopped.registers()?;
-                let genuine = inspect::deliverable_signals(self.pid, stopped.tid()) != 0;
+                let genuine = || inspect::deliverable_signals(self.pid, stopped.tid()) != 0;
                 if context::rewind(&mut regs, genuine) {
                     stopped.set_registers(&regs)?;
                     rewound.push(stopped.tid());
@@ -373,11 +373,13 @@ impl Side {
     }
 }
 
-/// Steps a thread out of the injection stub. Signals are held back meanwhile: the frame of a handler entered
-/// here would lead back into what is about to change. The thread blocks them itself there, and gets its own
-/// mask back by its `rt_sigreturn`.
+/// Lets a thread run out of the injection stub, from one system call to the next: in none of these stops it
+/// would come to harm if this agent died. (A single step would leave it a trap.) Signals are held back
+/// meanwhile: the frame of a handler entered here would lead back into what is about to change. The thread
+/// blocks them itself there, and gets its own mask back by its `rt_sigreturn`.
 fn step_out(mut thread: Stopped, vdso: &crate::tracee::stub::Vdso) -> Result<Stopped> {
-    const MOST_STEPS: usize = 20_000;
+    /// More than the stub has.
+    const MOST_CALLS: usize = 8;
     let tid = thread.tid();
     if !vdso.is_in_stub(thread.registers()?.rip) {
         return Ok(thread);
@@ -387,8 +389,8 @@ fn step_out(mut thread: Stopped, vdso: &crate::tracee::stub::Vdso) -> Result<Sto
     ptrace::set_signal_mask(tid, u64::MAX).map_err(kernel("block signals"))?;
     let blocked = ptrace::signal_mask(tid).map_err(kernel("read the signal mask"))?;
     let out = (|| {
-        for _ in 0..MOST_STEPS {
-            thread = thread.single_step()?;
+        for _ in 0..MOST_CALLS {
+            thread = inject::step_over_call(thread, "leave the stub", &mut |_| Ok(()))?.0;
             if !vdso.is_in_stub(thread.registers()?.rip) {
                 return Ok(thread);
             }

@@ -93,12 +93,19 @@ pub(super) fn begin(
         .map_err(|e| refused("E221", e.to_string()))?;
 
     let watched = Watched::watch(pid);
-    let start = Instant::now();
-    let threads = match home {
+    // Nothing leads there yet.
+    vdso.write_stub(pid).map_err(told)?;
+    let asked = Instant::now();
+    let stopped = match home {
         Home::Bare(_) => seize_all(pid, LEADER_OPTIONS),
-        Home::Kept(kept) => kept.stop_all(),
-    }
-    .map_err(told)?;
+        Home::Kept(kept) => kept.stop_all().map(|threads| (threads, asked)),
+    };
+    let (threads, start) = stopped.map_err(|error| {
+        // The next update would write it over; a server that is refused is to be as it was.
+        let _ = vdso.restore(pid);
+        told(error)
+    })?;
+    let stood = start.elapsed();
     let listener = home.listener();
     let mut leader = Side::new(pid);
     leader.vdso = Some(Box::new(vdso.clone()));
@@ -115,13 +122,23 @@ pub(super) fn begin(
     }
     let copied = copy(pid, threads, &vdso, write_down, &mut recorder, &mut leader);
     let (pause, copied_at) = (start.elapsed(), SystemTime::now());
+    tracing::debug!(
+        ?pause,
+        ?stood,
+        "the snapshot's pause; how long the threads took to stop"
+    );
     let mut deferred = Vec::new();
     let made = copied
         .map_err(ApplyError::from)
-        .and_then(|(copied, contexts)| {
+        .and_then(|(copied, mut contexts)| {
             leader.add_running(copied.cloner);
             let (cloner, middle, slots) = (contexts.1, copied.middle, contexts.2);
             deferred = copied.deferred;
+            let learned = snapshot::learn(pid, &mut contexts.0, cloner, slots, &mut deferred);
+            if let Err(error) = learned {
+                throw_away(copied.follower.tid());
+                return Err(error.into());
+            }
             let made = furnish(pid, copied.follower, &contexts, &vdso, listener, bundle)?;
             let addresses = contexts
                 .0
@@ -253,13 +270,15 @@ fn copy(
             .context
             .tid;
         let mut resumed = Vec::new();
-        let copied = snapshot::take(pid, &mut captured, vdso, &mut |others| {
+        let captured_at = Instant::now();
+        let copied = snapshot::take(pid, &mut captured, vdso, slots, &mut |others| {
             for other in others {
-                if let Ok(running) = other.thread.resume(0) {
+                if let Ok(running) = other.resume(0) {
                     resumed.push(running);
                 }
             }
         });
+        tracing::debug!(took = ?captured_at.elapsed(), "the clone, until the leader's threads ran");
         for running in resumed {
             leader.add_running(running);
         }
@@ -338,13 +357,18 @@ fn furnish(
         })
     })();
     if result.is_err() {
-        let mut side = Side::new(pid);
-        for tid in crate::tracee::inspect::threads(pid).unwrap_or_default() {
-            side.add_running(crate::tracee::thread::Running::born(tid));
-        }
-        side.kill(&mut |_, _| {});
+        throw_away(pid);
     }
     result
+}
+
+/// Kills a copy that will not be a follower.
+fn throw_away(pid: i32) {
+    let mut side = Side::new(pid);
+    for tid in crate::tracee::inspect::threads(pid).unwrap_or_default() {
+        side.add_running(crate::tracee::thread::Running::born(tid));
+    }
+    side.kill(&mut |_, _| {});
 }
 
 /// t5: the exchanged processes go on with their roles turned round: the new leader serves and is

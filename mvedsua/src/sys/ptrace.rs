@@ -120,14 +120,6 @@ pub fn resume_to_syscall(tid: i32) -> Result<()> {
     plain(libc::PTRACE_SYSCALL, tid, 0)
 }
 
-/// `PTRACE_SINGLESTEP`.
-///
-/// # Errors
-/// `ESRCH` when it is gone or not stopped.
-pub fn single_step(tid: i32) -> Result<()> {
-    plain(libc::PTRACE_SINGLESTEP, tid, 0)
-}
-
 /// `PTRACE_SINGLESTEP` out of a signal-delivery stop, delivering `signal`: if it has a handler, the
 /// thread stops at the handler's first instruction, its frame set up.
 ///

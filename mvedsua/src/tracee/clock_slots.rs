@@ -45,6 +45,17 @@ pub const fn slot(slots: u64, index: usize) -> u64 {
     slots + index as u64 * SLOT_BYTES
 }
 
+/// Where in a slot a thread leaves its answers ([`super::stub::QUERY_DONE`]): behind the readings.
+const ANSWERS_AT: u64 = SLOT_BYTES - 64;
+
+const _: () = assert!(READINGS_AT + (READINGS * size_of::<Reading>()) as u64 <= ANSWERS_AT);
+
+/// Where the thread whose slot this is leaves its answers on its way out of the snapshot.
+#[must_use]
+pub const fn answers(slot: u64) -> u64 {
+    slot + ANSWERS_AT
+}
+
 /// Makes a slot empty. Afterwards it is resident, as the recorder needs it.
 ///
 /// # Errors

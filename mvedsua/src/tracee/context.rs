@@ -42,13 +42,15 @@ pub struct Context {
 /// The kernel restarts most interrupted calls by itself when the thread goes on from the same
 /// stop, but not `epoll_wait` and the like, and none after a call was injected. A relative
 /// time-out starts anew.
-pub fn rewind(regs: &mut Registers, genuine_signal_waits: bool) -> bool {
+///
+/// `genuine_signal_waits` is asked only if it matters: the answer costs a look into `/proc`.
+pub fn rewind(regs: &mut Registers, genuine_signal_waits: impl FnOnce() -> bool) -> bool {
     if (regs.orig_rax as i64) < 0 {
         return false;
     }
     let result = regs.rax as i64;
-    let interrupted =
-        ERESTART.contains(&result) || (result == -i64::from(libc::EINTR) && !genuine_signal_waits);
+    let interrupted = ERESTART.contains(&result)
+        || (result == -i64::from(libc::EINTR) && !genuine_signal_waits());
     if interrupted {
         regs.rip -= 2;
         regs.rax = regs.orig_rax;
@@ -66,11 +68,9 @@ impl Context {
     pub fn read(thread: &Stopped, pid: i32) -> Result<Self> {
         let tid = thread.tid();
         let mut regs = thread.registers()?;
-        if rewind(&mut regs, inspect::deliverable_signals(pid, tid) != 0) {
+        if rewind(&mut regs, || inspect::deliverable_signals(pid, tid) != 0) {
             thread.set_registers(&regs)?;
         }
-        let name =
-            std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/comm")).unwrap_or_default();
         Ok(Self {
             tid,
             regs,
@@ -80,7 +80,7 @@ impl Context {
             robust: robust_list::get(tid).named("read the robust list", tid)?,
             altstack: [0; 3],
             tid_address: 0,
-            name: name.trim_end().to_owned(),
+            name: String::new(),
         })
     }
 
@@ -109,15 +109,20 @@ impl Context {
         guarded.call("sigaltstack", nr("sigaltstack"), &[0, out + 8, 0, 0, 0, 0])?;
         let mut answer = [0u8; 32];
         memory::read(pid, out, &mut answer).named("read the injected calls' answers", self.tid)?;
-        let word = |at: usize| u64::from_le_bytes(answer[at..at + 8].try_into().expect("8 bytes"));
-        self.tid_address = word(0);
-        self.altstack = [word(8), word(16) & 0xffff_ffff, word(24)];
+        self.take_answer(&answer);
         let slots = if map_slots {
             clock_slots::map(&mut guarded).ok()
         } else {
             None
         };
         Ok((guarded.end()?, slots))
+    }
+
+    /// What the two calls of [`Context::complete`] stored one behind the other.
+    pub(super) fn take_answer(&mut self, answer: &[u8]) {
+        let word = |at: usize| u64::from_le_bytes(answer[at..at + 8].try_into().expect("8 bytes"));
+        self.tid_address = word(0);
+        self.altstack = [word(8), word(16) & 0xffff_ffff, word(24)];
     }
 
     /// Gives this context to `thread`, a fresh thread of the follower.
@@ -205,21 +210,21 @@ mod tests {
     #[test]
     fn interrupted_calls_are_rewound_and_others_left_alone() {
         let mut interrupted = regs(-4, 232);
-        assert!(rewind(&mut interrupted, false));
+        assert!(rewind(&mut interrupted, || false));
         assert_eq!(
             (interrupted.rip, interrupted.rax, interrupted.orig_rax),
             (0x1000, 232, u64::MAX)
         );
 
         let mut restart = regs(-516, 35);
-        assert!(rewind(&mut restart, true));
+        assert!(rewind(&mut restart, || true));
         assert_eq!(restart.rax, 35);
 
         assert!(
-            !rewind(&mut regs(-4, 232), true),
+            !rewind(&mut regs(-4, 232), || true),
             "a signal handler will run: EINTR is genuine"
         );
-        assert!(!rewind(&mut regs(-11, 0), false), "EAGAIN is a result");
-        assert!(!rewind(&mut regs(-4, -1), false), "not in a call");
+        assert!(!rewind(&mut regs(-11, 0), || false), "EAGAIN is a result");
+        assert!(!rewind(&mut regs(-4, -1), || false), "not in a call");
     }
 }

@@ -27,7 +27,10 @@ fn prepare(regs: &mut Registers, entry: u64, nr: u16, args: &[u64; 6]) {
 
 /// Runs a thread that stands before a `syscall` instruction until that call has returned. A thread
 /// or process that the call makes is reported through `born`.
-fn step_over_call(
+///
+/// # Errors
+/// When it ends, or stops for another reason.
+pub(crate) fn step_over_call(
     mut thread: Stopped,
     call: &'static str,
     born: &mut dyn FnMut(i32) -> Result<()>,
@@ -215,6 +218,19 @@ impl<'a> Guarded<'a> {
             });
         }
         Ok(stopped)
+    }
+
+    /// Aims the thread at the two questions that only it can be asked
+    /// ([`Context::complete`]), whose answers it leaves at `answers`; it is still stopped. Once resumed it
+    /// needs no tracer, and stops nowhere on its way back to its context.
+    ///
+    /// # Errors
+    /// When the thread is gone.
+    pub fn into_query(self, answers: u64) -> Result<Stopped> {
+        let nr = mvedsua_common::table::number("prctl");
+        let args = [libc::PR_GET_TID_ADDRESS as u64, answers, 0, 0, 0, 0];
+        self.aim(self.vdso.query_address(), nr, &args)?;
+        Ok(self.thread)
     }
 
     /// Aims the thread at the double clone; it is still stopped. Once resumed it needs no tracer.

@@ -133,9 +133,13 @@ fn parse_watched(epfd: i32, line: &str) -> Option<Watched> {
 #[must_use]
 pub fn status_field(pid: i32, tid: i32, field: &str) -> Option<String> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/status")).ok()?;
+    status_line(&text, field).map(str::to_owned)
+}
+
+fn status_line<'a>(text: &'a str, field: &str) -> Option<&'a str> {
     text.lines()
         .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
-        .map(|value| value.trim().to_owned())
+        .map(str::trim)
 }
 
 /// The process that a thread belongs to; `None` when it is gone.
@@ -147,9 +151,11 @@ pub fn process_of(tid: i32) -> Option<i32> {
 /// Bit n-1 set: signal n waits for this thread and is not blocked.
 #[must_use]
 pub fn deliverable_signals(pid: i32, tid: i32) -> u64 {
+    let text =
+        std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/status")).unwrap_or_default();
     let mask = |field| {
-        status_field(pid, tid, field)
-            .and_then(|hex| u64::from_str_radix(&hex, 16).ok())
+        status_line(&text, field)
+            .and_then(|hex| u64::from_str_radix(hex, 16).ok())
             .unwrap_or(0)
     };
     (mask("SigPnd") | mask("ShdPnd")) & !mask("SigBlk")

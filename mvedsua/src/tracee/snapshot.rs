@@ -1,8 +1,12 @@
 //! t1: a copy of a whole process, all threads exactly where they were.
 //!
 //! The leader's pause holds only what must be done while it stands still: reading its threads'
-//! contexts, patching its vDSO and the clone itself ([`take`]). The follower's threads are made
-//! and set up while the leader serves again ([`populate`]).
+//! contexts, patching its vDSO and the clone itself ([`take`]). What can only be learned from a thread
+//! itself it leaves behind on its way out ([`learn`]); the follower's threads are made and set up while the
+//! leader serves again ([`populate`]).
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
 
 use mvedsua_common::clock::SLOTS;
 
@@ -10,9 +14,10 @@ use super::clock_slots;
 use super::context::Context;
 use super::inject::{Guarded, Plain};
 use super::inspect;
-use super::stub::{Clocks, Vdso};
+use super::stub::{Clocks, QUERY_DONE, Vdso};
 use super::thread::{Running, Stopped};
 use super::{Naming, Result, TraceeError};
+use crate::sys::memory;
 use crate::sys::ptrace::{self, Wait};
 
 /// Options with which a leader is traced while an update runs: all events, no `O_EXITKILL`.
@@ -20,8 +25,12 @@ pub const LEADER_OPTIONS: u32 =
     ptrace::O_TRACECLONE | ptrace::O_TRACEEXEC | ptrace::O_TRACEEXIT | ptrace::O_TRACESYSGOOD;
 /// Options of a follower: it shares the leader's sockets and must never outlive its tracer.
 pub const FOLLOWER_OPTIONS: u32 = LEADER_OPTIONS | ptrace::O_EXITKILL;
-/// Steps after which a thread that does not leave the vDSO is given up on.
-const MOST_STEPS: usize = 20_000;
+/// Moments at which a thread is found inside the vDSO before it is given up on.
+const MOST_LOOKS: u32 = 200;
+/// How long a thread that was in the vDSO runs between two looks: 1 us to this many.
+const LONGEST_RUN: u32 = 32;
+/// Longest time for the answers of a thread that runs again. It needs microseconds.
+const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
 /// A stopped thread of the leader and what was read from it.
 #[derive(Debug)]
@@ -62,37 +71,20 @@ pub struct Capture {
 /// # Errors
 /// When a thread cannot be read; the threads given are lost from view then, but not changed.
 pub fn capture(pid: i32, threads: Vec<Stopped>, vdso: &Vdso, write_down: bool) -> Result<Capture> {
-    vdso.write_stub(pid)?;
-    let mut captured = Vec::with_capacity(threads.len());
+    let mut complete = Vec::with_capacity(threads.len());
     for thread in threads {
         let thread = leave_vdso(thread, vdso)?;
         let context = Context::read(&thread, pid)?;
-        if vdso.contains(context.regs.rip) {
-            return Err(TraceeError::Unsuitable(format!(
-                "thread {} does not leave the vDSO; try again",
-                context.tid
-            )));
-        }
-        captured.push(Captured { thread, context });
+        complete.push(Captured { thread, context });
     }
     let has_slots = write_down
         && vdso.can_log()
-        && captured.len() <= SLOTS
-        && captured
+        && complete.len() <= SLOTS
+        && complete
             .iter()
             .all(|c| clock_slots::gs_is_free(&c.context.regs));
-    let mut slots = None;
-    let mut complete = Vec::with_capacity(captured.len());
-    for Captured {
-        thread,
-        mut context,
-    } in captured
-    {
-        let map = has_slots && complete.is_empty();
-        let (thread, mapped) = context.complete(thread, vdso, pid, map)?;
-        slots = slots.or(mapped);
-        complete.push(Captured { thread, context });
-    }
+    let cloner = cloner_of(pid, &complete);
+    let slots = ask(pid, &mut complete, cloner, vdso, has_slots)?;
     if let Some(slots) = slots {
         // Whoever finds this code finds the slots, too: so it comes before anything that points there.
         vdso.write_clock_code(pid, slots)?;
@@ -101,6 +93,11 @@ pub fn capture(pid: i32, threads: Vec<Stopped>, vdso: &Vdso, write_down: bool) -
             clock_slots::clear(pid, slot)?;
             captured.context.regs.gs_base = slot;
             captured.thread.set_registers(&captured.context.regs)?;
+        }
+    } else {
+        // Nowhere to leave their answers later.
+        for at in (0..complete.len()).filter(|at| *at != cloner) {
+            ask(pid, &mut complete, at, vdso, false)?;
         }
     }
     vdso.patch(
@@ -117,18 +114,93 @@ pub fn capture(pid: i32, threads: Vec<Stopped>, vdso: &Vdso, write_down: bool) -
     })
 }
 
-/// Steps a thread out of the vDSO.
-fn leave_vdso(mut thread: Stopped, vdso: &Vdso) -> Result<Stopped> {
-    for _ in 0..MOST_STEPS {
-        if !vdso.contains(thread.registers()?.rip) {
-            break;
-        }
-        thread = thread.single_step()?;
-    }
-    Ok(thread)
+/// [`Context::complete`] for one thread of many.
+fn ask(
+    pid: i32,
+    captured: &mut [Captured],
+    at: usize,
+    vdso: &Vdso,
+    map_slots: bool,
+) -> Result<Option<u64>> {
+    let Captured { thread, context } = &mut captured[at];
+    // The typed handle goes through the calls and comes back for the same thread.
+    let taken = std::mem::replace(thread, Running::born(context.tid).reported());
+    let (stopped, slots) = context.complete(taken, vdso, pid, map_slots)?;
+    *thread = stopped;
+    Ok(slots)
 }
 
-/// Index of the thread that makes the clone: one with room on its stack, the main thread if it has.
+/// Lets a thread that stands inside the vDSO run until it stands elsewhere. It is never stepped: an agent
+/// that died after such a step would leave it a trap, and with it the end of the server.
+fn leave_vdso(mut thread: Stopped, vdso: &Vdso) -> Result<Stopped> {
+    for look in 0..MOST_LOOKS {
+        if !vdso.contains(thread.registers()?.rip) {
+            return Ok(thread);
+        }
+        let running = thread.resume(0)?;
+        // A request to stop that comes at once would find it where it is.
+        let until = Instant::now() + Duration::from_micros(u64::from(1 + look % LONGEST_RUN));
+        while Instant::now() < until {
+            std::hint::spin_loop();
+        }
+        running.interrupt()?;
+        let tid = running.tid();
+        thread = settle(running)?
+            .ok_or_else(|| TraceeError::Unsuitable(format!("thread {tid} has ended")))?;
+    }
+    Err(TraceeError::Unsuitable(format!(
+        "thread {} does not leave the vDSO; try again",
+        thread.tid()
+    )))
+}
+
+/// Adds to the contexts of [`capture`] what the threads told on their way out of the pause, and their names.
+/// They must have been let go. The `cloner` was asked before. A thread that was asked twice to stop does so
+/// again on its way, which may be among the `deferred` reports by now: it is sent on.
+///
+/// # Errors
+/// When one does not get there: it was stopped by a user, or is gone.
+pub fn learn(
+    pid: i32,
+    contexts: &mut [Context],
+    cloner: i32,
+    slots: Option<u64>,
+    deferred: &mut Vec<(i32, Wait)>,
+) -> Result<()> {
+    let start = Instant::now();
+    for context in contexts.iter_mut() {
+        let tid = context.tid;
+        let name = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/comm"));
+        context.name = name.unwrap_or_default().trim_end().to_owned();
+        if slots.is_none() || tid == cloner {
+            continue;
+        }
+        let from = clock_slots::answers(context.regs.gs_base);
+        let mut answer = [0u8; QUERY_DONE + 4];
+        loop {
+            memory::read(pid, from, &mut answer).named("read a thread's answers", tid)?;
+            if answer[QUERY_DONE] == 1 {
+                break;
+            }
+            if start.elapsed() > ANSWER_LIMIT {
+                return Err(TraceeError::Unsuitable(format!(
+                    "thread {tid} does not go on after the snapshot; try again"
+                )));
+            }
+            deferred.extend(ptrace::wait(tid, false).named("wait", tid)?);
+            let stops_again = |report: &(i32, Wait)| *report == (tid, Wait::Interrupted);
+            if let Some(at) = deferred.iter().position(stops_again) {
+                deferred.swap_remove(at);
+                ptrace::resume(tid, 0).named("resume", tid)?;
+            }
+            std::thread::yield_now();
+        }
+        context.take_answer(&answer);
+    }
+    Ok(())
+}
+
+/// Index of the thread that makes the clone: the main thread if it lives.
 fn cloner_of(pid: i32, captured: &[Captured]) -> usize {
     captured
         .iter()
@@ -136,19 +208,41 @@ fn cloner_of(pid: i32, captured: &[Captured]) -> usize {
         .unwrap_or(0)
 }
 
-/// Clones the stopped process. `cloned` is called as soon as the copy exists, for the leader to be
-/// resumed.
+/// Aims captured threads at their contexts, if they have `slots` by way of the questions of [`learn`]. They
+/// are still stopped. None of them may be the one that was asked already.
 ///
 /// # Errors
-/// When the clone fails: the leader's threads are as they were, those in `captured` still stopped.
+/// When one has no room on its stack: all are where they were, or about to answer.
+pub fn send_home(captured: Vec<Captured>, vdso: &Vdso, slots: Option<u64>) -> Result<Vec<Stopped>> {
+    captured
+        .into_iter()
+        .map(|Captured { thread, context }| match slots {
+            Some(_) => {
+                let answers = clock_slots::answers(context.regs.gs_base);
+                Guarded::begin(thread, &context, vdso)?.into_query(answers)
+            }
+            None => Ok(thread),
+        })
+        .collect()
+}
+
+/// Clones the stopped process, whose threads go on by way of the questions of [`learn`] if they have
+/// `slots`. `cloned` is called as soon as the copy exists, for the leader to be resumed.
+///
+/// # Errors
+/// When the clone fails: the leader's threads are as they were, or about to answer those questions; all but
+/// the one that was to clone are still stopped.
 pub fn take(
     pid: i32,
     captured: &mut Vec<Captured>,
     vdso: &Vdso,
-    cloned: &mut dyn FnMut(Vec<Captured>),
+    slots: Option<u64>,
+    cloned: &mut dyn FnMut(Vec<Stopped>),
 ) -> Result<Copied> {
     let Captured { thread, context } = captured.swap_remove(cloner_of(pid, captured));
     let tid = context.tid;
+    let mut others = send_home(std::mem::take(captured), vdso, slots)?;
+    let other_tids: Vec<i32> = others.iter().map(Stopped::tid).collect();
     let mut cloner = Some(
         Guarded::begin(thread, &context, vdso)?
             .into_clone()?
@@ -167,7 +261,13 @@ pub fn take(
             });
         };
         // The cloner after its clone, the other threads after theirs, and whoever they bring to life.
-        if (who == tid && serves) || (who != tid && inspect::process_of(who) == Some(pid)) {
+        let is_other = |who| {
+            other_tids.contains(&who)
+                || (middle != Some(who)
+                    && follower_tid != Some(who)
+                    && inspect::process_of(who) == Some(pid))
+        };
+        if (who == tid && serves) || (who != tid && is_other(who)) {
             deferred.push((who, wait));
         } else if who == tid {
             let stopped = cloner.take().expect("reported, so it ran").reported();
@@ -225,7 +325,7 @@ pub fn take(
                 }
                 Wait::Event(libc::PTRACE_EVENT_CLONE) => {
                     follower_tid = Some(Running::born(who).reported().event_message()? as i32);
-                    cloned(std::mem::take(captured));
+                    cloned(std::mem::take(&mut others));
                     ptrace::resume(who, 0).named("resume", who)?;
                 }
                 _ => ptrace::resume(who, 0).named("resume", who)?,
@@ -301,28 +401,35 @@ pub fn populate(
     Ok(pairs)
 }
 
-/// Stops every thread of a process that is not traced yet: seizes and interrupts them, and looks
-/// again until no new one appears. A signal that arrives meanwhile is delivered.
+/// Stops every thread of a process that is not traced yet: seizes them all, which stops none, then
+/// interrupts them, and looks again until no new one appears. A signal that arrives meanwhile is
+/// delivered. Returns the moment at which the first was asked to stop, too.
 ///
 /// # Errors
 /// When a thread has another tracer; the threads stopped so far are let go.
-pub fn seize_all(pid: i32, options: u32) -> Result<Vec<Stopped>> {
-    let mut stopped: Vec<Stopped> = Vec::new();
-    let outcome = loop {
-        let fresh: Vec<i32> = inspect::threads(pid)?
-            .into_iter()
-            .filter(|tid| stopped.iter().all(|thread| thread.tid() != *tid))
-            .collect();
-        if fresh.is_empty() {
-            break Ok(());
+pub fn seize_all(pid: i32, options: u32) -> Result<(Vec<Stopped>, Instant)> {
+    let mut seen = HashSet::new();
+    let mut seized = Vec::new();
+    let mut outcome = seize_fresh(pid, options, &mut seen, &mut seized);
+    let start = Instant::now();
+    let mut stopped = Vec::new();
+    while !seized.is_empty() {
+        for thread in &seized {
+            // One that is gone will be reported as such.
+            let _ = thread.interrupt();
         }
-        match seize_some(pid, &fresh, options) {
-            Ok(mut more) => stopped.append(&mut more),
-            Err(error) => break Err(error),
+        for thread in seized.drain(..) {
+            match settle(thread) {
+                Ok(thread) => stopped.extend(thread),
+                Err(error) => outcome = outcome.and(Err(error)),
+            }
         }
-    };
+        if outcome.is_ok() {
+            outcome = seize_fresh(pid, options, &mut seen, &mut seized);
+        }
+    }
     match outcome {
-        Ok(()) => Ok(stopped),
+        Ok(()) => Ok((stopped, start)),
         Err(error) => {
             release(pid, stopped);
             Err(error)
@@ -330,43 +437,31 @@ pub fn seize_all(pid: i32, options: u32) -> Result<Vec<Stopped>> {
     }
 }
 
-fn seize_some(pid: i32, tids: &[i32], options: u32) -> Result<Vec<Stopped>> {
-    let mut running = Vec::new();
-    let mut failure = None;
-    for &tid in tids {
-        match Running::seize(tid, options) {
-            Ok(thread) => {
-                let _ = thread.interrupt();
-                running.push(thread);
-            }
-            // A thread that ended, or one that the kernel seized at its birth, is no failure.
-            Err(TraceeError::Kernel { source, .. })
-                if source.raw_os_error() == Some(libc::ESRCH) => {}
-            // One that is on its way out is refused with EPERM.
-            Err(_) if has_ended(pid, tid) => {}
-            Err(_) if traced_by_us(pid, tid) => {
-                let thread = Running::born(tid);
-                let _ = thread.interrupt();
-                running.push(thread);
-            }
-            Err(error) => {
-                failure = Some(error);
-                break;
+/// Seizes the threads that were not seen before, until a look finds none.
+fn seize_fresh(
+    pid: i32,
+    options: u32,
+    seen: &mut HashSet<i32>,
+    seized: &mut Vec<Running>,
+) -> Result<()> {
+    loop {
+        let mut fresh = inspect::threads(pid)?;
+        fresh.retain(|tid| seen.insert(*tid));
+        if fresh.is_empty() {
+            return Ok(());
+        }
+        for tid in fresh {
+            match Running::seize(tid, options) {
+                Ok(thread) => seized.push(thread),
+                // A thread that ended, or one that the kernel seized at its birth, is no failure.
+                Err(TraceeError::Kernel { source, .. })
+                    if source.raw_os_error() == Some(libc::ESRCH) => {}
+                // One that is on its way out is refused with EPERM.
+                Err(_) if has_ended(pid, tid) => {}
+                Err(_) if traced_by_us(pid, tid) => seized.push(Running::born(tid)),
+                Err(error) => return Err(error),
             }
         }
-    }
-    let mut stopped = Vec::new();
-    for thread in running {
-        if let Some(thread) = settle(thread)? {
-            stopped.push(thread);
-        }
-    }
-    match failure {
-        Some(error) => {
-            release(pid, stopped);
-            Err(error)
-        }
-        None => Ok(stopped),
     }
 }
 
@@ -411,7 +506,7 @@ fn interrupted_again(thread: Running) -> Running {
 pub fn release(pid: i32, threads: Vec<Stopped>) {
     for thread in threads {
         if let Ok(mut regs) = thread.registers() {
-            let genuine = inspect::deliverable_signals(pid, thread.tid()) != 0;
+            let genuine = || inspect::deliverable_signals(pid, thread.tid()) != 0;
             if super::context::rewind(&mut regs, genuine) {
                 let _ = thread.set_registers(&regs);
             }

@@ -33,6 +33,28 @@ const CALL: &[u8] = &[
     0x0f, 0x0b, // ud2
 ];
 
+/// Two questions that a thread asks the kernel about itself, on its way back to its context: its tid address
+/// (`prctl(PR_GET_TID_ADDRESS)`, in the registers) and its alternate signal stack. The answers lie one
+/// behind the other where the registers say; the word at [`QUERY_DONE`] says that they are there.
+const QUERY: &[u8] = &[
+    0x0f, 0x05, //  0: syscall                  prctl, in the registers; rsi: where to
+    0x48, 0x83, 0xc6, 0x08, //  2: add rsi, 8
+    0x31, 0xff, //  6: xor edi, edi
+    0xb8, 0x83, 0x00, 0x00, 0x00, //  8: mov eax, 131   sigaltstack(NULL, rsi)
+    0x0f, 0x05, // 13: syscall
+    0xc7, 0x46, 0x18, 0x01, 0x00, 0x00, 0x00, // 15: mov dword [rsi+24], 1
+    0xb8, 0x0f, 0x00, 0x00, 0x00, // 22: mov eax, 15 (rt_sigreturn)
+    0x0f, 0x05, // 27: syscall
+    0x0f, 0x0b, // 29: ud2
+];
+
+/// Where [`QUERY`] is in the stub: behind [`CALL`].
+const QUERY_AT: u64 = 16;
+/// Offset of the word that is 1 once both answers are there.
+pub const QUERY_DONE: usize = 32;
+
+const _: () = assert!(CALL.len() as u64 <= QUERY_AT && QUERY_AT as usize + QUERY.len() <= 64);
+
 /// The double clone. The leader's thread makes a middle process that shares its memory, waits for
 /// it and returns to its own context; the middle process forks the follower and exits, so that the
 /// follower is a child of init or a subreaper and never of the server. A follower that no tracer
@@ -209,6 +231,12 @@ impl Vdso {
         self.call_address() + CALL.len() as u64 - 2
     }
 
+    /// Address of [`QUERY`].
+    #[must_use]
+    pub const fn query_address(&self) -> u64 {
+        self.base + self.stub + QUERY_AT
+    }
+
     /// Address of the double clone: [`CLONE`].
     #[must_use]
     pub const fn clone_address(&self) -> u64 {
@@ -248,6 +276,8 @@ impl Vdso {
     pub fn write_stub(&self, pid: i32) -> Result<()> {
         let mut bytes = vec![0x90; 64];
         bytes[..CALL.len()].copy_from_slice(CALL);
+        let query = QUERY_AT as usize;
+        bytes[query..query + QUERY.len()].copy_from_slice(QUERY);
         bytes.extend_from_slice(CLONE);
         memory::force_write(pid, self.base + self.stub, &bytes).named("write the stub", pid)
     }

@@ -114,23 +114,6 @@ impl Stopped {
         Ok(Running { tid: self.tid })
     }
 
-    /// Runs one instruction and returns when it has stopped again.
-    ///
-    /// # Errors
-    /// When it is gone or a signal came between.
-    pub fn single_step(self) -> Result<Self> {
-        loop {
-            ptrace::single_step(self.tid).named("single step", self.tid)?;
-            let (stopped, wait) = Running { tid: self.tid }.expect("single step", |wait| {
-                matches!(wait, Wait::Interrupted | Wait::Signal(libc::SIGTRAP))
-            })?;
-            // A second request to stop, made before the first was served, comes now.
-            if wait != Wait::Interrupted {
-                return Ok(stopped);
-            }
-        }
-    }
-
     /// Delivers the signal that it is stopped for, which must have a handler, and returns when it
     /// stands at the handler's first instruction.
     ///
