@@ -34,6 +34,7 @@ mod rules;
 mod rules_told;
 mod side;
 mod snapshot;
+mod timeline;
 mod transfer;
 mod transforming;
 mod wards;

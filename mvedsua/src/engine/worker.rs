@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use std::os::fd::AsFd;
 
@@ -22,7 +22,7 @@ use super::snapshot;
 use crate::rules::tools::Divergence;
 use crate::session::{
     Command, Done, Failure, FollowerStatus, LastUpdate, Mark, Outcome, OutdatedLeader,
-    SingleLeader, Stage, Status, TimelineEntry, UpdatedLeader, Updating,
+    SingleLeader, Stage, UpdatedLeader, Updating,
 };
 use crate::sys::wakeup::Wakeup;
 use crate::tracee::inspect;
@@ -655,47 +655,6 @@ impl Worker {
                 divergence: left.divergence,
             });
         });
-    }
-
-    /// A line of the timeline about now.
-    pub(super) fn mark(&mut self, mark: Option<Mark>, stage: Stage, what: String) {
-        self.mark_at(SystemTime::now(), mark, stage, what);
-    }
-
-    /// The same about an earlier moment, which must not lie before that of the last line.
-    pub(super) fn mark_at(
-        &mut self,
-        when: SystemTime,
-        mark: Option<Mark>,
-        stage: Stage,
-        what: String,
-    ) {
-        let unix_ms = when
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_millis() as u64);
-        tracing::info!(name = self.name, ?mark, %stage, what);
-        self.shared
-            .timeline
-            .lock()
-            .expect("nobody panics holding this")
-            .push(TimelineEntry {
-                unix_ms,
-                mark,
-                stage,
-                what,
-            });
-        self.change(|status| status.stage = stage);
-    }
-
-    pub(super) fn change(&self, edit: impl FnOnce(&mut Status)) {
-        edit(
-            &mut self
-                .shared
-                .status
-                .lock()
-                .expect("nobody panics holding this"),
-        );
-        self.changed.send_modify(|count| *count += 1);
     }
 
     fn refresh_single(&self, pid: i32) {
