@@ -255,7 +255,7 @@ impl Worker {
             status.last_update = None;
             status.rules = None;
         });
-        let follower = following.follower.pid;
+        let follower = following.pairs.root().follower.pid;
         self.refresh(&mut following, Stage::Updating);
         // The bundle was applied since.
         self.mark_at(

@@ -90,6 +90,7 @@ impl Following {
         index: usize,
         arrival: &Arrival,
     ) -> Result<bool, Stop> {
+        let pair = self.lanes[index].pair;
         let Some((nr, args)) = self.nth_call(index, 0) else {
             return Ok(false);
         };
@@ -122,7 +123,7 @@ impl Following {
             return Ok(true);
         };
         let mut memory = ProcessMemory {
-            pid: self.follower.pid,
+            pid: self.pairs[pair].follower.pid,
         };
         let address = arrival.call.args[at];
         if address == 0 || memory.write(address, &bytes).is_err() {

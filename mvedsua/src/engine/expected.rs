@@ -12,6 +12,7 @@ use crate::rules::ast::Repeat;
 impl Following {
     /// The next item of a lane is what rules made of a call. Returns whether the follower got further.
     pub(super) fn step_expected(&mut self, index: usize) -> Result<bool, Stop> {
+        let pair = self.lanes[index].pair;
         let Some(arrival) = self.lanes[index].waiting else {
             return Ok(false);
         };
@@ -23,14 +24,14 @@ impl Following {
             return Ok(false);
         }
         if matches!(self.options.kind, crate::session::UpdateKind::Fault { .. }) {
-            self.inject_fault(&arrival);
+            self.inject_fault(index, &arrival);
         }
         let Some(Item::Expected(expected)) = self.order.next(index).map(|(item, _)| item) else {
             return Ok(false);
         };
         let record = expected.origin.as_ref().map(super::rules::Copied::record);
         let mut memory = ProcessMemory {
-            pid: self.follower.pid,
+            pid: self.pairs[pair].follower.pid,
         };
         let held = matcher::expect(
             expected,
@@ -51,7 +52,7 @@ impl Following {
             record.as_ref(),
             &arrival.call,
             &mut memory,
-            &self.epoll,
+            &self.pairs[pair].epoll,
             &mut rules.carry,
         );
         let given = self.answered(index, &arrival, given)?;
@@ -134,11 +135,12 @@ impl Following {
 
     /// Gives the follower, instead of a divergence, what is carried for a read of its own.
     pub(super) fn read_carried(&mut self, index: usize, arrival: &Arrival) -> Result<bool, Stop> {
+        let pair = self.lanes[index].pair;
         let Some(rules) = &mut self.rules else {
             return Ok(false);
         };
         let mut memory = ProcessMemory {
-            pid: self.follower.pid,
+            pid: self.pairs[pair].follower.pid,
         };
         let carried = matcher::give_carried(&arrival.call, &mut memory, &mut rules.carry);
         let Some(result) = self.answered(index, arrival, carried)? else {

@@ -58,7 +58,8 @@ impl Following {
     ///
     /// # Errors
     /// When the file cannot be found again, or the mapping would be shared and writable.
-    pub(super) fn map_file(&mut self, arrival: &Arrival) -> Result<(), Stop> {
+    pub(super) fn map_file(&mut self, index: usize, arrival: &Arrival) -> Result<(), Stop> {
+        let pair = self.lanes[index].pair;
         let [_, _, protection, flags, fd, _] = arrival.call.args;
         // Anonymous memory needs no descriptor, whatever stands in that argument.
         if flags & libc::MAP_ANONYMOUS as u64 != 0 {
@@ -72,20 +73,20 @@ impl Following {
                  system call and cannot be followed"
             )));
         }
-        let Some(opened) = self.opened.get(&fd) else {
+        let Some(opened) = self.pairs[pair].opened.get(&fd).cloned() else {
             return Err(Stop::roll_back(format!(
                 "the server maps descriptor {fd}, which is no file that was open at the snapshot or \
                  opened by name since"
             )));
         };
-        let file = self.reopen(fd, opened).ok_or_else(|| {
+        let file = self.reopen(pair, fd, &opened).ok_or_else(|| {
             Stop::roll_back(format!(
                 "the server maps {} (descriptor {fd}), which cannot be opened again for the follower",
                 opened.path.display()
             ))
         })?;
         // Under this number it no longer has what it may have been given for a promotion.
-        self.gifts.remove(&fd);
+        self.pairs[pair].gifts.remove(&fd);
         self.listener
             .install_fd(arrival.id, file.as_fd(), fd, true)
             .map_err(|e| {
@@ -99,8 +100,8 @@ impl Following {
 
     /// By its name, or if that is gone or another file's now, through the leader's descriptor. One
     /// that was opened since the snapshot is only known by name.
-    fn reopen(&self, fd: i32, opened: &Opened) -> Option<File> {
-        let pid = self.leader.pid;
+    fn reopen(&self, pair: usize, fd: i32, opened: &Opened) -> Option<File> {
+        let pid = self.pairs[pair].leader.pid;
         let same = |file: &File| {
             opened.identity.is_none_or(|identity| {
                 file.metadata()
@@ -118,6 +119,7 @@ impl Following {
     /// Keeps track of the files behind descriptors, for [`Self::map_file`]; to be called with each
     /// call that was found equal, while it is still the next item of its thread.
     pub(super) fn note_file(&mut self, index: usize) {
+        let pair = self.lanes[index].pair;
         let Some(record) = self
             .order
             .next(index)
@@ -128,11 +130,12 @@ impl Following {
         let header = record.header;
         let args = header.args;
         if header.nr == roles().close {
-            self.opened.remove(&(args[0] as i32));
+            self.pairs[pair].opened.remove(&(args[0] as i32));
             return;
         }
         if header.nr == roles().close_range {
-            self.opened
+            self.pairs[pair]
+                .opened
                 .retain(|fd, _| !(args[0] as u32..=args[1] as u32).contains(&(*fd as u32)));
             return;
         }
@@ -146,11 +149,11 @@ impl Following {
         let Some(at) = spec.args.iter().position(|arg| *arg == Arg::Path) else {
             // A duplicate, or something that is no file.
             let duplicate = (spec.args[0] == Arg::Fd)
-                .then(|| self.opened.get(&(args[0] as i32)).cloned())
+                .then(|| self.pairs[pair].opened.get(&(args[0] as i32)).cloned())
                 .flatten();
             match duplicate {
-                Some(file) => self.opened.insert(fd, file),
-                None => self.opened.remove(&fd),
+                Some(file) => self.pairs[pair].opened.insert(fd, file),
+                None => self.pairs[pair].opened.remove(&fd),
             };
             return;
         };
@@ -163,21 +166,21 @@ impl Following {
                 let folder = if Path::new(name).is_absolute() {
                     PathBuf::from("/")
                 } else if at == 0 || args[0] as i32 == libc::AT_FDCWD {
-                    std::fs::read_link(format!("/proc/{}/cwd", self.leader.pid)).ok()?
+                    std::fs::read_link(format!("/proc/{}/cwd", self.pairs[pair].leader.pid)).ok()?
                 } else {
-                    self.opened.get(&(args[0] as i32))?.path.clone()
+                    self.pairs[pair].opened.get(&(args[0] as i32))?.path.clone()
                 };
                 Some(folder.join(name))
             });
         match path {
-            Some(path) => self.opened.insert(
+            Some(path) => self.pairs[pair].opened.insert(
                 fd,
                 Opened {
                     path,
                     identity: None,
                 },
             ),
-            None => self.opened.remove(&fd),
+            None => self.pairs[pair].opened.remove(&fd),
         };
     }
 }

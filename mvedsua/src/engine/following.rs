@@ -10,10 +10,11 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
 use super::clocks::Clocks;
-use super::files::{Opened, open_files};
+use super::files::open_files;
 use super::guard::Watched;
-use super::lane::{Item, Lanes};
+use super::lane::{Births, Item, Lanes};
 use super::pace::Pace;
+use super::pair::{Pair, Pairs, ROOT};
 use super::readings::Slots;
 use super::rules::Rules;
 use super::side::{Side, Why};
@@ -97,17 +98,13 @@ fn makes_thread(event: &EventRef) -> bool {
 
 /// A running update.
 pub(super) struct Following {
-    pub(super) leader: Side,
-    pub(super) follower: Side,
+    /// The processes.
+    pub(super) pairs: Pairs,
+    /// Their threads.
     pub(super) lanes: Lanes,
     pub(super) order: Order<Item>,
     pub(super) recorder: Recorder,
     pub(super) listener: Arc<Listener>,
-    /// Held as long as the recorder may stop the leader.
-    _watched: Watched,
-    pub(super) vdso: Vdso,
-    pub(super) epoll: EpollData,
-    pub(super) slots: Slots,
     pub(super) options: UpdateOptions,
     /// The rules, if there are any.
     pub(super) rules: Option<Box<Rules>>,
@@ -117,26 +114,13 @@ pub(super) struct Following {
     pub(super) diverged: Option<Box<Divergence>>,
     pub(super) wakeup: Wakeup,
     /// Threads of the leader that were born and whose creation is not in a queue yet.
-    pub(super) born: std::collections::HashSet<i32>,
+    pub(super) births: Births,
     /// What such threads did already.
     pub(super) early: HashMap<i32, Vec<Item>>,
     /// Reports of the leader's threads that came during the snapshot.
     pub(super) deferred: Vec<(i32, Wait)>,
     /// Payloads that were fetched out of line, by the record's position in the ring.
     pub(super) fetched: HashMap<u64, Vec<u8>>,
-    /// Calls since the snapshot with a lasting effect on the leader that promotion cannot repeat.
-    pub(super) lasting: std::collections::BTreeSet<&'static str>,
-    /// Descriptors that the follower was given ahead of a promotion: our duplicates of them, with
-    /// their close-on-exec flags.
-    pub(super) gifts: HashMap<i32, (std::os::fd::OwnedFd, bool)>,
-    /// Where each thread of the leader keeps its thread id (`CLONE_CHILD_CLEARTID`).
-    pub(super) tid_addresses: HashMap<i32, u64>,
-    /// The files behind the leader's descriptors, as far as the follower has got.
-    pub(super) opened: HashMap<i32, Opened>,
-    /// The middle process of the snapshot: its clone and wait are not events of the leader.
-    pub(super) middle: i32,
-    /// The thread of the leader that made the clone.
-    pub(super) cloner: i32,
     pub(super) scratch: Vec<u8>,
     pub(super) counts: Events,
     pub(super) clocks: Clocks,
@@ -168,7 +152,7 @@ pub(super) struct Parts {
     pub(super) recorder: Recorder,
     pub(super) listener: Arc<Listener>,
     pub(super) watched: Watched,
-    pub(super) vdso: Vdso,
+    pub(super) vdso: Arc<Vdso>,
     pub(super) epoll: EpollData,
     pub(super) slots: Slots,
     pub(super) options: UpdateOptions,
@@ -186,40 +170,42 @@ impl Following {
         let mut lanes = Lanes::default();
         let mut order = Order::default();
         for (leader, follower) in parts.pairs {
-            let index = lanes.open(leader);
+            let index = lanes.open(ROOT, leader);
             lanes.pair(index, follower);
             lanes[index].slot = parts.slots.of(leader);
             lanes[index].has_slot = true;
             let queue = order.open();
             debug_assert_eq!(index, queue);
         }
-        let opened = open_files(parts.leader.pid);
-        Self {
+        let root = Pair {
+            opened: open_files(parts.leader.pid),
             leader: parts.leader,
             follower: parts.follower,
+            vdso: parts.vdso,
+            epoll: parts.epoll,
+            slots: parts.slots,
+            lasting: std::collections::BTreeSet::new(),
+            gifts: HashMap::new(),
+            tid_addresses: parts.tid_addresses,
+            middle: parts.middle,
+            cloner: parts.cloner,
+            _watched: parts.watched,
+        };
+        Self {
+            pairs: Pairs::new(root),
             lanes,
             order,
             recorder: parts.recorder,
             listener: parts.listener,
-            _watched: parts.watched,
-            vdso: parts.vdso,
-            epoll: parts.epoll,
-            slots: parts.slots,
             options: parts.options,
             rules: parts.rules,
             reverse: parts.reverse,
             diverged: None,
             wakeup: parts.wakeup,
-            born: std::collections::HashSet::new(),
+            births: Births::default(),
             early: HashMap::new(),
             deferred: Vec::new(),
             fetched: HashMap::new(),
-            lasting: std::collections::BTreeSet::new(),
-            tid_addresses: parts.tid_addresses,
-            gifts: HashMap::new(),
-            opened,
-            middle: parts.middle,
-            cloner: parts.cloner,
             scratch: vec![0; 64 * 1024],
             counts: Events::default(),
             clocks: Clocks::default(),
@@ -325,7 +311,7 @@ impl Following {
             )));
         };
         if self.is_local(&arrival) {
-            return self.map_file(&arrival);
+            return self.map_file(index, &arrival);
         }
         self.lanes[index].waiting = Some(arrival);
         self.settle_readings(index)
@@ -345,17 +331,8 @@ impl Following {
                 self.recorder.ring.release(event);
                 continue;
             }
-            let (tid, ret) = (event.header.tid as i32, event.header.ret as i32);
             self.queue_readings(&event)?;
-            let may_bear = makes_thread(&event);
-            self.push(tid, Item::Call(event))?;
-            // From here on the new thread's own items have their place, after its creation.
-            if may_bear && self.born.remove(&ret) {
-                let index = self.open_lane(ret);
-                for item in self.early.remove(&ret).unwrap_or_default() {
-                    self.push_ruled(index, item)?;
-                }
-            }
+            self.push(event.header.tid as i32, Item::Call(event))?;
         }
         let used = self.recorder.ring.used_bytes();
         self.high_water = self.high_water.max(used);
@@ -366,17 +343,35 @@ impl Following {
     /// the `clone` is kept until that is in its queue.
     pub(super) fn push(&mut self, tid: i32, item: Item) -> Result<(), Stop> {
         match self.lanes.of_leader(tid) {
-            Some(index) => self.push_ruled(index, item)?,
+            Some(index) => self.queue(index, item)?,
             None => self.early.entry(tid).or_default().push(item),
         }
         Ok(())
     }
 
-    fn open_lane(&mut self, leader: i32) -> usize {
-        let index = self.lanes.open(leader);
+    /// Appends an item to the queue of a lane. Behind a call that made a thread that thread's own items have
+    /// their place: births and calls of one thread come in the same order.
+    fn queue(&mut self, index: usize, item: Item) -> Result<(), Stop> {
+        let made = match &item {
+            Item::Call(event) if makes_thread(event) => event.header.ret as i32,
+            _ => return self.push_ruled(index, item),
+        };
+        self.push_ruled(index, item)?;
+        if let Some(born) = self.births.take(self.lanes[index].leader, made) {
+            let lane = self.open_lane(self.lanes[index].pair, born);
+            self.lanes[index].bears.push_back(lane);
+            for item in self.early.remove(&born).unwrap_or_default() {
+                self.queue(lane, item)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn open_lane(&mut self, pair: usize, leader: i32) -> usize {
+        let index = self.lanes.open(pair, leader);
         let queue = self.order.open();
         debug_assert_eq!(index, queue);
-        self.lanes[index].slot = self.slots.of(leader);
+        self.lanes[index].slot = self.pairs[pair].slots.of(leader);
         index
     }
 
@@ -385,8 +380,9 @@ impl Following {
     fn is_snapshot_call(&self, event: &EventRef) -> bool {
         let header = &event.header;
         let roles = super::roles::roles();
-        header.tid as i32 == self.cloner
-            && header.ret == i64::from(self.middle)
+        self.pairs
+            .iter()
+            .any(|pair| header.tid as i32 == pair.cloner && header.ret == i64::from(pair.middle))
             && (header.nr == roles.clone || header.nr == roles.wait4)
     }
 
@@ -428,18 +424,19 @@ impl Following {
     }
 
     pub(super) fn report(&mut self, tid: i32, wait: Wait) -> Result<(), Stop> {
-        if self.leader.has(tid) {
-            self.leader_report(tid, wait)
+        if let Some(pair) = self.pairs.of_leader(tid) {
+            self.leader_report(pair, tid, wait)
+        } else if let Some(pair) = self.pairs.of_follower(tid) {
+            self.follower_report(pair, tid, wait)
         } else {
-            // The follower's, or a thread of it that is reported before its creator's event.
-            self.follower_report(tid, wait)
+            self.strange_report(tid, wait)
         }
     }
 
     /// Lets the leader's threads go on when there is room in the ring again.
     fn relieve(&mut self) -> Result<(), Stop> {
-        let held = self.leader.count_stopped(Why::RingFull);
-        if held == 0 {
+        let held = |pair: &Pair| pair.leader.count_stopped(Why::RingFull) > 0;
+        if !self.pairs.iter().any(held) {
             return Ok(());
         }
         if self.options.on_full == OnFull::Rollback {
@@ -448,9 +445,11 @@ impl Following {
             ));
         }
         if !self.stopping && self.has_room() {
-            for thread in self.leader.take_stopped(Why::RingFull) {
-                let running = thread.resume(0)?;
-                self.leader.add_running(running);
+            for pair in self.pairs.iter_mut() {
+                for thread in pair.leader.take_stopped(Why::RingFull) {
+                    let running = thread.resume(0)?;
+                    pair.leader.add_running(running);
+                }
             }
             if let Some(since) = self.blocked_since.take() {
                 self.blocked += since.elapsed();

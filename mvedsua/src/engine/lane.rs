@@ -56,9 +56,20 @@ pub(super) enum InCall {
     Local(u16),
 }
 
+/// A call that made a thread, on its way through the follower.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cloning {
+    /// What the leader's thread got from it: the new thread's id as its maker sees it.
+    pub(super) result: i32,
+    /// The lane of the new thread.
+    pub(super) lane: usize,
+}
+
 /// A thread pair.
 #[derive(Debug, Default)]
 pub(super) struct Lane {
+    /// The pair of processes that the two belong to.
+    pub(super) pair: usize,
     /// The leader's thread.
     pub(super) leader: i32,
     /// The follower's thread, once it exists.
@@ -67,8 +78,11 @@ pub(super) struct Lane {
     pub(super) ended: bool,
     /// The call in which the follower's thread waits for its verdict.
     pub(super) waiting: Option<Arrival>,
-    /// The follower's thread was let into a `clone`: the thread id that the leader got from it.
-    pub(super) cloning: Option<i32>,
+    /// Lanes that the leader's thread has opened by making threads and whose thread the follower has not
+    /// made yet, in order.
+    pub(super) bears: VecDeque<usize>,
+    /// The follower's thread was let into a `clone`.
+    pub(super) cloning: Option<Cloning>,
     /// The follower's thread returns from that `clone`: the result to give it.
     pub(super) cloned: Option<i32>,
     /// Signals that were queued for the follower's thread: the leader's `siginfo_t` of each.
@@ -91,44 +105,71 @@ pub(super) struct Lanes {
     lanes: Vec<Lane>,
     by_leader: HashMap<i32, usize>,
     by_follower: HashMap<i32, usize>,
-    /// Lanes whose thread the follower has not made yet. More than one for a thread id if the leader
-    /// is so far ahead that the id came again.
-    unborn: HashMap<i32, VecDeque<usize>>,
+}
+
+/// Threads of the leader that were born and whose creation is not in a queue yet: by their maker, in
+/// order, each with its id and the id that its maker sees.
+#[derive(Debug, Default)]
+pub(super) struct Births {
+    made: HashMap<i32, VecDeque<(i32, i32)>>,
+    /// Those that were reported at their birth before their maker was: it may be told of one that has ended.
+    alone: HashMap<i32, i32>,
+}
+
+impl Births {
+    /// The leader's thread `creator` has made the thread `born`, and sees the id `told`.
+    pub(super) fn add(&mut self, creator: i32, born: i32, told: i32) {
+        let made = self.made.entry(creator).or_default();
+        made.push_back((born, told));
+    }
+
+    /// A thread, which sees the id `told` of itself, was reported before its maker.
+    pub(super) fn add_alone(&mut self, born: i32, told: i32) {
+        self.alone.insert(born, told);
+    }
+
+    /// Its maker is reported now: the id that such a thread saw of itself.
+    pub(super) fn take_alone(&mut self, born: i32) -> Option<i32> {
+        self.alone.remove(&born)
+    }
+
+    /// The next one that `creator` has made, if that is what it sees under the id `told`.
+    pub(super) fn take(&mut self, creator: i32, told: i32) -> Option<i32> {
+        let made = self.made.get_mut(&creator)?;
+        let (born, _) = made.pop_front_if(|next| next.1 == told)?;
+        if made.is_empty() {
+            self.made.remove(&creator);
+        }
+        Some(born)
+    }
+
+    /// The thread is gone; its id may come again for another.
+    pub(super) fn forget(&mut self, creator: i32) {
+        self.made.remove(&creator);
+    }
 }
 
 impl Lanes {
     /// Opens a lane for a thread of the leader; its number is that of its queue.
-    pub(super) fn open(&mut self, leader: i32) -> usize {
+    pub(super) fn open(&mut self, pair: usize, leader: i32) -> usize {
         let index = self.lanes.len();
         self.lanes.push(Lane {
+            pair,
             leader,
             ..Lane::default()
         });
         self.by_leader.insert(leader, index);
-        self.unborn.entry(leader).or_default().push_back(index);
         index
     }
 
     /// The follower's thread of a lane now exists.
     pub(super) fn pair(&mut self, index: usize, follower: i32) {
-        let leader = self.lanes[index].leader;
-        if let Some(unborn) = self.unborn.get_mut(&leader) {
-            unborn.retain(|other| *other != index);
-            if unborn.is_empty() {
-                self.unborn.remove(&leader);
-            }
-        }
         self.lanes[index].follower = Some(follower);
         self.by_follower.insert(follower, index);
     }
 
     pub(super) fn of_leader(&self, tid: i32) -> Option<usize> {
         self.by_leader.get(&tid).copied()
-    }
-
-    /// The lane of the thread `leader` that the follower makes next.
-    pub(super) fn unborn(&self, leader: i32) -> Option<usize> {
-        self.unborn.get(&leader)?.front().copied()
     }
 
     pub(super) fn of_follower(&self, tid: i32) -> Option<usize> {

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::following::{Following, Stop};
-use super::lane::{Delivered, InCall, Item};
+use super::lane::{Cloning, Delivered, InCall, Item};
 use super::replay::is_interrupted;
 use super::side::Why;
 use crate::sys::pidfd;
@@ -31,77 +31,91 @@ const QUEUED_BY_US: i32 = -0x4d56;
 const MASK_IN_FRAME: u64 = 8 + 8 + 8 + 24 + 256;
 
 impl Following {
-    pub(super) fn leader_report(&mut self, tid: i32, wait: Wait) -> Result<(), Stop> {
+    pub(super) fn leader_report(&mut self, pair: usize, tid: i32, wait: Wait) -> Result<(), Stop> {
         if matches!(wait, Wait::Exited(_) | Wait::Killed(_)) {
-            return self.leader_thread_gone(tid, wait);
+            return self.leader_thread_gone(pair, tid, wait);
         }
-        let Some(thread) = self.leader.reported(tid) else {
+        let Some(thread) = self.pairs[pair].leader.reported(tid) else {
             return Ok(());
         };
-        if wait == Wait::Interrupted && self.is_expected(tid) {
-            self.give_slot(&thread)?;
+        if wait == Wait::Interrupted && self.pairs[pair].slots.is_expected(tid) {
+            self.give_slot(pair, &thread)?;
         }
         match wait {
-            Wait::Interrupted if self.stopping => self.leader.add_stopped(thread, Why::Asked),
-            Wait::Signal(signal) => return self.leader_signal(thread, signal),
-            Wait::GroupStop(_) => self.leader.add_running(thread.listen()?),
+            Wait::Interrupted if self.stopping => {
+                self.pairs[pair].leader.add_stopped(thread, Why::Asked)
+            }
+            Wait::Signal(signal) => return self.leader_signal(pair, thread, signal),
+            Wait::GroupStop(_) => self.pairs[pair].leader.add_running(thread.listen()?),
             Wait::Event(libc::PTRACE_EVENT_CLONE) => {
                 let born = thread.event_message()? as i32;
-                self.leader_birth(born)?;
-                self.leader.add_running(thread.resume(0)?);
+                self.leader_birth(pair, tid, born)?;
+                self.pairs[pair].leader.add_running(thread.resume(0)?);
             }
             Wait::Event(libc::PTRACE_EVENT_EXEC) => {
-                self.leader.add_running(thread.resume(0)?);
+                self.pairs[pair].leader.add_running(thread.resume(0)?);
                 return Err(Stop::roll_back(
                     "the leader executed another program, which cannot be followed",
                 ));
             }
-            Wait::Event(libc::PTRACE_EVENT_EXIT) => return self.leader_exit(thread),
-            _ => self.leader.add_running(thread.resume(0)?),
+            Wait::Event(libc::PTRACE_EVENT_EXIT) => return self.leader_exit(pair, thread),
+            _ => self.pairs[pair].leader.add_running(thread.resume(0)?),
         }
         Ok(())
     }
 
     /// The kernel may report a new thread's birth stop before its creator's event, or after it.
-    fn leader_birth(&mut self, born: i32) -> Result<(), Stop> {
-        if self.leader.has(born) {
-            return Ok(());
-        }
-        if inspect::threads(self.leader.pid)?.contains(&born) {
-            self.born.insert(born);
-            self.expect_birth(born);
-            self.leader.add_running(Running::born(born));
+    fn leader_birth(&mut self, pair: usize, creator: i32, born: i32) -> Result<(), Stop> {
+        if let Some(told) = self.births.take_alone(born) {
+            self.births.add(creator, born, told);
+        } else if inspect::threads(self.pairs[pair].leader.pid)?.contains(&born) {
+            let told = inspect::own_id(born).unwrap_or(born);
+            self.births.add(creator, born, told);
+            self.pairs[pair].slots.expect_birth(born);
+            self.pairs[pair].leader.add_running(Running::born(born));
             self.set_margin()?;
         }
         // Else a process made with an unusual exit signal: `newborn` hears of its birth stop.
         Ok(())
     }
 
+    /// A report of a thread that is of neither side, as far as is known.
+    pub(super) fn strange_report(&mut self, tid: i32, wait: Wait) -> Result<(), Stop> {
+        if wait == Wait::Interrupted {
+            return self.newborn(tid);
+        }
+        self.pairs.root_mut().leader.wards.report(tid, wait);
+        Ok(())
+    }
+
     /// A thread of nobody's that stopped at its birth, before its creator's event named it.
-    pub(super) fn newborn(&mut self, tid: i32) -> Result<(), Stop> {
-        let process = inspect::process_of(tid);
+    fn newborn(&mut self, tid: i32) -> Result<(), Stop> {
+        let process = inspect::process_of(tid).unwrap_or(0);
         let thread = Running::born(tid).reported();
-        if process == Some(self.leader.pid) {
-            self.born.insert(tid);
-            self.give_slot(&thread)?;
+        if let Some(pair) = self.pairs.of_leader_process(process) {
+            let told = inspect::own_id(tid).unwrap_or(tid);
+            self.births.add_alone(tid, told);
+            self.give_slot(pair, &thread)?;
             if self.stopping {
-                self.leader.add_stopped(thread, Why::Asked);
+                self.pairs[pair].leader.add_stopped(thread, Why::Asked);
             } else {
-                self.leader.add_running(thread.resume(0)?);
+                self.pairs[pair].leader.add_running(thread.resume(0)?);
             }
             self.set_margin()
-        } else if process == Some(self.follower.pid) {
-            self.follower_birth(thread)
+        } else if let Some(pair) = self.pairs.of_follower_process(process) {
+            self.follower_birth(pair, thread)
         } else {
             // A child process of the leader's: its alone.
-            self.leader.wards.report(tid, Wait::Interrupted);
+            let leader = &mut self.pairs.root_mut().leader;
+            leader.wards.report(tid, Wait::Interrupted);
             Ok(())
         }
     }
 
     /// The ring keeps one largest record free for every thread that may be in a call.
     pub(super) fn set_margin(&mut self) -> Result<(), Stop> {
-        let threads = self.leader.count().max(1) as u64 + 1;
+        let threads: usize = self.pairs.iter().map(|pair| pair.leader.count()).sum();
+        let threads = threads.max(1) as u64 + 1;
         let margin = threads * (mvedsua_common::event::MAX_RECORD as u64 + 16);
         let capacity = self.recorder.ring.capacity();
         if margin > capacity / 2 {
@@ -115,17 +129,17 @@ impl Following {
         Ok(())
     }
 
-    fn leader_signal(&mut self, thread: Stopped, signal: i32) -> Result<(), Stop> {
+    fn leader_signal(&mut self, pair: usize, thread: Stopped, signal: i32) -> Result<(), Stop> {
         let tid = thread.tid();
         let info = ptrace::signal_info(tid)
             .map_err(|e| Stop::roll_back(format!("reading a signal of thread {tid}: {e}")))?;
         // All calls that the thread has finished are in the ring by now.
         self.drain_ring()?;
         if signal == libc::SIGSTOP && info.si_code == libc::SI_KERNEL {
-            return self.leader_held(thread);
+            return self.leader_held(pair, thread);
         }
         if FAULTS.contains(&signal) {
-            self.leader.add_stopped(thread, Why::Dying);
+            self.pairs[pair].leader.add_stopped(thread, Why::Dying);
             return Err(Stop::LeaderCrashed {
                 how: died_of(signal),
                 held: true,
@@ -133,10 +147,11 @@ impl Following {
         }
         let mut regs = thread.registers()?;
         // The handler must not return into what we wrote into the vDSO: that may be gone by then.
-        if self.vdso.evade(self.leader.pid, &mut regs)? {
+        let side = &self.pairs[pair].leader;
+        if self.pairs[pair].vdso.evade(side.pid, &mut regs)? {
             thread.set_registers(&regs)?;
         }
-        self.collect_readings(tid)?;
+        self.collect_readings(pair, tid)?;
         let in_call = match (regs.orig_rax as i64, regs.rax as i64) {
             (nr, ret) if nr >= 0 && is_interrupted(ret) && is_local(nr as u16) => {
                 InCall::Local(nr as u16)
@@ -148,7 +163,7 @@ impl Following {
             libc::SIGSTOP | libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU
         );
         if !stops {
-            let more = inspect::deliverable_signals(self.leader.pid, tid) != 0;
+            let more = inspect::deliverable_signals(self.pairs[pair].leader.pid, tid) != 0;
             self.push(
                 tid,
                 Item::Signal(Box::new(Delivered {
@@ -158,12 +173,12 @@ impl Following {
                 })),
             )?;
         }
-        self.leader.add_running(thread.resume(signal)?);
+        self.pairs[pair].leader.add_running(thread.resume(signal)?);
         Ok(())
     }
 
     /// The recorder stopped the thread at the exit of a call: for its payload, for room, or both.
-    fn leader_held(&mut self, thread: Stopped) -> Result<(), Stop> {
+    fn leader_held(&mut self, pair: usize, thread: Stopped) -> Result<(), Stop> {
         let tid = thread.tid();
         // It must not be left in this stop: if this agent died, the kernel would deliver the
         // SIGSTOP. In the stop of an interrupt it would just run on.
@@ -171,36 +186,36 @@ impl Following {
         let (thread, _) = running.expect("stop at the exit of its call", |wait| {
             !matches!(wait, Wait::Signal(libc::SIGSTOP))
         })?;
-        self.fetch_payload(tid)?;
+        self.fetch_payload(pair, tid)?;
         if self.has_room() {
-            self.leader.add_running(thread.resume(0)?);
+            self.pairs[pair].leader.add_running(thread.resume(0)?);
             return Ok(());
         }
-        self.leader.add_stopped(thread, Why::RingFull);
+        self.pairs[pair].leader.add_stopped(thread, Why::RingFull);
         self.blocked_since.get_or_insert_with(Instant::now);
         Ok(())
     }
 
-    fn leader_exit(&mut self, thread: Stopped) -> Result<(), Stop> {
+    fn leader_exit(&mut self, pair: usize, thread: Stopped) -> Result<(), Stop> {
         let tid = thread.tid();
         let status = thread.event_message()? as i32;
         self.drain_ring()?;
-        self.collect_readings(tid)?;
+        self.collect_readings(pair, tid)?;
         self.push(tid, Item::Exit)?;
-        let whole = is_group_exit(self.leader.pid, tid, status);
+        let whole = is_group_exit(self.pairs[pair].leader.pid, tid, status);
         if !whole {
-            self.leader.add_running(thread.resume(0)?);
+            self.pairs[pair].leader.add_running(thread.resume(0)?);
             return Ok(());
         }
         if libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0 {
-            self.leader.add_running(thread.resume(0)?);
+            self.pairs[pair].leader.add_running(thread.resume(0)?);
             return Err(Stop::LeaderEnded("it exited with status 0".into()));
         }
         if libc::WIFSIGNALED(status) && !FAULTS.contains(&libc::WTERMSIG(status)) {
-            self.leader.add_running(thread.resume(0)?);
+            self.pairs[pair].leader.add_running(thread.resume(0)?);
             return Err(Stop::LeaderEnded(died_of(libc::WTERMSIG(status))));
         }
-        self.leader.add_stopped(thread, Why::Dying);
+        self.pairs[pair].leader.add_stopped(thread, Why::Dying);
         let how = if libc::WIFEXITED(status) {
             format!("it exited with status {}", libc::WEXITSTATUS(status))
         } else {
@@ -209,11 +224,14 @@ impl Following {
         Err(Stop::LeaderCrashed { how, held: true })
     }
 
-    fn leader_thread_gone(&mut self, tid: i32, wait: Wait) -> Result<(), Stop> {
-        self.leader.ended(tid);
-        self.take_slot_back(tid);
+    fn leader_thread_gone(&mut self, pair: usize, tid: i32, wait: Wait) -> Result<(), Stop> {
+        self.pairs[pair].leader.ended(tid);
+        self.take_slot_back(pair, tid);
         self.lanes.leader_ended(tid);
-        if self.leader.is_gone() {
+        if !self.early.contains_key(&tid) {
+            self.births.forget(tid);
+        }
+        if self.pairs[pair].leader.is_gone() {
             return Err(match wait {
                 Wait::Exited(0) => Stop::LeaderEnded("it exited with status 0".into()),
                 Wait::Exited(status) => Stop::LeaderCrashed {
@@ -227,12 +245,16 @@ impl Following {
         Ok(())
     }
 
-    pub(super) fn follower_report(&mut self, tid: i32, wait: Wait) -> Result<(), Stop> {
+    pub(super) fn follower_report(
+        &mut self,
+        pair: usize,
+        tid: i32,
+        wait: Wait,
+    ) -> Result<(), Stop> {
         if matches!(wait, Wait::Exited(_) | Wait::Killed(_)) {
-            self.leader.wards.report(tid, wait);
-            self.follower.ended(tid);
+            self.pairs[pair].follower.ended(tid);
             self.lanes.follower_ended(tid);
-            if self.follower.is_gone() {
+            if self.pairs[pair].follower.is_gone() {
                 return Err(Stop::roll_back(match wait {
                     Wait::Killed(signal) => format!("the follower was killed by signal {signal}"),
                     _ => "the follower ended".into(),
@@ -240,14 +262,10 @@ impl Following {
             }
             return Ok(());
         }
-        if self.transformation.is_running() && self.follower.has(tid) {
+        if self.transformation.is_running() {
             return self.transformer_report(tid, wait);
         }
-        let Some(thread) = self.follower.reported(tid) else {
-            if wait == Wait::Interrupted {
-                return self.newborn(tid);
-            }
-            self.leader.wards.report(tid, wait);
+        let Some(thread) = self.pairs[pair].follower.reported(tid) else {
             return Ok(());
         };
         if wait == Wait::Interrupted {
@@ -255,14 +273,14 @@ impl Following {
         }
         match wait {
             Wait::Interrupted if self.put_mask_into_force(tid)? => {
-                self.follower.add_running(thread.resume(0)?);
+                self.pairs[pair].follower.add_running(thread.resume(0)?);
             }
             Wait::Interrupted if self.stopping_follower => {
-                self.follower.add_stopped(thread, Why::Asked)
+                self.pairs[pair].follower.add_stopped(thread, Why::Asked)
             }
-            Wait::Signal(signal) => return self.follower_signal(thread, signal),
-            Wait::GroupStop(_) => self.follower.add_running(thread.listen()?),
-            Wait::Event(libc::PTRACE_EVENT_CLONE) => return self.follower_cloned(thread),
+            Wait::Signal(signal) => return self.follower_signal(pair, thread, signal),
+            Wait::GroupStop(_) => self.pairs[pair].follower.add_running(thread.listen()?),
+            Wait::Event(libc::PTRACE_EVENT_CLONE) => return self.follower_cloned(pair, thread),
             Wait::Syscall => {
                 // The exit of the clone that `follower_cloned` waits for: the follower gets the
                 // thread id that the leader got.
@@ -273,12 +291,12 @@ impl Following {
                     regs.rax = result as u64;
                     thread.set_registers(&regs)?;
                 }
-                self.follower.add_running(thread.resume(0)?);
+                self.pairs[pair].follower.add_running(thread.resume(0)?);
             }
             Wait::Event(libc::PTRACE_EVENT_EXIT) => {
                 let status = thread.event_message()? as i32;
-                let whole = is_group_exit(self.follower.pid, tid, status);
-                self.follower.add_running(thread.resume(0)?);
+                let whole = is_group_exit(self.pairs[pair].follower.pid, tid, status);
+                self.pairs[pair].follower.add_running(thread.resume(0)?);
                 if whole {
                     return Err(Stop::roll_back(if libc::WIFSIGNALED(status) {
                         format!("the follower {}", died_of(libc::WTERMSIG(status)))
@@ -290,7 +308,7 @@ impl Following {
                     }));
                 }
             }
-            _ => self.follower.add_running(thread.resume(0)?),
+            _ => self.pairs[pair].follower.add_running(thread.resume(0)?),
         }
         Ok(())
     }
@@ -317,8 +335,14 @@ impl Following {
     /// Delivers a signal that got through a temporary mask. The handler must return to the thread's own
     /// mask, which the kernel would have put into the frame; setting it before the delivery would
     /// block the signal again.
-    fn deliver_masked(&self, thread: Stopped, signal: i32, own: u64) -> Result<Stopped, Stop> {
-        let (tid, pid) = (thread.tid(), self.follower.pid);
+    fn deliver_masked(
+        &self,
+        pair: usize,
+        thread: Stopped,
+        signal: i32,
+        own: u64,
+    ) -> Result<Stopped, Stop> {
+        let (tid, pid) = (thread.tid(), self.pairs[pair].follower.pid);
         let failed = |e| Stop::roll_back(format!("changing the signal mask of thread {tid}: {e}"));
         let caught = inspect::status_field(pid, tid, "SigCgt")
             .and_then(|hex| u64::from_str_radix(&hex, 16).ok())
@@ -335,55 +359,53 @@ impl Following {
     }
 
     /// A new thread of the follower stopped at its birth, before or after its creator's event.
-    fn follower_birth(&mut self, thread: Stopped) -> Result<(), Stop> {
+    fn follower_birth(&mut self, pair: usize, thread: Stopped) -> Result<(), Stop> {
         thread.set_options(FOLLOWER_OPTIONS)?;
         if self.lanes.of_follower(thread.tid()).is_some() {
             self.share_slot(&thread)?;
-            self.follower.add_running(thread.resume(0)?);
+            self.pairs[pair].follower.add_running(thread.resume(0)?);
         } else {
-            self.follower.add_stopped(thread, Why::Newborn);
+            self.pairs[pair].follower.add_stopped(thread, Why::Newborn);
         }
         Ok(())
     }
 
-    fn follower_cloned(&mut self, thread: Stopped) -> Result<(), Stop> {
+    fn follower_cloned(&mut self, pair: usize, thread: Stopped) -> Result<(), Stop> {
         let (creator, born) = (thread.tid(), thread.event_message()? as i32);
         let lane = self.lanes.of_follower(creator);
-        let Some((creator_lane, leader)) =
+        let Some((creator_lane, Cloning { result, lane })) =
             lane.and_then(|index| Some((index, self.lanes[index].cloning.take()?)))
         else {
             return Err(Stop::roll_back(format!(
                 "thread {creator} of the follower made a thread that the leader did not make"
             )));
         };
-        let Some(index) = self.lanes.unborn(leader) else {
-            return Err(Stop::roll_back(format!(
-                "the birth of the leader's thread {leader} was not seen"
-            )));
-        };
-        self.lanes.pair(index, born);
-        self.lanes[creator_lane].cloned = Some(leader);
+        self.lanes.pair(lane, born);
+        self.lanes[creator_lane].cloned = Some(result);
         // The words in which the new thread's id was stored must hold the leader's. The creator still
         // stands in the call that says where they are.
-        self.write_thread_id(creator_lane, born, leader);
-        self.follower.add_running(thread.resume_to_syscall()?);
-        if let Some(thread) = self.follower.take_newborn(born) {
+        self.write_thread_id(creator_lane, born, lane, result);
+        self.pairs[pair]
+            .follower
+            .add_running(thread.resume_to_syscall()?);
+        if let Some(thread) = self.pairs[pair].follower.take_newborn(born) {
             self.share_slot(&thread)?;
-            self.follower.add_running(thread.resume(0)?);
+            self.pairs[pair].follower.add_running(thread.resume(0)?);
         } else {
-            self.follower.add_running(Running::born(born));
+            self.pairs[pair].follower.add_running(Running::born(born));
         }
         Ok(())
     }
 
-    fn follower_signal(&mut self, thread: Stopped, signal: i32) -> Result<(), Stop> {
+    fn follower_signal(&mut self, pair: usize, thread: Stopped, signal: i32) -> Result<(), Stop> {
         let tid = thread.tid();
         let info = ptrace::signal_info(tid)
             .map_err(|e| Stop::roll_back(format!("reading a signal of thread {tid}: {e}")))?;
         if info.si_code == QUEUED_BY_US {
             // As for the leader: it may be promoted before the handler returns.
             let mut regs = thread.registers()?;
-            if self.vdso.evade(self.follower.pid, &mut regs)? {
+            let side = &self.pairs[pair].follower;
+            if self.pairs[pair].vdso.evade(side.pid, &mut regs)? {
                 thread.set_registers(&regs)?;
             }
             let index = self.lanes.of_follower(tid);
@@ -397,16 +419,18 @@ impl Following {
                 })?;
             }
             if let Some(own) = index.and_then(|index| self.lanes[index].masked.take()?.own) {
-                let thread = self.deliver_masked(thread, signal, own)?;
-                self.follower.add_running(thread.resume(0)?);
+                let thread = self.deliver_masked(pair, thread, signal, own)?;
+                self.pairs[pair].follower.add_running(thread.resume(0)?);
                 return Ok(());
             }
-            self.follower.add_running(thread.resume(signal)?);
+            self.pairs[pair]
+                .follower
+                .add_running(thread.resume(signal)?);
             return Ok(());
         }
         if FAULTS.contains(&signal) {
-            let report = self.crash_report(&thread, signal, &info);
-            self.follower.add_stopped(thread, Why::Dying);
+            let report = self.crash_report(pair, &thread, signal, &info);
+            self.pairs[pair].follower.add_stopped(thread, Why::Dying);
             return Err(Stop::RollBack(
                 format!("the follower {}", died_of(signal)),
                 Some(report),
@@ -415,17 +439,20 @@ impl Following {
         if signal == libc::SIGSTOP && info.si_code == libc::SI_USER {
             // An operator stops the follower by hand. A program cannot see that, so it is no
             // divergence; if it lasts it is a hang.
-            self.follower.add_running(thread.resume(signal)?);
+            self.pairs[pair]
+                .follower
+                .add_running(thread.resume(signal)?);
             return Ok(());
         }
         // The follower gets the leader's signals and no others: this one is meant for nobody
         // (its own timers and children do not exist as far as it knows).
-        self.follower.add_running(thread.resume(0)?);
+        self.pairs[pair].follower.add_running(thread.resume(0)?);
         Ok(())
     }
 
     /// Queues a signal of the leader for the follower's thread of the same lane.
     pub(super) fn queue_signal(&mut self, index: usize, info: libc::siginfo_t) -> Result<(), Stop> {
+        let pair = self.lanes[index].pair;
         let Some(tid) = self.lanes[index].follower else {
             return Ok(());
         };
@@ -433,7 +460,7 @@ impl Following {
         marked.si_code = QUEUED_BY_US;
         let signal = info.si_signo;
         self.lanes[index].queued.push(info);
-        pidfd::queue_signal(self.follower.pid, tid, signal, &marked)
+        pidfd::queue_signal(self.pairs[pair].follower.pid, tid, signal, &marked)
             .map_err(|e| Stop::roll_back(format!("queueing signal {signal} for thread {tid}: {e}")))
     }
 }

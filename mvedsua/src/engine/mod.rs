@@ -22,6 +22,7 @@ mod home;
 mod lane;
 mod leader_events;
 mod pace;
+mod pair;
 mod payload;
 mod pending;
 mod promote;

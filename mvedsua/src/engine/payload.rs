@@ -25,8 +25,8 @@ const MOST_VECTORS: u64 = 1024;
 impl Following {
     /// Fetches the payload of the last call of a thread of the leader that is stopped at the exit of
     /// that call.
-    pub(super) fn fetch_payload(&mut self, tid: i32) -> Result<(), Stop> {
-        let pid = self.leader.pid;
+    pub(super) fn fetch_payload(&mut self, pair: usize, tid: i32) -> Result<(), Stop> {
+        let pid = self.pairs[pair].leader.pid;
         if let Some(event) = self.unread(tid) {
             let payload = payload_of(pid, &event.header)?;
             self.fetched.insert(event.position, payload);
@@ -44,13 +44,13 @@ impl Following {
         }
         let payload = payload_of(pid, &event.header)?;
         self.fetched.insert(event.position, payload);
-        self.collect_readings_before_last(tid)
+        self.collect_readings_before_last(pair, tid)
     }
 
     /// Threads of the leader that our own stop found before the recorder's `SIGSTOP` did: they stand at
     /// the exit of their call all the same.
-    pub(super) fn fetch_left_behind(&mut self) -> Result<(), Stop> {
-        for tid in self.leader.tids() {
+    pub(super) fn fetch_left_behind(&mut self, pair: usize) -> Result<(), Stop> {
+        for tid in self.pairs[pair].leader.tids() {
             let last = match self.lanes.of_leader(tid) {
                 Some(index) => self.order.last_mut(index),
                 None => self.early.get_mut(&tid).and_then(|items| items.last_mut()),
@@ -59,7 +59,7 @@ impl Following {
                 if event.header.flags & FLAG_OUT_OF_LINE != 0
                     && !self.fetched.contains_key(&event.position));
             if left || self.unread(tid).is_some() {
-                self.fetch_payload(tid)?;
+                self.fetch_payload(pair, tid)?;
             }
         }
         Ok(())

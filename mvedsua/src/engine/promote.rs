@@ -10,6 +10,7 @@ use nix::sys::time::TimeSpec;
 use super::following::{Following, Stop};
 use super::home::Kept;
 use super::lane::Item;
+use super::pair::ROOT;
 use super::replay::{RESTART_ALWAYS, is_interrupted, replace_thread_id};
 use super::rollback::pass;
 use super::side::{Side, Why};
@@ -17,6 +18,7 @@ use super::snapshot::KEPT_OPTIONS;
 use super::transfer::Timers;
 use crate::follower::Arrival;
 use crate::sys::ptrace::{self, Wait};
+use crate::tracee::inspect;
 use crate::tracee::snapshot::FOLLOWER_OPTIONS;
 use crate::tracee::thread::Stopped;
 
@@ -49,10 +51,10 @@ impl Following {
     /// Exchanges the roles. The leader is stopped, the follower consumes what is left, gets what
     /// the kernel keeps for the leader, and goes on in its place.
     pub(super) fn promote(mut self) -> Promoted {
-        if let Some(why) = self.obstacle() {
+        if let Some(why) = self.obstacle(ROOT) {
             return Promoted::NotNow(Box::new(self), why);
         }
-        self.give_ahead();
+        self.give_ahead(ROOT);
         let start = Instant::now();
         if let Err(stop) = self.halt_leader() {
             return Promoted::Failed(Box::new(self), stop);
@@ -60,7 +62,7 @@ impl Following {
         // It went on until now, and may have made a child meanwhile. The follower holds its
         // connections by now and must not follow on with them: it would keep open what the leader
         // closes.
-        if let Some(why) = self.obstacle() {
+        if let Some(why) = self.obstacle(ROOT) {
             let stop = Stop::roll_back(format!("at the moment of promotion, {why}"));
             return Promoted::Failed(Box::new(self), stop);
         }
@@ -84,7 +86,7 @@ impl Following {
         match self.drain_and_move(start) {
             Ok(side) => {
                 let kept = Kept::new(side, self.listener.clone());
-                let old = std::mem::replace(&mut self.leader, Side::new(0));
+                let old = std::mem::replace(&mut self.pairs.root_mut().leader, Side::new(0));
                 Promoted::Done(Box::new(Exchanged {
                     kept,
                     old,
@@ -100,9 +102,9 @@ impl Following {
     /// again, by whoever leads.
     fn halt_leader(&mut self) -> Result<(), Stop> {
         self.stopping = true;
-        self.leader.interrupt_all();
+        self.interrupt_leader();
         let start = Instant::now();
-        while self.leader.running().next().is_some() {
+        while self.pairs.iter().any(|pair| pair.leader.runs()) {
             if start.elapsed() > DRAIN_LIMIT {
                 return Err(Stop::roll_back("the leader's threads do not stop"));
             }
@@ -115,12 +117,14 @@ impl Following {
                     }
                     if wait != Wait::Interrupted {
                         // Any other stop takes the request to stop away, and may have brought a thread.
-                        self.leader.interrupt_all();
+                        self.interrupt_leader();
                     }
                 }
                 Ok(None) => {
-                    for (tid, wait) in self.leader.settle_stragglers() {
-                        self.report(tid, wait)?;
+                    for pair in self.pairs.numbers() {
+                        for (tid, wait) in self.pairs[pair].leader.settle_stragglers() {
+                            self.report(tid, wait)?;
+                        }
                     }
                     // No descriptor tells of a ptrace report to this thread alone.
                     let _ = ppoll(&mut [], Some(TimeSpec::new(0, 50_000)), None);
@@ -130,17 +134,25 @@ impl Following {
         }
         self.stopping = false;
         // Those that were held for room are not let go when there is some: they would serve on, unrecorded.
-        for thread in self.leader.take_stopped(Why::RingFull) {
-            self.leader.add_stopped(thread, Why::Asked);
+        for pair in self.pairs.iter_mut() {
+            for thread in pair.leader.take_stopped(Why::RingFull) {
+                pair.leader.add_stopped(thread, Why::Asked);
+            }
         }
         if let Some(since) = self.blocked_since.take() {
             self.blocked += since.elapsed();
         }
-        self.leader.leave_vdso(&self.vdso)?;
+        for pair in self.pairs.iter_mut() {
+            pair.leader.leave_vdso(&pair.vdso)?;
+        }
         self.drain_ring()?;
-        self.fetch_left_behind()?;
+        for pair in self.pairs.numbers() {
+            self.fetch_left_behind(pair)?;
+        }
         self.flush_rules()?;
-        self.leader.rewind_stopped()?;
+        for pair in self.pairs.iter() {
+            pair.leader.rewind_stopped()?;
+        }
         for index in 0..self.lanes.len() {
             if let Some(Item::Call(event)) = self.order.last_mut(index) {
                 // What waited was our own interrupt; a signal would stand in the queue by now.
@@ -158,7 +170,16 @@ impl Following {
                 self.recorder.ring.release(event);
             }
         }
-        self.collect_all_readings()
+        for pair in self.pairs.numbers() {
+            self.collect_all_readings(pair)?;
+        }
+        Ok(())
+    }
+
+    fn interrupt_leader(&self) {
+        for pair in self.pairs.iter() {
+            pair.leader.interrupt_all();
+        }
     }
 
     /// A thread that was still running arrives in a call: it is sent back to make it again.
@@ -187,51 +208,55 @@ impl Following {
         }
         let through = self.waiting_arrival()?;
         // The calls that are now made inside the leader are no events of it.
-        self.recorder.remove_process(self.leader.pid as u32)?;
-        let (timers, leader_thread) = match self
-            .leader
-            .take_stopped(Why::Asked)
-            .pop_main(self.leader.pid)
-        {
-            (Some(thread), rest) => {
-                for other in rest {
-                    self.leader.add_stopped(other, Why::Asked);
-                }
-                match self.read_timers(thread) {
-                    Ok((thread, timers)) => (timers, Some(thread)),
-                    Err(stop) => return Err(stop),
-                }
-            }
-            (None, _) => (Vec::new(), None),
-        };
-        if let Some(thread) = leader_thread {
-            self.leader.add_stopped(thread, Why::Asked);
+        for pair in self.pairs.iter() {
+            self.recorder.remove_process(pair.leader.pid as u32)?;
         }
-        let given = self.give_descriptors(&through)?;
+        let pair = ROOT;
+        let timers = self.timers_of(pair)?;
+        let given = self.give_descriptors(pair, &through)?;
         self.halt_follower()?;
         // The kernel does not restart a thread's call any more once one was injected into it.
-        self.follower.rewind_stopped()?;
-        let mut threads = self.follower.take_stopped(Why::Asked);
-        let settled = self.settle_threads(&mut threads, &timers, &given);
+        self.pairs[pair].follower.rewind_stopped()?;
+        let mut threads = self.pairs[pair].follower.take_stopped(Why::Asked);
+        let settled = self.settle_threads(pair, &mut threads, &timers, &given);
         for thread in threads {
-            self.follower.add_stopped(thread, Why::Asked);
+            self.pairs[pair].follower.add_stopped(thread, Why::Asked);
         }
         settled?;
-        let pid = self.follower.pid;
-        self.swap_thread_ids(pid, true);
+        let pid = self.pairs[pair].follower.pid;
+        self.swap_thread_ids(pair, pid, true);
         self.forget_rest();
         // The point of no return, in an order that leaves one server if this agent dies here: until
         // now the follower died with us; then both would live, but the follower's calls wait in its
         // filter; from the next line on the old leader dies with us and the new one waits for a
         // successor.
-        self.leader.set_options_stopped(FOLLOWER_OPTIONS)?;
-        let mut side = std::mem::replace(&mut self.follower, Side::new(pid));
-        side.wards = std::mem::take(&mut self.leader.wards);
+        self.pairs[pair]
+            .leader
+            .set_options_stopped(FOLLOWER_OPTIONS)?;
+        let pair = &mut self.pairs[pair];
+        let mut side = std::mem::replace(&mut pair.follower, Side::new(pid));
+        side.wards = std::mem::take(&mut pair.leader.wards);
         Ok(side)
+    }
+
+    /// The interval timers of a process of the stopped leader, as it has them now.
+    fn timers_of(&mut self, pair: usize) -> Result<Timers, Stop> {
+        let leader = &mut self.pairs[pair].leader;
+        let (main, rest) = leader.take_stopped(Why::Asked).pop_main(leader.pid);
+        for other in rest {
+            leader.add_stopped(other, Why::Asked);
+        }
+        let Some(thread) = main else {
+            return Ok(Timers::new());
+        };
+        let (thread, timers) = self.read_timers(pair, thread)?;
+        self.pairs[pair].leader.add_stopped(thread, Why::Asked);
+        Ok(timers)
     }
 
     fn settle_threads(
         &self,
+        pair: usize,
         threads: &mut [Stopped],
         timers: &Timers,
         given: &[i32],
@@ -240,7 +265,7 @@ impl Following {
             thread.set_options(KEPT_OPTIONS)?;
         }
         match threads.first_mut() {
-            Some(first) => self.settle_in(first, timers, given),
+            Some(first) => self.settle_in(pair, first, timers, given),
             None => Err(Stop::roll_back("the follower has no thread left")),
         }
     }
@@ -292,25 +317,25 @@ impl Following {
     /// to make the call again; before it gets there it stands in the interrupt's stop.
     fn halt_follower(&mut self) -> Result<(), Stop> {
         self.stopping_follower = true;
-        self.follower.interrupt_all();
+        self.interrupt_follower();
         for index in 0..self.lanes.len() {
             if let Some(arrival) = self.lanes[index].waiting.take() {
                 self.respond(&arrival, RESTART_ALWAYS)?;
             }
         }
         let start = Instant::now();
-        while self.follower.running().next().is_some() {
+        while self.pairs.iter().any(|pair| pair.follower.runs()) {
             if start.elapsed() > DRAIN_LIMIT {
                 return Err(Stop::roll_back("the follower's threads do not stop"));
             }
             // A thread that was running may arrive in a call meanwhile: it is sent back too.
             if let Ok(Some((tid, wait))) = ptrace::wait(-1, false) {
-                if self.follower.has(tid) || !self.leader.has(tid) {
-                    self.follower_report(tid, wait)?;
+                if self.pairs.of_leader(tid).is_none() {
+                    self.report(tid, wait)?;
                     if wait != Wait::Interrupted {
-                        self.follower.interrupt_all();
+                        self.interrupt_follower();
                     }
-                } else if !matches!(wait, Wait::Interrupted) {
+                } else if wait != Wait::Interrupted {
                     self.report(tid, wait)?;
                 }
                 continue;
@@ -321,17 +346,24 @@ impl Following {
         Ok(())
     }
 
+    fn interrupt_follower(&self) {
+        for pair in self.pairs.iter() {
+            pair.follower.interrupt_all();
+        }
+    }
+
     /// In the words that hold their thread ids, the new leader's threads had the old one's.
-    fn swap_thread_ids(&self, pid: i32, own: bool) {
-        for lane in self.lanes.iter() {
+    fn swap_thread_ids(&self, pair: usize, pid: i32, own: bool) {
+        let seen = |tid: i32| inspect::own_id(tid).unwrap_or(tid);
+        for lane in self.lanes.iter().filter(|lane| lane.pair == pair) {
             let Some(tid) = lane.follower else { continue };
-            let Some(address) = self.tid_addresses.get(&lane.leader) else {
+            let Some(address) = self.pairs[pair].tid_addresses.get(&lane.leader) else {
                 continue;
             };
             let (from, to) = if own {
-                (lane.leader, tid)
+                (seen(lane.leader), seen(tid))
             } else {
-                (tid, lane.leader)
+                (seen(tid), seen(lane.leader))
             };
             replace_thread_id(pid, *address, from, to);
         }
@@ -366,7 +398,7 @@ impl Exchanged {
     pub(super) fn finalize(mut self) -> Result<(Kept, Following, Duration), Stop> {
         let side = &mut self.kept.side;
         side.rewind_stopped()?;
-        side.restore_vdso(&self.following.vdso, false)?;
+        side.restore_vdso(&self.following.pairs.root().vdso, false)?;
         side.resume_all();
         let pause = self.start.elapsed();
         let side = &mut self.kept.side;

@@ -78,6 +78,15 @@ impl Slots {
         self.base
     }
 
+    /// A new thread of the leader was announced by its creator; it will stop at its birth.
+    pub(super) fn expect_birth(&mut self, tid: i32) {
+        self.unborn.insert(tid);
+    }
+
+    pub(super) fn is_expected(&self, tid: i32) -> bool {
+        self.unborn.contains(&tid)
+    }
+
     /// Address of the slot of a thread of the leader; 0: it has none.
     pub(super) fn of(&self, tid: i32) -> u64 {
         self.leader.get(&tid).map_or(0, |slot| slot.address)
@@ -129,7 +138,11 @@ fn payload(reading: &Reading) -> Vec<u8> {
 impl Following {
     /// Queues the readings that came with a record, before it.
     pub(super) fn queue_readings(&mut self, event: &EventRef) -> Result<(), Stop> {
-        if self.slots.base.is_none() {
+        let process = event.header.tgid as i32;
+        let Some(pair) = self.pairs.of_leader_process(process) else {
+            return Ok(());
+        };
+        if self.pairs[pair].slots.base.is_none() {
             return Ok(());
         }
         let record = self.recorder.ring.event(event);
@@ -138,11 +151,17 @@ impl Following {
         };
         let first = u64::from_le_bytes(data[..8].try_into().expect("8 bytes"));
         let readings = clock_slots::parse(&data[8..]);
-        self.push_readings(event.header.tid as i32, first, &readings)
+        self.push_readings(pair, event.header.tid as i32, first, &readings)
     }
 
-    fn push_readings(&mut self, tid: i32, first: u64, readings: &[Reading]) -> Result<(), Stop> {
-        let Some(slot) = self.slots.leader.get_mut(&tid) else {
+    fn push_readings(
+        &mut self,
+        pair: usize,
+        tid: i32,
+        first: u64,
+        readings: &[Reading],
+    ) -> Result<(), Stop> {
+        let Some(slot) = self.pairs[pair].slots.leader.get_mut(&tid) else {
             return Ok(());
         };
         let known = slot.seen.saturating_sub(first) as usize;
@@ -156,30 +175,36 @@ impl Following {
 
     /// Queues what a stopped thread of the leader wrote down since its last call. All of its calls are in
     /// the queue already.
-    pub(super) fn collect_readings(&mut self, tid: i32) -> Result<(), Stop> {
-        let Some(slot) = self.slots.leader.get(&tid).copied() else {
+    pub(super) fn collect_readings(&mut self, pair: usize, tid: i32) -> Result<(), Stop> {
+        let Some(slot) = self.pairs[pair].slots.leader.get(&tid).copied() else {
             return Ok(());
         };
-        let (first, readings) = clock_slots::written(self.leader.pid, slot.address, slot.seen)?;
-        self.push_readings(tid, first, &readings)
+        let (first, readings) =
+            clock_slots::written(self.pairs[pair].leader.pid, slot.address, slot.seen)?;
+        self.push_readings(pair, tid, first, &readings)
     }
 
     /// The same for all threads of the stopped leader.
-    pub(super) fn collect_all_readings(&mut self) -> Result<(), Stop> {
-        let tids: Vec<i32> = self.slots.leader.keys().copied().collect();
+    pub(super) fn collect_all_readings(&mut self, pair: usize) -> Result<(), Stop> {
+        let tids: Vec<i32> = self.pairs[pair].slots.leader.keys().copied().collect();
         for tid in tids {
-            self.collect_readings(tid)?;
+            self.collect_readings(pair, tid)?;
         }
         Ok(())
     }
 
     /// The last call of a stopped thread went out of line because its slot could not be read: its
     /// readings go before it.
-    pub(super) fn collect_readings_before_last(&mut self, tid: i32) -> Result<(), Stop> {
-        let Some(slot) = self.slots.leader.get(&tid).copied() else {
+    pub(super) fn collect_readings_before_last(
+        &mut self,
+        pair: usize,
+        tid: i32,
+    ) -> Result<(), Stop> {
+        let Some(slot) = self.pairs[pair].slots.leader.get(&tid).copied() else {
             return Ok(());
         };
-        let (first, readings) = clock_slots::written(self.leader.pid, slot.address, slot.seen)?;
+        let (first, readings) =
+            clock_slots::written(self.pairs[pair].leader.pid, slot.address, slot.seen)?;
         if readings.is_empty() {
             return Ok(());
         }
@@ -187,7 +212,7 @@ impl Following {
             Some(index) => self.order.take_last(index),
             None => self.early.get_mut(&tid).and_then(Vec::pop),
         };
-        self.push_readings(tid, first, &readings)?;
+        self.push_readings(pair, tid, first, &readings)?;
         if let Some(last) = last {
             self.push(tid, last)?;
         }
@@ -197,29 +222,31 @@ impl Following {
     /// A thread of the leader may sleep in a call that is not recorded, with readings in its slot that its
     /// follower waits for.
     pub(super) fn look_for_readings(&mut self) -> Result<(), Stop> {
-        if self.slots.base.is_none() || self.slots.looked.is_some_and(|at| at.elapsed() < LOOK) {
+        let root = &self.pairs.root().slots;
+        if root.base.is_none() || root.looked.is_some_and(|at| at.elapsed() < LOOK) {
             return Ok(());
         }
-        let mut found: Vec<(i32, u64, Vec<Reading>)> = Vec::new();
+        let mut found: Vec<(usize, i32, u64, Vec<Reading>)> = Vec::new();
         for index in 0..self.lanes.len() {
             let lane = &self.lanes[index];
+            let pair = lane.pair;
             if lane.waiting.is_none() || self.order.next(index).is_some() {
                 continue;
             }
-            if let Some(slot) = self.slots.leader.get(&lane.leader) {
-                let (pid, tid) = (self.leader.pid, lane.leader);
+            if let Some(slot) = self.pairs[pair].slots.leader.get(&lane.leader) {
+                let (pid, tid) = (self.pairs[pair].leader.pid, lane.leader);
                 let (first, readings) = clock_slots::written(pid, slot.address, slot.seen)?;
                 if !readings.is_empty() {
-                    found.push((tid, first, readings));
+                    found.push((pair, tid, first, readings));
                 }
             }
         }
-        self.slots.looked = Some(Instant::now());
+        self.pairs.root_mut().slots.looked = Some(Instant::now());
         if !found.is_empty() {
             // Calls that were made before these readings are in the ring by now, and go first.
             self.drain_ring()?;
-            for (tid, first, readings) in found {
-                self.push_readings(tid, first, &readings)?;
+            for (pair, tid, first, readings) in found {
+                self.push_readings(pair, tid, first, &readings)?;
             }
             self.advance()?;
         }
@@ -227,17 +254,20 @@ impl Following {
     }
 
     /// A new thread of the leader at its birth, before it has run: it gets a slot of its own.
-    pub(super) fn give_slot(&mut self, thread: &Stopped) -> Result<(), Stop> {
-        if self.slots.base.is_none() {
+    pub(super) fn give_slot(&mut self, pair: usize, thread: &Stopped) -> Result<(), Stop> {
+        if self.pairs[pair].slots.base.is_none() {
             return Ok(());
         }
         let tid = thread.tid();
-        self.slots.unborn.remove(&tid);
-        let address = self.slots.free.pop().unwrap_or(0);
+        self.pairs[pair].slots.unborn.remove(&tid);
+        let address = self.pairs[pair].slots.free.pop().unwrap_or(0);
         if address != 0 {
-            clock_slots::clear(self.leader.pid, address)?;
+            clock_slots::clear(self.pairs[pair].leader.pid, address)?;
             self.recorder.set_clock(tid as u32, address)?;
-            self.slots.leader.insert(tid, Slot { address, seen: 0 });
+            self.pairs[pair]
+                .slots
+                .leader
+                .insert(tid, Slot { address, seen: 0 });
         }
         let mut regs = thread.registers()?;
         regs.gs_base = address;
@@ -245,21 +275,12 @@ impl Following {
         Ok(())
     }
 
-    /// The thread was announced by its creator; it will stop at its birth.
-    pub(super) fn expect_birth(&mut self, tid: i32) {
-        self.slots.unborn.insert(tid);
-    }
-
-    pub(super) fn is_expected(&self, tid: i32) -> bool {
-        self.slots.unborn.contains(&tid)
-    }
-
     /// A thread of the leader is gone, and all that it read is in its queue.
-    pub(super) fn take_slot_back(&mut self, tid: i32) {
-        self.slots.unborn.remove(&tid);
-        if let Some(slot) = self.slots.leader.remove(&tid) {
+    pub(super) fn take_slot_back(&mut self, pair: usize, tid: i32) {
+        self.pairs[pair].slots.unborn.remove(&tid);
+        if let Some(slot) = self.pairs[pair].slots.leader.remove(&tid) {
             self.recorder.remove_clock(tid as u32);
-            self.slots.free.insert(0, slot.address);
+            self.pairs[pair].slots.free.insert(0, slot.address);
         }
     }
 
@@ -268,12 +289,13 @@ impl Following {
         let Some(index) = self.lanes.of_follower(thread.tid()) else {
             return Ok(());
         };
-        if self.slots.base.is_none() || self.lanes[index].has_slot {
+        let pair = self.lanes[index].pair;
+        if self.pairs[pair].slots.base.is_none() || self.lanes[index].has_slot {
             return Ok(());
         }
         let address = self.lanes[index].slot;
         if address != 0 {
-            clock_slots::clear(self.follower.pid, address)?;
+            clock_slots::clear(self.pairs[pair].follower.pid, address)?;
         }
         let mut regs = thread.registers()?;
         regs.gs_base = address;
@@ -305,6 +327,7 @@ impl Following {
             return Ok(());
         };
         let lane = &self.lanes[index];
+        let pair = lane.pair;
         if lane.slot == 0 || !lane.has_slot || !lane.handed.is_empty() {
             return Ok(());
         }
@@ -317,30 +340,33 @@ impl Following {
         let lane = &mut self.lanes[index];
         if !lane.handed.is_empty() {
             let readings = lane.handed.make_contiguous();
-            let buffer = &mut self.slots.buffer;
-            clock_slots::give(self.follower.pid, lane.slot, readings, buffer)?;
+            let pair = &mut self.pairs[pair];
+            let buffer = &mut pair.slots.buffer;
+            clock_slots::give(pair.follower.pid, lane.slot, readings, buffer)?;
         }
         Ok(())
     }
 
     /// Looks how many of the readings that it was given a thread has taken; true if all.
     pub(super) fn count_taken(&mut self, index: usize) -> Result<bool, Stop> {
+        let pair = self.lanes[index].pair;
         if self.lanes[index].handed.is_empty() {
             return Ok(true);
         }
         let slot = self.lanes[index].slot;
-        let taken = clock_slots::consumed(self.follower.pid, slot)? as usize;
+        let taken = clock_slots::consumed(self.pairs[pair].follower.pid, slot)? as usize;
         Ok(taken >= self.lanes[index].handed.len())
     }
 
     /// A thread of the follower has arrived in a call: what it took of its readings was equal, what it did
     /// not take is expected of it now.
     pub(super) fn settle_readings(&mut self, index: usize) -> Result<(), Stop> {
+        let pair = self.lanes[index].pair;
         if self.lanes[index].handed.is_empty() {
             return Ok(());
         }
         let slot = self.lanes[index].slot;
-        let taken = clock_slots::consumed(self.follower.pid, slot)? as usize;
+        let taken = clock_slots::consumed(self.pairs[pair].follower.pid, slot)? as usize;
         let mut handed = std::mem::take(&mut self.lanes[index].handed);
         let left = handed.split_off(taken.min(handed.len()));
         let leader = self.lanes[index].leader;
@@ -353,7 +379,7 @@ impl Following {
         handed.clear();
         // The thread may make calls while some are left in its slot: it must not find them there.
         if !left.is_empty() {
-            clock_slots::clear(self.follower.pid, slot)?;
+            clock_slots::clear(self.pairs[pair].follower.pid, slot)?;
         }
         let lane = &mut self.lanes[index];
         lane.handed = handed;
@@ -390,6 +416,7 @@ impl Following {
 
     /// The follower's thread is to read the clock now.
     pub(super) fn step_reading(&mut self, index: usize, reading: &Reading) -> Result<bool, Stop> {
+        let pair = self.lanes[index].pair;
         let Some(arrival) = self.lanes[index].waiting else {
             return Ok(false);
         };
@@ -406,12 +433,12 @@ impl Following {
             payload: &payload,
         };
         let mut memory = ProcessMemory {
-            pid: self.follower.pid,
+            pid: self.pairs[pair].follower.pid,
         };
         if let Err(difference) = compare(&record, &arrival.call, &mut memory, &mut self.scratch) {
             return Err(self.divergence(index, &arrival, &difference));
         }
-        let answer = match answer(&record, &arrival.call, &mut memory, &self.epoll) {
+        let answer = match answer(&record, &arrival.call, &mut memory, &self.pairs[pair].epoll) {
             Ok(answer) => answer,
             Err(fault) => return Err(self.cannot_store(index, &arrival, fault)),
         };

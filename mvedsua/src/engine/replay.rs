@@ -5,12 +5,13 @@ use mvedsua_common::spec::{Arg, Class, Dir};
 use mvedsua_common::table;
 
 use super::following::{Following, ORDER_PATIENCE, Stop};
-use super::lane::{InCall, Item, Masked};
+use super::lane::{Cloning, InCall, Item, Masked};
 use super::roles::roles;
 use crate::follower::{Arrival, ProcessMemory};
 use crate::matcher::{self, Memory, Record, Registration, answer, compare};
 use crate::sys::memory;
 use crate::tracee::context::ERESTART;
+use crate::tracee::inspect;
 
 /// `-ERESTARTNOINTR`: the kernel makes the call again after the pending signal's handler.
 pub(super) const RESTART_ALWAYS: i64 = -513;
@@ -139,15 +140,20 @@ impl Following {
     }
 
     fn sleeps_in(&self, index: usize, nr: u16) -> bool {
+        let pair = self.lanes[index].pair;
         let Some(tid) = self.lanes[index].follower else {
             return false;
         };
-        std::fs::read_to_string(format!("/proc/{}/task/{tid}/syscall", self.follower.pid))
-            .is_ok_and(|text| text.split(' ').next() == Some(nr.to_string().as_str()))
+        std::fs::read_to_string(format!(
+            "/proc/{}/task/{tid}/syscall",
+            self.pairs[pair].follower.pid
+        ))
+        .is_ok_and(|text| text.split(' ').next() == Some(nr.to_string().as_str()))
     }
 
     /// The leader's call was interrupted. What comes next of that thread says what it means.
     fn step_interrupted(&mut self, index: usize, ret: i64) -> Result<bool, Stop> {
+        let pair = self.lanes[index].pair;
         if self.order.nth(index, 1).is_none()
             || self.lanes[index].waiting.is_none()
             || !self.signals_are_known(index, 1)
@@ -170,7 +176,7 @@ impl Following {
         let mask = if native {
             None
         } else {
-            self.temporary_mask(&arrival)
+            self.temporary_mask(index, &arrival)
         };
         self.lanes[index].waiting = None;
         self.release_front(index);
@@ -180,7 +186,7 @@ impl Following {
                 temporary,
                 own: None,
             });
-            self.follower.interrupt(arrival.tid);
+            self.pairs[pair].follower.interrupt(arrival.tid);
         }
         self.queue_signals(index)?;
         self.counts.matched += 1;
@@ -201,12 +207,14 @@ impl Following {
     }
 
     /// The signal mask that a call puts into force while it waits (`ppoll`, `pselect6`, `epoll_pwait`).
-    fn temporary_mask(&self, arrival: &Arrival) -> Option<u64> {
+    fn temporary_mask(&self, index: usize, arrival: &Arrival) -> Option<u64> {
+        let pair = self.lanes[index].pair;
         let spec = table::syscall(arrival.call.nr)?;
         let at = spec.names.iter().position(|name| *name == "sigmask")?;
         let word = |address: u64| {
             let mut bytes = [0u8; 8];
-            let read = address != 0 && memory::read(self.follower.pid, address, &mut bytes).is_ok();
+            let read = address != 0
+                && memory::read(self.pairs[pair].follower.pid, address, &mut bytes).is_ok();
             read.then(|| u64::from_le_bytes(bytes))
         };
         let argument = arrival.call.args[at];
@@ -262,15 +270,16 @@ impl Following {
     }
 
     fn compare_front(&mut self, index: usize, arrival: &Arrival) -> Result<(), Stop> {
+        let pair = self.lanes[index].pair;
         if matches!(self.options.kind, crate::session::UpdateKind::Fault { .. }) {
-            self.inject_fault(arrival);
+            self.inject_fault(index, arrival);
         }
         let Some((Item::Call(event), _)) = self.order.next(index) else {
             return Ok(());
         };
         let record = record(&self.recorder, &self.fetched, event);
         let mut memory = ProcessMemory {
-            pid: self.follower.pid,
+            pid: self.pairs[pair].follower.pid,
         };
         let Err(difference) = compare(&record, &arrival.call, &mut memory, &mut self.scratch)
         else {
@@ -280,7 +289,8 @@ impl Following {
     }
 
     /// `--inject-fault`: flips one bit of the bytes that the follower is about to write.
-    pub(super) fn inject_fault(&mut self, arrival: &Arrival) {
+    pub(super) fn inject_fault(&mut self, index: usize, arrival: &Arrival) {
+        let pair = self.lanes[index].pair;
         let Some(spec) = table::syscall(arrival.call.nr) else {
             return;
         };
@@ -291,7 +301,7 @@ impl Following {
         let Some(at) = written else { return };
         if self.fault_strikes() {
             let mut memory = ProcessMemory {
-                pid: self.follower.pid,
+                pid: self.pairs[pair].follower.pid,
             };
             let mut address = arrival.call.args[at];
             if let Arg::Mem(_, mvedsua_common::spec::Len::Iov(_)) =
@@ -304,7 +314,7 @@ impl Following {
             let mut byte = [0u8];
             if memory.read(address, &mut byte).is_ok() {
                 byte[0] ^= 1;
-                let _ = memory::force_write(self.follower.pid, address, &byte);
+                let _ = memory::force_write(self.pairs[pair].follower.pid, address, &byte);
             }
         }
     }
@@ -315,6 +325,7 @@ impl Following {
         index: usize,
         arrival: &Arrival,
     ) -> Result<(), Stop> {
+        let pair = self.lanes[index].pair;
         if arrival.call.nr != roles().epoll_ctl {
             return Ok(());
         }
@@ -331,12 +342,12 @@ impl Following {
         let [epfd, operation, fd, pointer, ..] = arrival.call.args;
         let (epfd, fd) = (epfd as i32, fd as i32);
         if operation as i32 == libc::EPOLL_CTL_DEL {
-            self.epoll.removed(epfd, fd);
+            self.pairs[pair].epoll.removed(epfd, fd);
             return Ok(());
         }
         let mut own = [0u8; 12];
         let mut memory = ProcessMemory {
-            pid: self.follower.pid,
+            pid: self.pairs[pair].follower.pid,
         };
         if let Some(leader) = record.data(3).filter(|data| data.len() >= 12)
             && memory.read(pointer, &mut own).is_ok()
@@ -348,24 +359,27 @@ impl Following {
                 leader: word(leader),
                 follower: word(&own),
             };
-            self.epoll.registered(epfd, fd, registration);
+            self.pairs[pair].epoll.registered(epfd, fd, registration);
         }
         Ok(())
     }
 
     /// Gives the follower what the leader's call brought; returns the result.
     fn write_answer(&mut self, index: usize, arrival: &Arrival) -> Result<i64, Stop> {
+        let pair = self.lanes[index].pair;
         let Some((Item::Call(event), _)) = self.order.next(index) else {
             return Ok(0);
         };
         let record = record(&self.recorder, &self.fetched, event);
         let mut memory = ProcessMemory {
-            pid: self.follower.pid,
+            pid: self.pairs[pair].follower.pid,
         };
-        let answer = answer(&record, &arrival.call, &mut memory, &self.epoll).and_then(|answer| {
-            matcher::finish_messages(&record, &arrival.call, &mut memory)?;
-            Ok(answer)
-        });
+        let answer = answer(&record, &arrival.call, &mut memory, &self.pairs[pair].epoll).and_then(
+            |answer| {
+                matcher::finish_messages(&record, &arrival.call, &mut memory)?;
+                Ok(answer)
+            },
+        );
         match answer {
             Ok(answer) => Ok(answer.result),
             Err(fault) => Err(self.cannot_store(index, arrival, fault)),
@@ -415,12 +429,19 @@ impl Following {
         arrival: &Arrival,
         ret: i64,
     ) -> Result<(), Stop> {
+        let pair = self.lanes[index].pair;
         let roles = roles();
         let nr = arrival.call.nr;
         if nr == roles.clone || nr == roles.clone3 {
-            let makes_thread = self.clone_flags(arrival)? & libc::CLONE_THREAD as u64 != 0;
+            let makes_thread = self.clone_flags(pair, arrival)? & libc::CLONE_THREAD as u64 != 0;
             if makes_thread && ret > 0 {
-                self.lanes[index].cloning = Some(ret as i32);
+                let lane = self.lanes[index].bears.pop_front().ok_or_else(|| {
+                    Stop::roll_back(format!(
+                        "the birth of the leader's thread {ret} was not seen"
+                    ))
+                })?;
+                let result = ret as i32;
+                self.lanes[index].cloning = Some(Cloning { result, lane });
                 return self.let_run(arrival);
             }
         }
@@ -446,7 +467,7 @@ impl Following {
             && call.is_lasting(&arrival.call.args)
             && !CARRIED_OVER.contains(&call.name)
         {
-            self.lasting.insert(call.name);
+            self.pairs[pair].lasting.insert(call.name);
         }
         match table::syscall(nr).map(|call| call.class_of(&arrival.call.args)) {
             Some(Class::Refused) | None if ret >= 0 => Err(Stop::roll_back(format!(
@@ -457,24 +478,29 @@ impl Following {
         }
     }
 
-    fn clone_flags(&self, arrival: &Arrival) -> Result<u64, Stop> {
+    fn clone_flags(&self, pair: usize, arrival: &Arrival) -> Result<u64, Stop> {
         if arrival.call.nr == roles().clone {
             return Ok(arrival.call.args[0]);
         }
         // struct clone_args begins with its flags.
         let mut flags = [0u8; 8];
-        memory::read(self.follower.pid, arrival.call.args[0], &mut flags)
-            .map_err(|e| Stop::roll_back(format!("reading clone3's arguments: {e}")))?;
+        memory::read(
+            self.pairs[pair].follower.pid,
+            arrival.call.args[0],
+            &mut flags,
+        )
+        .map_err(|e| Stop::roll_back(format!("reading clone3's arguments: {e}")))?;
         Ok(u64::from_le_bytes(flags))
     }
 
     /// Replaces the follower's new thread id by the leader's wherever the clone stored it: a
     /// follower believes that it is the leader.
-    pub(super) fn write_thread_id(&mut self, creator: usize, born: i32, leader: i32) {
+    pub(super) fn write_thread_id(&mut self, creator: usize, born: i32, lane: usize, told: i32) {
+        let pair = self.lanes[creator].pair;
         let Some(tid) = self.lanes[creator].follower else {
             return;
         };
-        let pid = self.follower.pid;
+        let pid = self.pairs[pair].follower.pid;
         // The addresses are still in the creator's registers and memory.
         let Ok(text) = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/syscall")) else {
             return;
@@ -502,11 +528,13 @@ impl Following {
                 .unwrap_or_default()
         };
         if let Some(child) = addresses.first() {
-            self.tid_addresses.insert(leader, *child);
+            let leader = self.lanes[lane].leader;
+            self.pairs[pair].tid_addresses.insert(leader, *child);
         }
         addresses.dedup();
+        let born = inspect::own_id(born).unwrap_or(born);
         for address in addresses {
-            replace_thread_id(pid, address, born, leader);
+            replace_thread_id(pid, address, born, told);
         }
     }
 

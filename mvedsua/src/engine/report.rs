@@ -115,6 +115,7 @@ impl Following {
 
     /// Keeps both calls, and what the leader did next, for `rules suggest`.
     pub(super) fn keep_divergence(&mut self, index: usize, arrival: &Arrival) {
+        let pair = self.lanes[index].pair;
         let mut next = (0..LOOKED_AHEAD).filter_map(|n| {
             let item = self.order.nth(index, n)?;
             Some(owned(&record_of(&self.recorder, &self.fetched, item)?))
@@ -122,7 +123,7 @@ impl Following {
         let leader = next.next();
         let next = next.collect();
         let mut memory = ProcessMemory {
-            pid: self.follower.pid,
+            pid: self.pairs[pair].follower.pid,
         };
         let parts = (0..6u8)
             .filter_map(|at| {
@@ -153,6 +154,7 @@ impl Following {
         expected: Option<usize>,
         difference: Option<&Difference>,
     ) -> String {
+        let pair = self.lanes[index].pair;
         let lane = &self.lanes[index];
         let mut text = String::new();
         let _ = writeln!(
@@ -186,7 +188,7 @@ impl Following {
         {
             let _ = writeln!(text, "expected    {}", self.in_a_rules_words(expected));
         }
-        let own = self.follower_memory(&arrival.call);
+        let own = self.follower_memory(pair, &arrival.call);
         let line = format_call(arrival.call.nr, &arrival.call.args, None, &|arg| {
             own.get(usize::from(arg)).and_then(Option::as_deref)
         });
@@ -205,7 +207,7 @@ impl Following {
         let _ = writeln!(
             text,
             "follower at {}",
-            symbol::describe(self.follower.pid, arrival.instruction_pointer)
+            symbol::describe(self.pairs[pair].follower.pid, arrival.instruction_pointer)
         );
         self.append_history(&mut text);
         text
@@ -230,8 +232,8 @@ impl Following {
     }
 
     /// Bytes that the follower's arguments point to, for the report.
-    fn follower_memory(&self, call: &Call) -> Vec<Option<Vec<u8>>> {
-        let pid = self.follower.pid;
+    fn follower_memory(&self, pair: usize, call: &Call) -> Vec<Option<Vec<u8>>> {
+        let pid = self.pairs[pair].follower.pid;
         (0..6)
             .map(|index| {
                 let address = call.args[index];
@@ -281,6 +283,7 @@ impl Following {
     pub(super) fn hang_report(&self) -> String {
         let mut text = String::new();
         for (index, lane) in (0..self.lanes.len()).map(|index| (index, &self.lanes[index])) {
+            let pair = lane.pair;
             let expected = match self.order.next(index) {
                 Some((Item::Call(event), turn)) => format!(
                     "{} is expected{}",
@@ -302,10 +305,11 @@ impl Following {
                 (_, Some(arrival)) => format!(
                     "waits in {} at {}",
                     arrival.call.name(),
-                    symbol::describe(self.follower.pid, arrival.instruction_pointer)
+                    symbol::describe(self.pairs[pair].follower.pid, arrival.instruction_pointer)
                 ),
                 (Some(tid), None) => {
-                    let file = format!("/proc/{}/task/{tid}/syscall", self.follower.pid);
+                    let file =
+                        format!("/proc/{}/task/{tid}/syscall", self.pairs[pair].follower.pid);
                     let call = std::fs::read_to_string(file).unwrap_or_default();
                     format!("runs or sleeps in the kernel ({})", call.trim_end())
                 }
@@ -324,6 +328,7 @@ impl Following {
     /// A crash of the follower: the signal, the address, and where it was.
     pub(super) fn crash_report(
         &self,
+        pair: usize,
         thread: &Stopped,
         signal: i32,
         info: &libc::siginfo_t,
@@ -336,9 +341,10 @@ impl Following {
             let _ = writeln!(
                 text,
                 "follower at {}",
-                symbol::describe(self.follower.pid, regs.rip)
+                symbol::describe(self.pairs[pair].follower.pid, regs.rip)
             );
-            let mut frames = symbol::frames(self.follower.pid, regs.rip, regs.rbp, regs.rsp);
+            let mut frames =
+                symbol::frames(self.pairs[pair].follower.pid, regs.rip, regs.rbp, regs.rsp);
             frames.truncate(16);
             for frame in frames {
                 let _ = writeln!(text, "  called from {frame}");

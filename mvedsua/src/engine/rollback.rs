@@ -6,6 +6,7 @@ use nix::poll::{PollTimeout, poll};
 
 use super::following::Following;
 use super::home::Home;
+use super::pair::Pair;
 use super::side::{Side, Why};
 use crate::sys::ptrace::{self, Wait};
 use crate::tracee::inspect;
@@ -22,13 +23,19 @@ impl Following {
     /// work concerns threads that are gone.
     pub(super) fn abandon(mut self, home: &mut Home) {
         let mut late = Vec::new();
-        self.follower.kill(&mut |tid, wait| late.push((tid, wait)));
-        let _ = self.recorder.remove_process(self.leader.pid as u32);
+        let Pair {
+            mut leader,
+            mut follower,
+            vdso,
+            ..
+        } = self.pairs.into_root();
+        follower.kill(&mut |tid, wait| late.push((tid, wait)));
+        let _ = self.recorder.remove_process(leader.pid as u32);
         for (tid, wait) in std::mem::take(&mut self.deferred).into_iter().chain(late) {
-            pass(&mut self.leader, tid, wait);
+            pass(&mut leader, tid, wait);
         }
         drop(self.recorder);
-        free_leader(self.leader, &self.vdso, home, false);
+        free_leader(leader, &vdso, home, false);
     }
 }
 

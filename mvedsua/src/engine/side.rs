@@ -74,6 +74,11 @@ impl Side {
         self.threads.is_empty()
     }
 
+    /// Some thread is not stopped.
+    pub(super) fn runs(&self) -> bool {
+        self.running().next().is_some()
+    }
+
     pub(super) fn count(&self) -> usize {
         self.threads.len()
     }

@@ -9,6 +9,7 @@ use super::attach::refused;
 use super::following::{Following, Parts};
 use super::guard::Watched;
 use super::home::Home;
+use super::pair::Pair;
 use super::promote::Exchanged;
 use super::readings::Slots;
 use super::rules::Rules;
@@ -158,7 +159,7 @@ pub(super) fn begin(
                 recorder,
                 listener: made.listener,
                 watched,
-                vdso,
+                vdso: Arc::new(vdso),
                 epoll: EpollData::default(),
                 slots,
                 rules: rules.map(|set| Box::new(Rules::forward(&options, set, pid))),
@@ -390,15 +391,19 @@ pub(super) fn reverse(
     let _ = following.rules_status();
     let Following {
         recorder,
-        vdso,
-        epoll,
         options,
         lanes,
-        tid_addresses,
         rules,
-        slots,
+        pairs,
         ..
     } = following;
+    let Pair {
+        vdso,
+        epoll,
+        tid_addresses,
+        slots,
+        ..
+    } = pairs.into_root();
     let mut recorder = recorder;
     let (old_pid, new_pid) = (old.pid, kept.side.pid);
     let watched = Watched::watch(kept.side.pid);
@@ -437,7 +442,7 @@ pub(super) fn reverse(
                 }
             }
             let mut leader = std::mem::replace(&mut kept.side, Side::new(0));
-            leader.vdso = Some(Box::new(vdso.clone()));
+            leader.vdso = Some(Box::new(Vdso::clone(&vdso)));
             let pairs = pairs
                 .into_iter()
                 .filter(|(_, follower)| side.has(*follower))
@@ -461,7 +466,7 @@ pub(super) fn reverse(
                 no_new_privs: installed.no_new_privs,
                 tid_addresses: addresses,
             });
-            kept.side.pid = following.leader.pid;
+            kept.side.pid = following.pairs.root().leader.pid;
             // The leader before may have been held back. No thread was added: there is room.
             if let Err(stop) = following.set_margin() {
                 tracing::warn!(?stop, "the ring's margin stays as it was");

@@ -41,17 +41,18 @@ fn unit_that_would_end(pid: i32) -> Option<String> {
 impl Following {
     /// Gives the follower the leader's descriptors while the leader still serves, so that its pause
     /// need not be spent on them. What goes wrong here is done again in the pause.
-    pub(super) fn give_ahead(&mut self) {
-        let Some(through) = self.lanes.iter().find_map(|lane| lane.waiting) else {
+    pub(super) fn give_ahead(&mut self, pair: usize) {
+        let mut lanes = self.lanes.iter().filter(|lane| lane.pair == pair);
+        let Some(through) = lanes.find_map(|lane| lane.waiting) else {
             return;
         };
         // First: a descriptor's number may lie above the follower's old limit.
-        if limits::copy(self.leader.pid, self.follower.pid).is_err() {
+        if limits::copy(self.pairs[pair].leader.pid, self.pairs[pair].follower.pid).is_err() {
             return;
         }
         let (Ok(process), Ok(descriptors)) = (
-            pidfd::open(self.leader.pid),
-            inspect::descriptors(self.leader.pid),
+            pidfd::open(self.pairs[pair].leader.pid),
+            inspect::descriptors(self.pairs[pair].leader.pid),
         ) else {
             return;
         };
@@ -59,7 +60,7 @@ impl Following {
             if let Ok(ours) = pidfd::duplicate(process.as_fd(), fd)
                 && self.give(&through, ours.as_fd(), fd, cloexec).is_ok()
             {
-                self.gifts.insert(fd, (ours, cloexec));
+                self.pairs[pair].gifts.insert(fd, (ours, cloexec));
             }
         }
     }
@@ -71,24 +72,31 @@ impl Following {
     ///
     /// # Errors
     /// When a descriptor cannot be taken or given.
-    pub(super) fn give_descriptors(&mut self, through: &Arrival) -> Result<Vec<i32>, Stop> {
+    pub(super) fn give_descriptors(
+        &mut self,
+        pair: usize,
+        through: &Arrival,
+    ) -> Result<Vec<i32>, Stop> {
         // First: a descriptor's number may lie above the follower's old limit.
-        limits::copy(self.leader.pid, self.follower.pid)
+        limits::copy(self.pairs[pair].leader.pid, self.pairs[pair].follower.pid)
             .map_err(failed("setting the resource limits"))?;
-        let process = pidfd::open(self.leader.pid).map_err(failed("opening the leader"))?;
-        if self.epoll.has_moved_objects() {
-            for watched in inspect::epoll_registrations(self.leader.pid)? {
+        let process =
+            pidfd::open(self.pairs[pair].leader.pid).map_err(failed("opening the leader"))?;
+        if self.pairs[pair].epoll.has_moved_objects() {
+            for watched in inspect::epoll_registrations(self.pairs[pair].leader.pid)? {
                 let (events, data) = (watched.events, watched.data);
-                self.epoll.holds(watched.epfd, watched.fd, events, data);
+                self.pairs[pair]
+                    .epoll
+                    .holds(watched.epfd, watched.fd, events, data);
             }
         }
-        let gifts = std::mem::take(&mut self.gifts);
+        let gifts = std::mem::take(&mut self.pairs[pair].gifts);
         let mut given = Vec::new();
-        for (fd, cloexec) in inspect::descriptors(self.leader.pid)? {
+        for (fd, cloexec) in inspect::descriptors(self.pairs[pair].leader.pid)? {
             given.push(fd);
             if let Some((ours, before)) = gifts.get(&fd)
                 && *before == cloexec
-                && pidfd::is_same_file(self.leader.pid, fd, ours.as_fd())
+                && pidfd::is_same_file(self.pairs[pair].leader.pid, fd, ours.as_fd())
             {
                 continue;
             }
@@ -98,7 +106,7 @@ impl Following {
             self.give(through, ours.as_fd(), fd, cloexec)?;
         }
         // With its own listener in its hands, its calls wait for a successor if the agent dies.
-        let parked = parking_number(self.follower.pid);
+        let parked = parking_number(self.pairs[pair].follower.pid);
         if !given.contains(&parked) {
             self.give(through, self.listener.as_fd(), parked, true)?;
             given.push(parked);
@@ -125,18 +133,21 @@ impl Following {
     /// When the follower refuses one of the calls.
     pub(super) fn settle_in(
         &self,
+        pair: usize,
         thread: &mut Stopped,
         timers: &Timers,
         given: &[i32],
     ) -> Result<(), Stop> {
-        let plain = Plain { vdso: &self.vdso };
-        let pid = self.follower.pid;
+        let plain = Plain {
+            vdso: &self.pairs[pair].vdso,
+        };
+        let pid = self.pairs[pair].follower.pid;
         let scratch = (thread.registers()?.rsp - 4096) & !63;
         let write = |bytes: &[u8]| {
             crate::sys::memory::write(pid, scratch, bytes)
                 .map_err(failed("writing the new leader's stack"))
         };
-        for ((epfd, fd), registration) in self.epoll.differing() {
+        for ((epfd, fd), registration) in self.pairs[pair].epoll.differing() {
             let mut event = [0u8; 12];
             event[..4].copy_from_slice(&registration.events.to_le_bytes());
             event[4..].copy_from_slice(&registration.follower.to_le_bytes());
@@ -172,7 +183,7 @@ impl Following {
                 )?;
             }
         }
-        let leader = self.leader.pid;
+        let leader = self.pairs[pair].leader.pid;
         let place = |pid: i32| std::fs::read_link(format!("/proc/{pid}/cwd")).ok();
         if let Some(path) = place(leader).filter(|path| Some(path) != place(pid).as_ref()) {
             use std::os::unix::ffi::OsStrExt;
@@ -193,10 +204,14 @@ impl Following {
     ///
     /// # Errors
     /// When the thread has no room for the call.
-    pub(super) fn read_timers(&self, thread: Stopped) -> Result<(Stopped, Timers), Stop> {
-        let pid = self.leader.pid;
+    pub(super) fn read_timers(
+        &self,
+        pair: usize,
+        thread: Stopped,
+    ) -> Result<(Stopped, Timers), Stop> {
+        let pid = self.pairs[pair].leader.pid;
         let context = Context::read(&thread, pid)?;
-        let mut guarded = Guarded::begin(thread, &context, &self.vdso)?;
+        let mut guarded = Guarded::begin(thread, &context, &self.pairs[pair].vdso)?;
         let out = guarded.scratch();
         let mut timers = Timers::new();
         for which in 0..INTERVAL_TIMERS {
@@ -209,8 +224,8 @@ impl Following {
     }
 
     /// What cannot be carried over: a promotion is refused while the leader has any of it.
-    pub(super) fn obstacle(&self) -> Option<String> {
-        let pid = self.leader.pid;
+    pub(super) fn obstacle(&self, pair: usize) -> Option<String> {
+        let pid = self.pairs[pair].leader.pid;
         if let Some(unit) = unit_that_would_end(pid) {
             return Some(format!(
                 "the leader is the main process of the systemd unit {unit}: systemd would take its end for \
@@ -225,8 +240,8 @@ impl Following {
                     .into(),
             );
         }
-        if !self.lasting.is_empty() {
-            let names: Vec<&str> = self.lasting.iter().copied().collect();
+        if !self.pairs[pair].lasting.is_empty() {
+            let names: Vec<&str> = self.pairs[pair].lasting.iter().copied().collect();
             return Some(format!(
                 "since the snapshot the leader made {}, whose effect cannot be carried over yet",
                 names.join(", ")
@@ -234,7 +249,7 @@ impl Following {
         }
         for field in ["Uid", "Gid", "Groups", "CapEff", "CapPrm"] {
             let of = |pid: i32| inspect::status_field(pid, pid, field);
-            if of(pid) != of(self.follower.pid) {
+            if of(pid) != of(self.pairs[pair].follower.pid) {
                 return Some(format!("the leader changed its {field} since the snapshot"));
             }
         }

@@ -9,6 +9,7 @@ use mvedsua_common::table;
 use super::apply::{ANYWHERE, Applied, Inside, OVER, PAGE, Placed};
 use super::following::{Following, Stop};
 use super::leader_events::died_of;
+use super::pair::ROOT;
 use super::side::Why;
 use crate::dsu::{CONTROL_LEN, Moved, TransformControl, TransformPlan, TransformState};
 use crate::session::{TransformationStatus, UpdateKind};
@@ -193,20 +194,21 @@ impl Following {
     /// # Errors
     /// When the follower is gone or has no room for a stack.
     pub(super) fn start_transformer(&mut self, placed: Placed) -> Result<(), Stop> {
-        let pid = self.follower.pid;
+        let pair = ROOT;
+        let pid = self.pairs[pair].follower.pid;
         let limit = match &self.options.kind {
             UpdateKind::Bundle {
                 transform_limit, ..
             } => *transform_limit,
             _ => Duration::ZERO,
         };
-        let mut thread = self
+        let mut thread = self.pairs[pair]
             .follower
             .reported(pid)
             .ok_or_else(|| Stop::roll_back("the follower has no main thread"))?;
         let inside = Inside {
             pid,
-            vdso: &self.vdso,
+            vdso: &self.pairs[pair].vdso,
         };
         // The page below stays without access: a stack that is too small is a crash, not a mystery.
         let stack = inside.map(&mut thread, 0, STACK + PAGE, libc::PROT_NONE, ANYWHERE)?;
@@ -235,14 +237,17 @@ impl Following {
         regs.eflags &= !0x400;
         thread.set_registers(&regs)?;
         self.transformation = Transformation::Running(Box::new(running));
-        self.follower.add_running(thread.resume_to_syscall()?);
+        self.pairs[pair]
+            .follower
+            .add_running(thread.resume_to_syscall()?);
         Ok(())
     }
 
     /// A report of the follower while its transformer runs.
     pub(super) fn transformer_report(&mut self, tid: i32, wait: Wait) -> Result<(), Stop> {
-        let pid = self.follower.pid;
-        let Some(thread) = self.follower.reported(tid) else {
+        let pair = ROOT;
+        let pid = self.pairs[pair].follower.pid;
+        let Some(thread) = self.pairs[pair].follower.reported(tid) else {
             return Ok(());
         };
         let Transformation::Running(running) = &mut self.transformation else {
@@ -250,7 +255,9 @@ impl Following {
         };
         if tid != running.tid {
             // It stands until the transformer has ended.
-            self.follower.add_stopped(thread, Why::Transforming);
+            self.pairs[pair]
+                .follower
+                .add_stopped(thread, Why::Transforming);
             return Ok(());
         }
         match wait {
@@ -262,7 +269,9 @@ impl Following {
                 let verdict = asks(nr, &args);
                 if verdict != Asks::Memory {
                     let stop = refused(running, pid, nr, &regs, &verdict);
-                    self.follower.add_stopped(thread, Why::Transforming);
+                    self.pairs[pair]
+                        .follower
+                        .add_stopped(thread, Why::Transforming);
                     return Err(stop);
                 }
                 running.inside = true;
@@ -281,7 +290,9 @@ impl Following {
                                 running.how_far(pid),
                                 control.why
                             );
-                            self.follower.add_stopped(thread, Why::Transforming);
+                            self.pairs[pair]
+                                .follower
+                                .add_stopped(thread, Why::Transforming);
                             return Err(Stop::roll_back(reason));
                         }
                         _ => {}
@@ -293,25 +304,30 @@ impl Following {
                 // A signal from outside is the leader's business: the follower gets its copy of it.
                 if info.si_code > 0 {
                     let stop = crashed(running, pid, &thread, signal, &info);
-                    self.follower.add_stopped(thread, Why::Transforming);
+                    self.pairs[pair]
+                        .follower
+                        .add_stopped(thread, Why::Transforming);
                     return Err(stop);
                 }
             }
             Wait::Exited(_) | Wait::Killed(_) => {
-                self.follower.ended(tid);
+                self.pairs[pair].follower.ended(tid);
                 return Err(Stop::roll_back(
                     "the follower ended while it was transformed",
                 ));
             }
             _ => {}
         }
-        self.follower.add_running(thread.resume_to_syscall()?);
+        self.pairs[pair]
+            .follower
+            .add_running(thread.resume_to_syscall()?);
         Ok(())
     }
 
     /// Looks after the transformer's progress and its time limit.
     pub(super) fn watch_transformer(&mut self) -> Result<(), Stop> {
-        let pid = self.follower.pid;
+        let pair = ROOT;
+        let pid = self.pairs[pair].follower.pid;
         let Transformation::Running(running) = &mut self.transformation else {
             return Ok(());
         };
@@ -340,7 +356,8 @@ impl Following {
     /// The transformer has returned: everything that holds a pointer to a moved object follows, the
     /// new version is put in force, and the follower begins to consume.
     fn transformed(&mut self, thread: Stopped, control: &TransformControl) -> Result<(), Stop> {
-        let pid = self.follower.pid;
+        let pair = ROOT;
+        let pid = self.pairs[pair].follower.pid;
         let Transformation::Running(running) =
             std::mem::replace(&mut self.transformation, Transformation::None)
         else {
@@ -365,7 +382,9 @@ impl Following {
         ptrace::set_extended_state(tid, &running.extended)
             .map_err(|e| failed("setting the extended state", e))?;
         thread.set_registers(&running.original)?;
-        let plain = Plain { vdso: &self.vdso };
+        let plain = Plain {
+            vdso: &self.pairs[pair].vdso,
+        };
         let nr = table::number("munmap");
         for (start, bytes) in [
             running.stack,
@@ -376,7 +395,7 @@ impl Following {
                 plain.call_ok(&mut thread, "munmap", nr, &[start, bytes, 0, 0, 0, 0])?;
             }
         }
-        let mut threads = self.follower.take_stopped(Why::Transforming);
+        let mut threads = self.pairs[pair].follower.take_stopped(Why::Transforming);
         threads.push(thread);
         let mut unwinder = Unwinder::new(pid, running.placed.frames())?;
         for thread in &threads {
@@ -385,13 +404,13 @@ impl Following {
         let mut thread = threads.pop().expect("it was pushed last");
         let applied = running
             .placed
-            .finish(pid, &mut thread, &self.vdso)
+            .finish(pid, &mut thread, &self.pairs[pair].vdso)
             .map_err(|e| Stop::roll_back(format!("putting the new version in force: {e}")))?;
         threads.push(thread);
-        self.epoll.objects_moved(moved);
+        self.pairs[pair].epoll.objects_moved(moved);
         for thread in threads {
             thread.set_options(FOLLOWER_OPTIONS)?;
-            self.follower.add_running(thread.resume(0)?);
+            self.pairs[pair].follower.add_running(thread.resume(0)?);
         }
         self.progress = Instant::now();
         self.transformation = Transformation::Finished(Finished {

@@ -17,7 +17,6 @@ use super::home::Home;
 use super::pending::{Exchange, PendingPromotion};
 use super::promote::{Exchanged, Promoted};
 use super::rollback::pass;
-use super::side::Side;
 use super::snapshot;
 use crate::rules::tools::Divergence;
 use crate::session::{
@@ -317,14 +316,14 @@ impl Worker {
             (Command::Rollback { reason }, stage @ (Live::Updating(..) | Live::Outdated(..))) => {
                 let message = format!(
                     "rolled back; process {} serves on, bare",
-                    following.leader.pid
+                    following.pairs.root().leader.pid
                 );
                 let life = self.stopped(following, stage, Stop::RollBack(reason, None));
                 let _ = reply.send(Ok(Done { message }));
                 life
             }
             (Command::Finalize, Live::Updated(token, home)) => {
-                let old = following.follower.pid;
+                let old = following.pairs.root().follower.pid;
                 let life = self.drop_follower(*following, home, token.finalize());
                 self.finish(Outcome::Finalized, "finalized on request".into(), None);
                 let message = format!("process {old} is gone; the new version serves alone");
@@ -404,7 +403,8 @@ impl Worker {
                         self.change(|status| status.pauses_ms.promotion = Some(pause));
                         let message = format!(
                             "process {} leads, the old version follows as {}; paused {pause:.2} ms",
-                            following.leader.pid, following.follower.pid
+                            following.pairs.root().leader.pid,
+                            following.pairs.root().follower.pid
                         );
                         self.mark(Some(Mark::T5), Stage::UpdatedLeader, message.clone());
                         let _ = reply.send(Ok(Done { message }));
@@ -560,10 +560,9 @@ impl Worker {
             }
             (Stop::LeaderCrashed { how, held: false } | Stop::LeaderEnded(how), _) => {
                 let mut following = following;
-                let mut leader = std::mem::replace(&mut following.leader, Side::new(0));
-                following
-                    .follower
-                    .kill(&mut |tid, wait| pass(&mut leader, tid, wait));
+                let root = following.pairs.root_mut();
+                let leader = &mut root.leader;
+                root.follower.kill(&mut |tid, wait| pass(leader, tid, wait));
                 if let Some(reply) = self.waiting.take() {
                     let _ = reply.send(Err(Failure::Ended {
                         reason: how.clone(),
@@ -593,9 +592,10 @@ impl Worker {
             Promoted::NotNow(mut following, why)
             | Promoted::Failed(mut following, Stop::RollBack(why, _)) => {
                 let why = format!("{reason}, and the follower could not take over: {why}");
-                following.follower.kill(&mut |_, _| {});
+                let root = following.pairs.root_mut();
+                root.follower.kill(&mut |_, _| {});
                 // It dies as it would have.
-                following.leader.resume_all();
+                root.leader.resume_all();
                 if let Some(reply) = self.waiting.take() {
                     let _ = reply.send(Err(Failure::Ended {
                         reason: why.clone(),
@@ -681,11 +681,11 @@ impl Worker {
         self.change(|status| {
             status.stage = stage;
             status.leader = crate::session::LeaderStatus {
-                pid: following.leader.pid,
-                threads: following.leader.count() as u32,
+                pid: following.pairs.root().leader.pid,
+                threads: following.pairs.root().leader.count() as u32,
             };
             status.follower = Some(FollowerStatus {
-                pid: following.follower.pid,
+                pid: following.pairs.root().follower.pid,
                 lag_events: following.lag_events(),
                 lag_bytes: ring.used_bytes(),
             });

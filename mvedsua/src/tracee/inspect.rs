@@ -148,6 +148,13 @@ pub fn process_of(tid: i32) -> Option<i32> {
     status_field(tid, tid, "Tgid")?.parse().ok()
 }
 
+/// The id of a thread as it sees it itself: that of its own pid namespace.
+#[must_use]
+pub fn own_id(tid: i32) -> Option<i32> {
+    let ids = status_field(tid, tid, "NSpid")?;
+    ids.split_whitespace().next_back()?.parse().ok()
+}
+
 /// Bit n-1 set: signal n waits for this thread and is not blocked.
 #[must_use]
 pub fn deliverable_signals(pid: i32, tid: i32) -> u64 {
