@@ -109,7 +109,7 @@ pub struct Counters {
 
 /// Names of the recorder's maps and program, as the agent looks them up in the object.
 pub mod name {
-    /// The program, attached to the raw tracepoint `sys_exit`.
+    /// The program, attached to the tracepoint `sys_exit` (`tp_btf`).
     pub const PROGRAM: &str = "record_exit";
     /// `BPF_MAP_TYPE_RINGBUF`: the records.
     pub const EVENTS: &str = "EVENTS";

@@ -1,7 +1,8 @@
 //! The recorder: one program that sees every system call exit of the machine and writes those of
 //! the recorded processes, payload included, into the ring.
 //!
-//! It runs on the raw tracepoint `sys_exit`. `pt_regs` still holds the arguments there (only `rax`,
+//! It runs on the tracepoint `sys_exit`, as a program with BTF (`tp_btf`, Linux 5.5), so that registers and
+//! the task are read by plain loads. `pt_regs` still holds the arguments there (only `rax`,
 //! `rcx` and `r11` are changed by a call), so no program is needed at the entry. What to copy
 //! comes from the plans that the agent compiled from the syscall table, see `mvedsua_common::plan`.
 //!
@@ -21,11 +22,11 @@ mod maps;
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_RB_AVAIL_DATA, BPF_RB_NO_WAKEUP},
     helpers::{
-        bpf_get_current_pid_tgid, bpf_get_current_task, bpf_get_smp_processor_id,
-        bpf_send_signal_thread, generated::bpf_probe_read_kernel,
+        bpf_get_current_pid_tgid, bpf_get_smp_processor_id, bpf_send_signal_thread,
+        generated::bpf_get_current_task_btf,
     },
-    macros::raw_tracepoint,
-    programs::RawTracePointContext,
+    macros::btf_tracepoint,
+    programs::BtfTracePointContext,
 };
 use mvedsua_common::{
     event::{
@@ -58,8 +59,8 @@ struct Registers {
 }
 const R10_IN_PT_REGS: usize = 56;
 
-#[raw_tracepoint(tracepoint = "sys_exit")]
-pub fn record_exit(ctx: RawTracePointContext) -> i32 {
+#[btf_tracepoint(function = "sys_exit")]
+pub fn record_exit(ctx: BtfTracePointContext) -> i32 {
     let id = bpf_get_current_pid_tgid();
     let tgid = (id >> 32) as u32;
     // First of all, for this runs at every system call of the machine.
@@ -73,20 +74,11 @@ pub fn record_exit(ctx: RawTracePointContext) -> i32 {
 }
 
 #[inline(always)]
-fn record(ctx: &RawTracePointContext, tgid: u32, tid: u32) -> Option<()> {
+fn record(ctx: &BtfTracePointContext, tgid: u32, tid: u32) -> Option<()> {
     let regs: *const u8 = ctx.arg(0);
     let ret: i64 = ctx.arg::<u64>(1) as i64;
-
-    let mut saved = core::mem::MaybeUninit::<Registers>::uninit();
-    // SAFETY: `saved` has the size that is read; a fault makes the helper zero it and fail.
-    let saved = unsafe {
-        bpf_probe_read_kernel(
-            saved.as_mut_ptr().cast(),
-            size_of::<Registers>() as u32,
-            regs.add(R10_IN_PT_REGS).cast(),
-        );
-        saved.assume_init()
-    };
+    // SAFETY: the verifier knows this pointer as one to a `struct pt_regs` and checks every load.
+    let saved = unsafe { &*regs.add(R10_IN_PT_REGS).cast::<Registers>() };
 
     let mut nr = saved.orig_ax;
     // rt_sigreturn restores the registers of the interrupted code, and orig_ax with them (-1).
@@ -171,12 +163,7 @@ fn record(ctx: &RawTracePointContext, tgid: u32, tid: u32) -> Option<()> {
     // or by an earlier record of this CPU.
     unsafe {
         // `thread_info` is the first member of a task, `flags` its first word.
-        let mut thread_flags = 0u64;
-        bpf_probe_read_kernel(
-            (&raw mut thread_flags).cast(),
-            size_of::<u64>() as u32,
-            bpf_get_current_task() as *const _,
-        );
+        let thread_flags = bpf_get_current_task_btf().cast::<u64>().read_volatile();
         if thread_flags & (*config).signal_pending != 0 {
             flags |= FLAG_SIGNAL;
         }

@@ -53,6 +53,14 @@ pub enum RecorderError {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// The kernel's own types cannot be read.
+    #[error(
+        "cannot read /sys/kernel/btf/vmlinux (the recorder needs a kernel with CONFIG_DEBUG_INFO_BTF): {source}"
+    )]
+    Btf {
+        /// What was wrong with it.
+        source: aya::BtfError,
+    },
     /// The number of CPUs is unknown.
     #[error("cannot read {path}: {source}")]
     Cpus {

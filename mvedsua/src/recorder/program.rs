@@ -1,9 +1,9 @@
 //! Loads, fills, attaches and detaches the eBPF object.
 
 use aya::{
-    Ebpf, EbpfLoader, include_bytes_aligned,
+    Btf, Ebpf, EbpfLoader, include_bytes_aligned,
     maps::{Array, HashMap, MapData, PerCpuArray},
-    programs::{RawTracePoint, raw_trace_point::RawTracePointLinkId},
+    programs::{BtfTracePoint, tp_btf::BtfTracePointLinkId},
 };
 use mvedsua_common::{
     clock::ClockSlot,
@@ -17,6 +17,9 @@ use super::{RecorderError, map_value::Value, ring::Ring};
 
 static OBJECT: &[u8] = include_bytes_aligned!(env!("MVEDSUA_EBPF_OBJECT"));
 
+/// The tracepoint at the end of every system call, after the kernel's own work for it.
+const TRACEPOINT: &str = "sys_exit";
+
 const SMALLEST_RING: u64 = 1 << 20;
 const LARGEST_RING: u64 = 1 << 31;
 
@@ -28,7 +31,7 @@ pub struct Recorder {
     config: Array<MapData, Value<Config>>,
     counters: PerCpuArray<MapData, Value<Counters>>,
     clocks: HashMap<MapData, u32, Value<ClockSlot>>,
-    link: Option<RawTracePointLinkId>,
+    link: Option<BtfTracePointLinkId>,
     object: Ebpf,
 }
 
@@ -55,14 +58,15 @@ impl Recorder {
         let cpus =
             aya::util::nr_cpus().map_err(|(path, source)| RecorderError::Cpus { path, source })?;
         let mut object = EbpfLoader::new()
-            // The program reads no kernel struct by BTF: parsing vmlinux' 5 MB would be for nothing.
+            // The object has nothing to relocate by it.
             .btf(None)
             .map_max_entries(name::EVENTS, capacity as u32)
             .map_max_entries(name::SCRATCH, cpus as u32)
             .load(OBJECT)?;
 
         // The program first: it names its maps by descriptors, and some of them are closed below.
-        program(&mut object)?.load()?;
+        let btf = Btf::from_sys_fs().map_err(|source| RecorderError::Btf { source })?;
+        program(&mut object)?.load(TRACEPOINT, &btf)?;
         fill_plans(&mut object)?;
         let mut recorder = Self {
             ring: map_ring(&object, capacity)?,
@@ -83,7 +87,7 @@ impl Recorder {
     /// [`RecorderError::Program`] if the kernel refuses.
     pub fn attach(&mut self) -> Result<(), RecorderError> {
         if self.link.is_none() {
-            self.link = Some(program(&mut self.object)?.attach("sys_exit")?);
+            self.link = Some(program(&mut self.object)?.attach()?);
         }
         Ok(())
     }
@@ -185,7 +189,7 @@ impl Recorder {
     }
 }
 
-fn program(object: &mut Ebpf) -> Result<&mut RawTracePoint, RecorderError> {
+fn program(object: &mut Ebpf) -> Result<&mut BtfTracePoint, RecorderError> {
     let program = object
         .program_mut(name::PROGRAM)
         .ok_or(RecorderError::Missing {

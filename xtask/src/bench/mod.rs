@@ -23,6 +23,15 @@ pub struct Options {
     /// Only what is about updates with a bundle
     #[arg(long)]
     updates_only: bool,
+    /// Only throughput, latency and CPU time in each stage
+    #[arg(long, conflicts_with = "updates_only")]
+    throughput_only: bool,
+    /// Rounds of throughput [default: 5; 1 with --quick]
+    #[arg(long)]
+    rounds: Option<u32>,
+    /// Seconds for which each stage is measured [default: 10; 2 with --quick]
+    #[arg(long)]
+    seconds: Option<u64>,
     /// Requests per second; 0 for as many as the server answers
     #[arg(long, default_value_t = 5000)]
     rate: u32,
@@ -54,8 +63,10 @@ pub fn run(options: &Options) -> Result<()> {
     mvedsua_binary::build()?;
     programs::redis()?;
 
-    let rounds = if options.quick { 1 } else { 5 };
-    let seconds = if options.quick { 2 } else { 10 };
+    let rounds = options.rounds.unwrap_or(if options.quick { 1 } else { 5 });
+    let seconds = options
+        .seconds
+        .unwrap_or(if options.quick { 2 } else { 10 });
     let rate = (options.rate > 0).then_some(options.rate);
     let mut results = Results {
         machine: machine()?,
@@ -74,7 +85,7 @@ pub fn run(options: &Options) -> Result<()> {
             .runs
             .extend(throughput::round(round, seconds, rate)?);
     }
-    let sizes: &[u32] = if options.updates_only {
+    let sizes: &[u32] = if options.updates_only || options.throughput_only {
         &[]
     } else {
         &[1_000, 1_000_000]
@@ -86,7 +97,9 @@ pub fn run(options: &Options) -> Result<()> {
             .push(pauses::measure(keys, if options.quick { 2 } else { 7 })?);
     }
 
-    results.updates = Some(updates::measure(if options.quick { 2 } else { 5 })?);
+    if !options.throughput_only {
+        results.updates = Some(updates::measure(if options.quick { 2 } else { 5 })?);
+    }
 
     let folder = paths::root().join("target/bench");
     fs::create_dir_all(&folder)?;
