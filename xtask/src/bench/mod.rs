@@ -32,7 +32,7 @@ pub struct Options {
     /// Seconds for which each stage is measured [default: 10; 2 with --quick]
     #[arg(long)]
     seconds: Option<u64>,
-    /// Requests per second; 0 for as many as the server answers
+    /// Requests per second of the paced runs, which alternate with saturated ones; 0 for those alone
     #[arg(long, default_value_t = 5000)]
     rate: u32,
 }
@@ -67,7 +67,7 @@ pub fn run(options: &Options) -> Result<()> {
     let seconds = options
         .seconds
         .unwrap_or(if options.quick { 2 } else { 10 });
-    let rate = (options.rate > 0).then_some(options.rate);
+    let paced = (options.rate > 0).then_some(Some(options.rate));
     let mut results = Results {
         machine: machine()?,
         server: command::output(Command::new("redis-server").arg("--version"))?
@@ -80,10 +80,15 @@ pub fn run(options: &Options) -> Result<()> {
     };
     let rounds = if options.updates_only { 0 } else { rounds };
     for round in 1..=rounds {
-        println!("bench: throughput, round {round} of {rounds}");
-        results
-            .runs
-            .extend(throughput::round(round, seconds, rate)?);
+        for rate in paced.into_iter().chain([None]) {
+            println!(
+                "bench: throughput at {}, round {round} of {rounds}",
+                report::load(rate)
+            );
+            results
+                .runs
+                .extend(throughput::round(round, seconds, rate)?);
+        }
     }
     let sizes: &[u32] = if options.updates_only || options.throughput_only {
         &[]

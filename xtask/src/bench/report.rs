@@ -29,8 +29,10 @@ fn write(out: &mut String, results: &Results) -> std::fmt::Result {
     if results.quick {
         writeln!(out, "- **`--quick`: short runs, the figures say little**")?;
     }
-    throughput(out, results)?;
-    updates(out, results)?;
+    for load in loads(results) {
+        throughput(out, load)?;
+        updates(out, load)?;
+    }
     pauses(out, results)?;
     if let Some(updates) = &results.updates {
         updates::markdown(out, updates)?;
@@ -38,8 +40,36 @@ fn write(out: &mut String, results: &Results) -> std::fmt::Result {
     targets(out, results)
 }
 
-fn throughput(out: &mut String, results: &Results) -> std::fmt::Result {
-    writeln!(out, "\n## Throughput, latency, CPU time\n")?;
+/// The runs of one load.
+#[derive(Clone, Copy)]
+struct Load<'a> {
+    runs: &'a [Run],
+    rate: Option<u32>,
+}
+
+/// The loads that were measured, the paced one first.
+fn loads(results: &Results) -> Vec<Load<'_>> {
+    let mut rates: Vec<Option<u32>> = results.runs.iter().map(|run| run.rate).collect();
+    rates.sort_by_key(|rate| rate.is_none());
+    rates.dedup();
+    let runs = &results.runs;
+    rates.into_iter().map(|rate| Load { runs, rate }).collect()
+}
+
+/// A load in words.
+pub fn load(rate: Option<u32>) -> String {
+    match rate {
+        Some(rate) => format!("{rate} requests/s"),
+        None => "saturation".into(),
+    }
+}
+
+fn throughput(out: &mut String, results: Load<'_>) -> std::fmt::Result {
+    writeln!(
+        out,
+        "\n## Throughput, latency, CPU time at {}\n",
+        load(results.rate)
+    )?;
     writeln!(
         out,
         "| stage | requests/s | against native | p50 us | p99 us | longest us | leader CPU us/request |"
@@ -65,8 +95,12 @@ fn throughput(out: &mut String, results: &Results) -> std::fmt::Result {
     Ok(())
 }
 
-fn updates(out: &mut String, results: &Results) -> std::fmt::Result {
-    writeln!(out, "\n## While two versions run\n")?;
+fn updates(out: &mut String, results: Load<'_>) -> std::fmt::Result {
+    writeln!(
+        out,
+        "\n## While two versions run, at {}\n",
+        load(results.rate)
+    )?;
     writeln!(
         out,
         "| stage | recorded/s | matched/s | recorded per request | leader blocked ms/s | ring MiB | high water MiB | agent MiB | follower's own MiB |"
@@ -140,33 +174,20 @@ fn targets(out: &mut String, results: &Results) -> std::fmt::Result {
         out,
         "\n## Targets\n\n| target | measured | reached |\n| --- | ---: | --- |"
     )?;
-    let requests = |mode| of(results, mode, |run| Some(run.requests_per_s));
-    let cpu = |mode| of(results, mode, |run| Some(run.leader_cpu_us_per_request));
-    let native = requests(MODES[0]);
-    let after = change(requests(MODES[4]), native);
-    target(
-        out,
-        "throughput after promotion at most 3 % below native",
-        percent(after),
-        after.map(|c| c >= -0.03),
-    )?;
-    let ratio = cpu(MODES[2]).zip(cpu(MODES[0])).map(|(two, one)| two / one);
-    let shown = format!("{} x", number(ratio, 2));
-    target(
-        out,
-        "leader's CPU time per request with two versions at most 1.25 x native",
-        shown,
-        ratio.map(|r| r <= 1.25),
-    )?;
-    let matched = of(results, MODES[2], |run| {
-        run.update.as_ref().map(|u| u.matched_per_s)
-    });
-    target(
-        out,
-        "60,000 events matched per second",
-        number(matched, 0),
-        matched.map(|m| m >= 60_000.0),
-    )?;
+    let loads = loads(results);
+    if loads.is_empty() {
+        // Told as not measured rather than left out.
+        load_targets(
+            out,
+            Load {
+                runs: &[],
+                rate: None,
+            },
+        )?;
+    }
+    for load in loads {
+        load_targets(out, load)?;
+    }
     for p in &results.pauses {
         let snapshot = median(p.snapshot_ms.iter().copied());
         if p.keys <= 1_000 {
@@ -201,6 +222,39 @@ fn targets(out: &mut String, results: &Results) -> std::fmt::Result {
     Ok(())
 }
 
+fn load_targets(out: &mut String, results: Load<'_>) -> std::fmt::Result {
+    let at = load(results.rate);
+    let requests = |mode| of(results, mode, |run| Some(run.requests_per_s));
+    let cpu = |mode| of(results, mode, |run| Some(run.leader_cpu_us_per_request));
+    let after = change(requests(MODES[4]), requests(MODES[0]));
+    target(
+        out,
+        &format!("at {at}: throughput after promotion at most 3 % below native"),
+        percent(after),
+        after.map(|c| c >= -0.03),
+    )?;
+    let ratio = cpu(MODES[2]).zip(cpu(MODES[0])).map(|(two, one)| two / one);
+    target(
+        out,
+        &format!("at {at}: leader's CPU time per request with two versions at most 1.25 x native"),
+        format!("{} x", number(ratio, 2)),
+        ratio.map(|r| r <= 1.25),
+    )?;
+    if results.rate.is_some() {
+        // No more can be matched than the load makes.
+        return Ok(());
+    }
+    let matched = of(results, MODES[2], |run| {
+        run.update.as_ref().map(|u| u.matched_per_s)
+    });
+    target(
+        out,
+        &format!("at {at}: 60,000 events matched per second"),
+        number(matched, 0),
+        matched.map(|m| m >= 60_000.0),
+    )
+}
+
 fn target(
     out: &mut String,
     what: &str,
@@ -216,7 +270,7 @@ fn target(
 }
 
 /// What recording and blocking cost the leader per recorded call, in nanoseconds.
-fn recorder_ns_per_call(results: &Results) -> Option<f64> {
+fn recorder_ns_per_call(results: Load<'_>) -> Option<f64> {
     let cpu = |mode| of(results, mode, |run| Some(run.leader_cpu_us_per_request));
     let calls = of(results, MODES[2], |run| {
         run.update.as_ref().map(|u| u.recorded_per_request)
@@ -225,12 +279,12 @@ fn recorder_ns_per_call(results: &Results) -> Option<f64> {
 }
 
 /// Median over the rounds of one figure of a stage.
-fn of(results: &Results, mode: &str, pick: impl Fn(&Run) -> Option<f64>) -> Option<f64> {
+fn of(results: Load<'_>, mode: &str, pick: impl Fn(&Run) -> Option<f64>) -> Option<f64> {
     median(
         results
             .runs
             .iter()
-            .filter(|run| run.mode == mode)
+            .filter(|run| run.rate == results.rate && run.mode == mode)
             .filter_map(pick),
     )
 }
@@ -265,6 +319,7 @@ mod tests {
     fn run(mode: &'static str, requests_per_s: f64, cpu: f64, matched: Option<f64>) -> Run {
         Run {
             round: 1,
+            rate: None,
             mode,
             seconds: 1.0,
             requests_per_s,
@@ -316,9 +371,11 @@ mod tests {
                 .expect("a line")
                 .to_owned()
         };
-        assert!(line("| throughput after promotion").ends_with("| -4.0 % | **no** |"));
-        assert!(line("| leader's CPU time").ends_with("| 1.20 x | yes |"));
-        assert!(line("| 60,000 events").ends_with("| 70000 | yes |"));
+        assert!(
+            line("| at saturation: throughput after promotion").ends_with("| -4.0 % | **no** |")
+        );
+        assert!(line("| at saturation: leader's CPU time").ends_with("| 1.20 x | yes |"));
+        assert!(line("| at saturation: 60,000 events").ends_with("| 70000 | yes |"));
         assert!(line("| snapshot pause with 1M").ends_with("| 1.60 x | **no** |"));
         assert!(line("The leader's CPU time per recorded call").contains("by 400 ns"));
         assert!(line("| single-leader").contains("| - |"));
@@ -329,5 +386,19 @@ mod tests {
             ..results(1.0)
         };
         assert!(markdown(&nothing).contains("not measured"));
+        let mut both = results(980.0);
+        both.runs.insert(
+            0,
+            Run {
+                rate: Some(5000),
+                ..run(MODES[2], 5000.0, 30.0, Some(40_000.0))
+            },
+        );
+        let text = markdown(&both);
+        assert!(text.contains("at 5000 requests/s: leader's CPU time"));
+        assert!(
+            !text.contains("at 5000 requests/s: 60,000 events"),
+            "a paced load cannot show how many could be matched"
+        );
     }
 }

@@ -27,6 +27,8 @@ pub const MODES: [&str; 5] = [
 pub struct Run {
     /// Which round, from 1.
     pub round: u32,
+    /// Requests per second that were asked for; `None`: as many as the server answers.
+    pub rate: Option<u32>,
     /// One of [`MODES`].
     pub mode: &'static str,
     /// Length in seconds.
@@ -116,6 +118,7 @@ fn server(
     )?;
     let mut bench = Bench {
         round,
+        rate,
         length: Duration::from_secs(seconds),
         load: &load,
         runs: Vec::new(),
@@ -140,6 +143,7 @@ fn server(
 
 struct Bench<'a> {
     round: u32,
+    rate: Option<u32>,
     length: Duration,
     load: &'a Load,
     runs: Vec<Run>,
@@ -173,6 +177,7 @@ impl Bench<'_> {
         };
         let run = Run {
             round: self.round,
+            rate: self.rate,
             mode,
             seconds,
             requests_per_s: phase.throughput(),
