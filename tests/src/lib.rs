@@ -7,6 +7,8 @@
 //! - [`resp`]: a small client of the Redis protocol;
 //! - [`load`]: the load generator, which knows what every reply must be;
 //! - [`kvstore`]: the example server in its three versions, and a client;
+//! - [`ftp`], [`vsftpd`]: a client whose transfers can be held, and the server with users of its own;
+//! - [`content`]: files of which every byte is known;
 //! - [`idle`]: connections that must still answer after an update;
 //! - [`supervised`]: all of these together, what most tests start from;
 //! - [`bare`]: whether a server is as it was before it was touched;
@@ -24,8 +26,10 @@
 pub mod bare;
 pub mod bundle;
 pub mod cannot_run;
+pub mod content;
 pub mod deaths;
 pub mod examples;
+pub mod ftp;
 pub mod idle;
 pub mod kvstore;
 pub mod load;
@@ -38,6 +42,7 @@ pub mod resp;
 pub mod server;
 pub mod supervised;
 pub mod victim;
+pub mod vsftpd;
 
 pub use cannot_run::{Need, can_run, cannot_run};
 pub use mvedsua::Mvedsua;
@@ -45,3 +50,4 @@ pub use poll::wait_until;
 pub use server::Server;
 pub use supervised::Supervised;
 pub use victim::Victim;
+pub use vsftpd::Vsftpd;

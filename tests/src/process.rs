@@ -123,6 +123,31 @@ pub fn children(pid: i32) -> Vec<i32> {
         .collect()
 }
 
+/// Children, their children and so on: parents before their children, zombies not included.
+#[must_use]
+pub fn descendants(pid: i32) -> Vec<i32> {
+    let mut found = Vec::new();
+    let mut parents = vec![pid];
+    while let Some(parent) = parents.pop() {
+        for child in children(parent).into_iter().filter(|&pid| is_alive(pid)) {
+            found.push(child);
+            parents.push(child);
+        }
+    }
+    found
+}
+
+/// Processes that have a file open which lies below `folder`.
+#[must_use]
+pub fn with_file_below(folder: &std::path::Path) -> Vec<i32> {
+    let has = |&pid: &i32| {
+        descriptor_targets(pid)
+            .values()
+            .any(|target| target.starts_with(folder))
+    };
+    all().into_iter().filter(has).collect()
+}
+
 /// Direct children that have ended and were not waited for.
 #[must_use]
 pub fn zombie_children(pid: i32) -> Vec<i32> {
