@@ -75,6 +75,16 @@ pub struct Status {
     pub pauses_ms: Pauses,
     pub rules: Option<Rules>,
     pub last_update: Option<LastUpdate>,
+    pub next_try: Option<NextTry>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[expect(missing_docs, reason = "see Status")]
+pub struct NextTry {
+    pub tried: u32,
+    pub left: u32,
+    pub unix_ms: u64,
+    pub why: String,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]

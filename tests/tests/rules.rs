@@ -250,7 +250,11 @@ impl Two {
     /// An update to the same version, with all rules or none; the follower is another version then.
     fn update(&self, with_rules: bool) -> Result<()> {
         let file = self.rules.display().to_string();
-        let options: &[&str] = if with_rules { &["--rules", &file] } else { &[] };
+        let options: &[&str] = if with_rules {
+            &["--rules", &file, "--retry", "0"]
+        } else {
+            &[]
+        };
         self.mvedsua.update_identity(NAME, options)?;
         self.poke_follower()
     }
@@ -477,6 +481,113 @@ fn verdicts_and_limits_end_the_update_and_harm_nobody() -> Result<()> {
     }
     ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(two.is_bare());
+    two.victim.end()
+}
+
+/// What a rule says that asks for another try.
+const BUSY: &str = "rule `forward23`";
+
+#[test]
+fn a_rule_that_asks_for_it_gets_another_try_until_the_moment_is_good() -> Result<()> {
+    if !can_run(
+        "a_rule_that_asks_for_it_gets_another_try_until_the_moment_is_good",
+        &[Need::Root, Need::Program("cc")],
+    ) {
+        return Ok(());
+    }
+    let two = Two::start()?;
+    let file = two.rules.display().to_string();
+    let options = ["--rules", &file, "--retry", "1000", "--retry-delay", "20ms"];
+    two.mvedsua.update_identity(NAME, &options)?;
+    two.show(23)?;
+    // Nobody asks for it: the update that had caught up is rolled back and tried again, and again.
+    let status = two.mvedsua.wait_for(NAME, LIMIT, |status| {
+        status.next_try.as_ref().is_some_and(|next| next.tried > 2)
+    })?;
+    let next = status.next_try.context("there is one")?;
+    ensure!(
+        next.left == 1001 - next.tried && next.why.contains(BUSY) && next.unix_ms > 0,
+        "{next:?}"
+    );
+    let last = status.last_update.context("it was rolled back")?;
+    ensure!(last.retry && last.outcome == "rolled-back", "{last:?}");
+    two.show(0)?;
+    let status = two.mvedsua.wait_for(NAME, LIMIT, |status| {
+        status.stage == "outdated-leader" && status.next_try.is_none()
+    })?;
+    ensure!(status.last_update.is_none(), "{status:?}");
+    let events = two.mvedsua.events(NAME)?;
+    let tries = events
+        .iter()
+        .filter(|e| e.what.contains(BUSY) && e.what.ends_with("it is busy; the next one in 20ms"));
+    ensure!(tries.count() > 2, "{events:?}");
+    two.mvedsua.rollback(NAME)?;
+    assert!(two.is_bare());
+    two.victim.end()
+}
+
+#[test]
+fn tries_that_rules_ask_for_come_to_an_end() -> Result<()> {
+    if !can_run(
+        "tries_that_rules_ask_for_come_to_an_end",
+        &[Need::Root, Need::Program("cc")],
+    ) {
+        return Ok(());
+    }
+    let two = Two::start()?;
+    let file = two.rules.display().to_string();
+    let update = |retry: &str, delay: &str| {
+        two.mvedsua.run(&[
+            "update",
+            NAME,
+            "--identity",
+            "--wait",
+            "none",
+            "--rules",
+            &file,
+            "--retry",
+            retry,
+            "--retry-delay",
+            delay,
+        ])
+    };
+    two.show(23)?;
+    update("2", "10ms")?.ok()?;
+    let status = two.mvedsua.wait_for(NAME, LIMIT, |status| {
+        let last = status.last_update.as_ref();
+        last.is_some_and(|last| last.reason.contains("at 3 moments"))
+    })?;
+    let last = status.last_update.context("it was rolled back")?;
+    ensure!(
+        last.retry && last.reason.contains(BUSY) && status.next_try.is_none(),
+        "{last:?}"
+    );
+
+    // One that waits for its next try is the update that there is, and can be given up.
+    update("2", "1h")?.ok()?;
+    two.mvedsua
+        .wait_for(NAME, LIMIT, |status| status.next_try.is_some())?;
+    ensure!(two.is_bare());
+    for words in [
+        &["promote", NAME][..],
+        &["update", NAME, "--identity"],
+        &["detach", NAME],
+    ] {
+        let refused = two.mvedsua.run(words)?;
+        ensure!(
+            refused.code == 5 && refused.stderr.contains("E230") && refused.stderr.contains(BUSY),
+            "{refused:?}"
+        );
+    }
+    two.mvedsua.rollback(NAME)?;
+    let status = two.status()?;
+    ensure!(
+        status.next_try.is_none() && status.stage == "single-leader",
+        "{status:?}"
+    );
+    two.show(0)?;
+    two.update(true)?;
+    two.mvedsua.rollback(NAME)?;
     two.victim.end()
 }
 

@@ -225,6 +225,8 @@ mod tests {
         let update = UpdateOptions {
             kind: UpdateKind::Fault { after: 1000 },
             rules: Some("/etc/mvedsua/redis.rules".into()),
+            retry: 3,
+            retry_delay: Duration::from_millis(20),
             ring_bytes: 1 << 30,
             hang_limit: Duration::from_millis(1500),
             on_full: OnFull::Rollback,

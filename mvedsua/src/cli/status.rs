@@ -159,12 +159,21 @@ fn in_full(status: &Status) -> String {
             crate::session::Outcome::TookOver => "the other version took over",
         };
         row("last update", format!("{outcome}: {}", last.reason));
-        if last.retry {
-            row("", "a rule asks to try it again later".into());
+        if last.retry && status.next_try.is_none() {
+            row("", "another try at another moment was asked for".into());
         }
         for line in last.report.iter().flat_map(|report| report.lines()) {
             row("", line.into());
         }
+    }
+    if let Some(next) = &status.next_try {
+        row(
+            "next try",
+            format!(
+                "waits for a better moment: {} ({} tries so far, {} left); `mvedsua rollback {}` gives it up",
+                next.why, next.tried, next.left, status.name
+            ),
+        );
     }
     text.lines()
         .map(str::trim_end)

@@ -38,7 +38,7 @@ pub struct Args {
     /// For tests: as --identity, but flip a byte of what the copy writes, after N writes
     #[arg(long, value_name = "N", hide = true, group = "what")]
     inject_fault: Option<u64>,
-    /// How often to try again when threads stand in functions that the bundle changes
+    /// How often to try again when threads stand in functions that the bundle changes, or a rule asks for it
     #[arg(long, value_name = "N", default_value_t = 8)]
     retry: u32,
     /// Time between two tries, e.g. 500ms
@@ -111,8 +111,6 @@ impl Args {
                     .canonicalize()
                     .or_else(|_| std::path::absolute(&bundle))
                     .unwrap_or(bundle),
-                retry: self.retry,
-                retry_delay: self.retry_delay,
                 signed_by,
                 transform_limit: self.transform_limit,
             },
@@ -122,6 +120,8 @@ impl Args {
         let options = UpdateOptions {
             kind,
             rules: self.rules,
+            retry: self.retry,
+            retry_delay: self.retry_delay,
             ring_bytes: self.ring,
             hang_limit: self.hang_limit,
             on_full: match self.on_full {

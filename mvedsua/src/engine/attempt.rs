@@ -1,7 +1,8 @@
-//! From the request for an update to a follower that consumes events, with further tries when threads
-//! stand in code that a bundle changes (the paper's timing errors).
+//! From the request for an update to a follower that consumes events, with further tries when the moment
+//! was no good: threads stand in code that a bundle changes (the paper's timing errors), its transformer
+//! cannot work now, or a rule asks for another try.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::oneshot;
 
@@ -9,14 +10,16 @@ use super::attach::{check, refused};
 use super::following::{Following, Stop};
 use super::home::Home;
 use super::snapshot::{Begun, NotBegun, begin};
+use super::timeline::unix_ms;
 use super::worker::{Left, Life, Worker};
 use crate::dsu::{Bundle, DsuError, PublicKey, hex, trusted};
 use crate::session::{
-    Command, Done, Failure, Mark, SingleLeader, Stage, UpdateKind, UpdateOptions, WaitFor,
+    Command, Done, Failure, LastUpdate, Mark, NextTry, Outcome, SingleLeader, Stage, UpdateKind,
+    UpdateOptions, WaitFor,
 };
 use crate::tracee::version::Version;
 
-/// An update that was asked for and has not begun.
+/// An update that was asked for and has not begun; or one that runs, as it would be tried again.
 pub(super) struct Attempt {
     options: UpdateOptions,
     bundle: Option<Bundle>,
@@ -25,6 +28,8 @@ pub(super) struct Attempt {
     tried: u32,
     /// When the next one is due.
     pub(super) next: Instant,
+    /// Why it waits for that.
+    why: String,
 }
 
 impl Attempt {
@@ -36,12 +41,13 @@ impl Attempt {
 
     /// Other tries that are left, and the time between two.
     fn tries(&self) -> (u32, Duration) {
-        match self.options.kind {
-            UpdateKind::Bundle {
-                retry, retry_delay, ..
-            } => ((retry + 1).saturating_sub(self.tried), retry_delay),
-            _ => (0, Duration::ZERO),
-        }
+        let UpdateOptions {
+            retry, retry_delay, ..
+        } = self.options;
+        (
+            retry.saturating_add(1).saturating_sub(self.tried),
+            retry_delay,
+        )
     }
 }
 
@@ -86,6 +92,14 @@ fn open(options: &UpdateOptions, pid: i32) -> Result<Option<Bundle>, Failure> {
     Ok(Some(bundle))
 }
 
+/// What a promotion is told whose update was rolled back under way and waits for its next try.
+pub(super) fn tried_again(why: &str) -> Failure {
+    Failure::RolledBack {
+        reason: format!("{why}; it is tried again, promote it when it has caught up"),
+        report: None,
+    }
+}
+
 impl Worker {
     /// A request for an update.
     pub(super) fn update(
@@ -105,6 +119,7 @@ impl Worker {
                     reply,
                     tried: 0,
                     next: Instant::now(),
+                    why: String::new(),
                 },
             ),
             Err(failure) => {
@@ -144,8 +159,8 @@ impl Worker {
                         attempt.tried
                     ),
                 );
-                let (left, delay) = attempt.tries();
-                if left == 0 {
+                if attempt.tries().0 == 0 {
+                    self.change(|status| status.next_try = None);
                     let tried = attempt.tried;
                     attempt.give_up(refused(
                         "E240",
@@ -156,13 +171,15 @@ impl Worker {
                         ),
                     ));
                 } else {
-                    attempt.next = Instant::now() + delay;
-                    self.attempt = Some(attempt);
+                    let why = "threads stand in functions that it changes";
+                    self.wait_to_try(attempt, why.into());
+                    self.tell_next_try();
                 }
                 Life::Single(token, home)
             }
             Err(NotBegun::Refused(failure)) => {
                 tracing::warn!(name = self.name, %failure, "update refused");
+                self.change(|status| status.next_try = None);
                 attempt.give_up(failure);
                 Life::Single(token, home)
             }
@@ -180,6 +197,7 @@ impl Worker {
         {
             let reason = format!("before it began: {reason}");
             self.mark(None, Stage::SingleLeader, format!("given up {reason}"));
+            self.change(|status| status.next_try = None);
             attempt.give_up(Failure::RolledBack {
                 reason,
                 report: None,
@@ -188,30 +206,46 @@ impl Worker {
             let _ = reply.send(Ok(Done { message }));
             return;
         }
+        let why = self.attempt.as_ref().map_or("", |attempt| &attempt.why);
         let message = format!(
-            "an update of '{0}' waits for a moment at which no thread stands in the functions that it changes; \
-             wait, or give it up with `mvedsua rollback {0}`",
+            "an update of '{0}' waits for its next try ({why}); wait, or give it up with `mvedsua rollback {0}`",
             self.name
         );
         let _ = reply.send(Err(refused("E230", message)));
     }
 
-    /// A moment that was no good for a transformer: the update is tried again, if tries are left. What is to
-    /// be told then; else why the update stops.
+    /// The update is to be tried again after its delay.
+    fn wait_to_try(&mut self, mut attempt: Attempt, why: String) {
+        attempt.next = Instant::now() + attempt.tries().1;
+        attempt.why = why;
+        self.attempt = Some(attempt);
+    }
+
+    /// Says in the status that an update waits for its next try.
+    fn tell_next_try(&self) {
+        let next = self.attempt.as_ref().map(|attempt| NextTry {
+            tried: attempt.tried,
+            left: attempt.tries().0,
+            unix_ms: unix_ms(SystemTime::now() + attempt.tries().1),
+            why: attempt.why.clone(),
+        });
+        self.change(|status| status.next_try = next);
+    }
+
+    /// The update that runs stops. If the moment was no good and tries are left, it is to be tried again: why,
+    /// then, and whoever waits for the update goes on waiting. Else why it stops for good.
     pub(super) fn again(&mut self, stop: Stop) -> Result<String, Stop> {
-        let attempt = self.transforming.take();
+        let running = self.runs.take();
         let Stop::Later(why) = stop else {
             return Err(stop);
         };
-        match attempt {
+        match running {
             Some(mut attempt) if attempt.tries().0 > 0 => {
                 if let Some(reply) = self.waiting.take() {
                     attempt.reply = reply;
                 }
-                attempt.next = Instant::now() + attempt.tries().1;
-                let told = format!("try {}: {why}", attempt.tried);
-                self.attempt = Some(attempt);
-                Ok(told)
+                self.wait_to_try(attempt, why.clone());
+                Ok(why)
             }
             Some(attempt) => Err(Stop::roll_back(format!(
                 "at {} moments {why}; raise --retry or --retry-delay",
@@ -221,12 +255,50 @@ impl Worker {
         }
     }
 
+    /// The follower of an update that is [tried again](Self::again) is thrown away.
+    pub(super) fn until_next_try(
+        &mut self,
+        mut following: Box<Following>,
+        home: &mut Home,
+        why: String,
+    ) {
+        self.refresh(&mut following, Stage::SingleLeader);
+        following.abandon(home);
+        let next = self.attempt.as_ref().map_or(String::new(), |attempt| {
+            format!(
+                "try {}: {why}; the next one in {}",
+                attempt.tried,
+                humantime::format_duration(attempt.tries().1)
+            )
+        });
+        let left = std::mem::take(&mut self.left);
+        // In this order: who sees that the update ended must see that it will be tried again.
+        self.tell_next_try();
+        self.ended_as(LastUpdate {
+            outcome: Outcome::RolledBack,
+            reason: why,
+            report: None,
+            retry: true,
+            divergence: left.divergence,
+        });
+        self.mark(None, Stage::SingleLeader, next);
+    }
+
+    /// What the status says of an update that has ended.
+    pub(super) fn ended_as(&self, last: LastUpdate) {
+        self.change(|status| {
+            status.stage = Stage::SingleLeader;
+            status.follower = None;
+            status.transformation = None;
+            status.last_update = Some(last);
+        });
+    }
+
     /// t2 is reached once the transformer has ended.
     pub(super) fn look_at_transformation(&mut self, following: &mut Following) {
         let Some(done) = following.transformation.take_finished() else {
             return;
         };
-        self.transforming = None;
         let what = format!(
             "{} transformed {} objects in {:.1} ms and declared {}; the new version is in force ({} functions, {} bytes), \
              the follower consumes events",
@@ -242,7 +314,7 @@ impl Worker {
     }
 
     /// t1 and t2 are reached.
-    fn begun(&mut self, pid: i32, begun: Begun, attempt: Attempt) -> Following {
+    fn begun(&mut self, pid: i32, begun: Begun, mut attempt: Attempt) -> Following {
         let pause = begun.pause.as_secs_f64() * 1e3;
         self.started = Instant::now();
         let mut following = begun.following;
@@ -253,6 +325,7 @@ impl Worker {
                 promotion: None,
             };
             status.last_update = None;
+            status.next_try = None;
             status.rules = None;
         });
         let follower = following.pairs.root().follower.pid;
@@ -284,14 +357,6 @@ impl Worker {
         if let Some(transformer) = following.transformation.name() {
             let what = format!("the bundle was placed, its transformer {transformer} runs");
             self.mark(None, Stage::Updating, what);
-            self.transforming = Some(Attempt {
-                options: attempt.options.clone(),
-                bundle: attempt.bundle,
-                // Whoever asked is in `waiting`, or has been answered.
-                reply: oneshot::channel().0,
-                tried: attempt.tried,
-                next: attempt.next,
-            });
         } else {
             self.mark(
                 Some(Mark::T2),
@@ -299,14 +364,17 @@ impl Worker {
                 format!("{applied}the follower consumes events"),
             );
         }
+        // Whoever asked is in `waiting` from here on, or has been answered.
+        let reply = std::mem::replace(&mut attempt.reply, oneshot::channel().0);
         if attempt.options.wait == WaitFor::None {
             let message = format!(
                 "process {follower} follows process {pid}; the leader paused {pause:.2} ms"
             );
-            let _ = attempt.reply.send(Ok(Done { message }));
+            let _ = reply.send(Ok(Done { message }));
         } else {
-            self.waiting = Some(attempt.reply);
+            self.waiting = Some(reply);
         }
+        self.runs = Some(attempt);
         following
     }
 }

@@ -184,11 +184,11 @@ impl Following {
         };
         rules.retry |= stop.retry;
         let name = rules.name(stop.rule);
-        Err(Stop::roll_back(if stop.retry {
-            format!("{name} asks to try again later: {}", stop.why)
+        Err(if stop.retry {
+            Stop::Later(format!("{name} asks to try again later: {}", stop.why))
         } else {
-            format!("{name} ends the update: {}", stop.why)
-        }))
+            Stop::roll_back(format!("{name} ends the update: {}", stop.why))
+        })
     }
 
     /// What goes on out of the global order: loose items are nobody's turn, and a read gets what is

@@ -1,9 +1,10 @@
 //! What the rules of a running update have done, for `status`, `rules trace` and the timeline.
 
 use std::collections::VecDeque;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use super::following::Following;
+use super::timeline::unix_ms;
 use crate::session::{RuleFiring, RuleStatus, RulesStatus};
 
 /// Firings that `status` shows.
@@ -38,9 +39,7 @@ impl Following {
     /// The state of the rules; `None` without rules.
     pub(super) fn rules_status(&mut self) -> Option<RulesStatus> {
         let rules = self.rules.as_mut()?;
-        let unix_ms = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_millis() as u64);
+        let unix_ms = unix_ms(SystemTime::now());
         for firing in rules.engine.take_firings() {
             let name = rules.name(firing.rule);
             for line in firing.logs {

@@ -5,6 +5,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::worker::Worker;
 use crate::session::{Mark, Stage, Status, TimelineEntry};
 
+/// Milliseconds since the Unix epoch.
+pub(super) fn unix_ms(when: SystemTime) -> u64 {
+    when.duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis() as u64)
+}
+
 impl Worker {
     /// A line of the timeline about now.
     pub(super) fn mark(&mut self, mark: Option<Mark>, stage: Stage, what: String) {
@@ -19,9 +25,7 @@ impl Worker {
         stage: Stage,
         what: String,
     ) {
-        let unix_ms = when
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_millis() as u64);
+        let unix_ms = unix_ms(when);
         tracing::info!(name = self.name, ?mark, %stage, what);
         self.shared
             .timeline

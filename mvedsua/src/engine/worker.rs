@@ -10,7 +10,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::{oneshot, watch};
 
 use super::attach::refused;
-use super::attempt::Attempt;
+use super::attempt::{Attempt, tried_again};
 use super::following::{Following, Stop};
 use super::handle::{Request, Shared};
 use super::home::Home;
@@ -58,8 +58,8 @@ pub(super) struct Worker {
     pub(super) attempt: Option<Attempt>,
     /// What the running update leaves behind for `last_update`.
     pub(super) left: Left,
-    /// The update whose transformer runs: another moment may be better for it.
-    pub(super) transforming: Option<Attempt>,
+    /// The update that runs and is not promoted, as it would be tried again.
+    pub(super) runs: Option<Attempt>,
     refreshed: Instant,
     pub(super) started: Instant,
 }
@@ -68,7 +68,7 @@ pub(super) struct Worker {
 #[derive(Default)]
 pub(super) struct Left {
     retry: bool,
-    divergence: Option<Box<Divergence>>,
+    pub(super) divergence: Option<Box<Divergence>>,
 }
 
 impl Worker {
@@ -90,7 +90,7 @@ impl Worker {
             waiting: None,
             attempt: None,
             left: Left::default(),
-            transforming: None,
+            runs: None,
             refreshed: now,
             started: now,
         }
@@ -368,19 +368,27 @@ impl Worker {
                 let _ = reply.send(Err(refused("E232", why)));
                 Life::Outdated(promoting.abandon(), following, home)
             }
-            Promoted::Failed(following, stop) => {
+            Promoted::Failed(mut following, stop) => {
+                let stop = match self.again(stop) {
+                    Ok(why) => {
+                        let _ = reply.send(Err(tried_again(&why)));
+                        self.until_next_try(following, &mut home, why);
+                        return Life::Single(promoting.roll_back(), home);
+                    }
+                    Err(stop) => stop,
+                };
                 let (reason, report) = describe(stop);
                 let _ = reply.send(Err(Failure::RolledBack {
                     reason: reason.clone(),
                     report: report.clone(),
                 }));
-                let mut following = following;
                 self.refresh(&mut following, Stage::SingleLeader);
                 following.abandon(&mut home);
                 self.finish(Outcome::RolledBack, reason, report);
                 Life::Single(promoting.roll_back(), home)
             }
             Promoted::Done(exchanged) if finalize => {
+                self.runs = None;
                 let (life, message) = self.finalized(
                     *exchanged,
                     promoting.exchanged_for_good(),
@@ -394,6 +402,7 @@ impl Worker {
                 life
             }
             Promoted::Done(mut exchanged) => {
+                self.runs = None;
                 exchanged.kept.previous = home.listener();
                 match snapshot::reverse(*exchanged, &self.wakeup) {
                     Ok((mut following, home, pause)) => {
@@ -508,20 +517,22 @@ impl Worker {
 
     /// The update cannot go on: rolls back, or lets the other version take over.
     fn stopped(&mut self, following: Box<Following>, stage: Live, stop: Stop) -> Life {
-        if let Some(pending) = self.promotion.take() {
-            // Whoever waits for the promotion learns what became of the update instead.
-            self.waiting = Some(pending.reply);
-        }
+        // Whoever waits for the promotion learns what became of the update instead.
+        let promoting = self.promotion.take().map(|pending| pending.reply);
         let stop = match self.again(stop) {
             Ok(why) => {
+                if let Some(reply) = promoting {
+                    let _ = reply.send(Err(tried_again(&why)));
+                }
                 let (token, mut home) = stage.roll_back();
-                following.abandon(&mut home);
-                self.mark(None, Stage::SingleLeader, why);
-                self.change(|status| (status.follower, status.transformation) = (None, None));
+                self.until_next_try(following, &mut home, why);
                 return Life::Single(token, home);
             }
             Err(stop) => stop,
         };
+        if promoting.is_some() {
+            self.waiting = promoting;
+        }
         match (stop, stage) {
             (Stop::RollBack(reason, report), Live::Updated(token, home)) => {
                 // The old version diverged, crashed or is not wanted any more: the new one stays.
@@ -643,17 +654,12 @@ impl Worker {
             self.mark(None, Stage::SingleLeader, format!("rolled back: {reason}"));
         }
         let left = std::mem::take(&mut self.left);
-        self.change(|status| {
-            status.stage = Stage::SingleLeader;
-            status.follower = None;
-            status.transformation = None;
-            status.last_update = Some(LastUpdate {
-                outcome,
-                reason,
-                report,
-                retry: left.retry,
-                divergence: left.divergence,
-            });
+        self.ended_as(LastUpdate {
+            outcome,
+            reason,
+            report,
+            retry: left.retry,
+            divergence: left.divergence,
         });
     }
 

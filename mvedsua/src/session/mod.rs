@@ -11,7 +11,7 @@ mod timeline;
 pub use options::{Command, Done, Failure, OnFull, UpdateKind, UpdateOptions, WaitFor};
 pub use stage::{OutdatedLeader, Promoting, SingleLeader, Stage, UpdatedLeader, Updating};
 pub use status::{
-    Events, FollowerStatus, LastUpdate, LeaderStatus, Outcome, Pauses, RingStatus, RuleFiring,
-    RuleStatus, RulesStatus, Status, TransformationStatus,
+    Events, FollowerStatus, LastUpdate, LeaderStatus, NextTry, Outcome, Pauses, RingStatus,
+    RuleFiring, RuleStatus, RulesStatus, Status, TransformationStatus,
 };
 pub use timeline::{Mark, TimelineEntry};

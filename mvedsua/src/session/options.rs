@@ -21,10 +21,6 @@ pub enum UpdateKind {
     Bundle {
         /// The bundle file, as an absolute path; the agent reads it once.
         path: PathBuf,
-        /// How often a moment at which threads stand in changed functions is answered with another try.
-        retry: u32,
-        /// Time between two tries.
-        retry_delay: Duration,
         /// Public keys (the base64 line of minisign) with each of which the bundle must be signed.
         #[serde(default)]
         signed_by: Vec<String>,
@@ -63,6 +59,11 @@ pub struct UpdateOptions {
     /// Rule file that says how the versions are expected to differ: an absolute path, read by the agent.
     #[serde(default)]
     pub rules: Option<PathBuf>,
+    /// How often it is tried again when the moment was no good: threads stand in functions that a bundle
+    /// changes, its transformer cannot work now, or a rule asks for it.
+    pub retry: u32,
+    /// Time between two tries.
+    pub retry_delay: Duration,
     /// Capacity of the ring in bytes: a power of two, at least 1 MiB.
     pub ring_bytes: u64,
     /// Longest time without progress of the follower while events wait for it.
@@ -78,6 +79,8 @@ impl Default for UpdateOptions {
         Self {
             kind: UpdateKind::Identity,
             rules: None,
+            retry: 8,
+            retry_delay: Duration::from_millis(500),
             ring_bytes: 64 << 20,
             hang_limit: Duration::from_secs(10),
             on_full: OnFull::Block,

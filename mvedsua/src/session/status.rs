@@ -32,6 +32,22 @@ pub struct Status {
     pub transformation: Option<TransformationStatus>,
     /// How the last update ended.
     pub last_update: Option<LastUpdate>,
+    /// When an update is tried again by itself whose moment was no good.
+    #[serde(default)]
+    pub next_try: Option<NextTry>,
+}
+
+/// The next try of an update.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NextTry {
+    /// Tries so far.
+    pub tried: u32,
+    /// Tries left.
+    pub left: u32,
+    /// When the next one is due, in milliseconds since the Unix epoch.
+    pub unix_ms: u64,
+    /// Why the last one did not get through, in one line.
+    pub why: String,
 }
 
 /// A transformer at work in the follower.
@@ -159,7 +175,7 @@ pub struct LastUpdate {
     pub reason: String,
     /// The divergence report, many lines.
     pub report: Option<String>,
-    /// A rule ended the update and asked to try it again later.
+    /// A rule ended the update and asked to try it again later, or its transformer did.
     #[serde(default)]
     pub retry: bool,
     /// The divergent calls of both sides, for `mvedsua rules suggest`.
@@ -224,6 +240,7 @@ impl Status {
             rules: None,
             transformation: None,
             last_update: None,
+            next_try: None,
         }
     }
 }
