@@ -5,7 +5,8 @@
 //! and tells both by a file which of their differences to show.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::fs::Permissions;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -165,6 +166,24 @@ const RECONCILED: &[Case] = &[
         "getgid() as c, write(_, \"optional\\n\") as w => getppid()? = 8, c, w",
         "the leader made getgid, the follower getppid",
     ),
+    case(
+        "several messages sent at once",
+        27,
+        r#"sendmmsg(., "one.two") as s => s(., "one.twenty")"#,
+        "sendmmsg with other bytes in msgvec",
+    ),
+    case(
+        "several messages read at once",
+        28,
+        r#"recvmmsg(., "PUT $rest") as r => r(., "PUT-string $rest")"#,
+        "the follower",
+    ),
+    case(
+        "a message where there was none",
+        29,
+        r#"recvmmsg(., _) = EAGAIN as r => r(., "hello")"#,
+        "the follower",
+    ),
 ];
 
 /// Rules that end the update, and what must stand in the reason.
@@ -193,6 +212,12 @@ const ENDED: &[Case] = &[
         26,
         r#"write(fd, "T$rest") => write(fd, "$rest$rest$rest$rest$rest")"#,
         "E371",
+    ),
+    case(
+        "a text between two messages",
+        30,
+        r#"recvmmsg(., "abcd") as r => r(., "ab, cd")"#,
+        "E374",
     ),
 ];
 
@@ -368,6 +393,17 @@ fn with_its_rule_no_difference_is_a_divergence() -> Result<()> {
         status.events.diverged == 0 && status.events.rewritten > 50,
         "{status:?}"
     );
+
+    // What only one of the two makes counts as rewritten, too.
+    for (number, each) in [(4, 1), (5, 1), (8, 2)] {
+        let before = two.status()?.events.rewritten;
+        two.show_for(number, 5)?;
+        two.mvedsua
+            .wait_for(NAME, LIMIT, |status| {
+                status.events.rewritten >= before + 5 * each
+            })
+            .with_context(|| format!("case {number} has to count"))?;
+    }
 
     // A rule that waits in vain gives up in time, and what it held goes on unchanged.
     two.show_for(13, 3)?;
@@ -627,9 +663,46 @@ fn a_file_that_does_not_check_is_refused_before_anything_is_touched() -> Result<
             "{refused:?}"
         );
     }
+    // Nobody but root may say how an update is judged: neither in the file nor in what it includes.
+    let folder = two.victim.dir();
+    let open_to_all = folder.join("open.rules");
+    std::fs::write(&open_to_all, "")?;
+    std::fs::set_permissions(&open_to_all, Permissions::from_mode(0o666))?;
+    let foreign = folder.join("foreign.rules");
+    std::fs::write(&foreign, "")?;
+    std::os::unix::fs::chown(&foreign, Some(65534), None)?;
+    for (file, why) in [
+        (&open_to_all, "can write it"),
+        (&foreign, "belongs to user 65534"),
+    ] {
+        let refused = update(&file.display().to_string())?;
+        ensure!(
+            refused.code == 5 && refused.stderr.contains("E226") && refused.stderr.contains(why),
+            "{refused:?}"
+        );
+        let including = folder.join("including.rules");
+        let name = file.file_name().context("a file")?.to_string_lossy();
+        std::fs::write(&including, format!("include \"{name}\";\n"))?;
+        let refused = update(&including.display().to_string())?;
+        ensure!(
+            refused.code == 5 && refused.stderr.contains("E227") && refused.stderr.contains(why),
+            "{refused:?}"
+        );
+    }
+    // A link is followed where the command is typed, and nowhere else.
+    let link = folder.join("link.rules");
+    std::os::unix::fs::symlink(&two.rules, &link)?;
+    std::fs::write(folder.join("including.rules"), "include \"link.rules\";\n")?;
+    let refused = update(&folder.join("including.rules").display().to_string())?;
+    ensure!(
+        refused.code == 5 && refused.stderr.contains("symbolic link"),
+        "{refused:?}"
+    );
     let events = two.mvedsua.events(NAME)?;
     ensure!(events.iter().all(|e| e.mark.is_none()), "{events:?}");
     assert_eq!(two.victim.footprint()?, before);
+    update(&link.display().to_string())?.ok()?;
+    two.mvedsua.rollback(NAME)?;
     two.victim.end()
 }
 

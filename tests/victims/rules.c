@@ -15,13 +15,13 @@
 enum what {
 	NOTHING, TOLERATED, REWRITTEN, CARRIED, DROPPED, INSERTED, REORDERED, MERGED, SPLIT, NOISE, ANY_NUMBER,
 	FAILED, MESSAGES, TIMED_OUT, VECTORS, MESSAGE, LONG, STATE, HELD_SIGNAL, LOGGED, READ_VECTORS,
-	AGAIN, OPTIONAL, RETRY, TERMINATE, FUEL, TOO_LONG
+	AGAIN, OPTIONAL, RETRY, TERMINATE, FUEL, TOO_LONG, SEVERAL_SENT, SEVERAL_READ, SEVERAL_NONE, UNCLEAR
 };
 
 /* Poked: 0 is the old version, anything else the new one. */
 static volatile int version;
 static volatile sig_atomic_t signals;
-static int null, wanted, server, client;
+static int null, wanted, server, client, datagrams[2];
 static char big[300 * 1024];
 
 static void on_signal(int signal)
@@ -67,6 +67,65 @@ static void read_line(char *line, size_t room, size_t size)
 static int knows(const char *line, int new)
 {
 	return strncmp(line, new ? "PUT-string " : "PUT ", new ? 11 : 4) == 0;
+}
+
+/* Reads up to three datagrams at once: how many came, and their lengths and texts. */
+static int read_several(char texts[3][24], unsigned lengths[3])
+{
+	struct iovec vectors[3];
+	struct mmsghdr messages[3];
+	memset(messages, 0, sizeof messages);
+	for (int i = 0; i < 3; i++) {
+		vectors[i] = (struct iovec){ texts[i], sizeof texts[i] };
+		messages[i].msg_hdr = (struct msghdr){ .msg_iov = &vectors[i], .msg_iovlen = 1 };
+	}
+	int count = recvmmsg(datagrams[1], messages, 3, MSG_DONTWAIT, NULL);
+	for (int i = 0; i < count; i++)
+		lengths[i] = messages[i].msg_len;
+	return count;
+}
+
+static void send_datagram(const char *text)
+{
+	CHECK(send(datagrams[0], text, strlen(text), 0) == (ssize_t)strlen(text));
+}
+
+static void several(int what, int new)
+{
+	char texts[3][24];
+	unsigned lengths[3];
+	const char *first = new ? "PUT-string a" : "PUT a";
+	const char *second = new ? "twenty" : "two";
+	struct iovec vectors[2] = { { "one.", 4 }, { (char *)second, strlen(second) } };
+	struct mmsghdr messages[2];
+	switch (what) {
+	case SEVERAL_SENT:
+		memset(messages, 0, sizeof messages);
+		for (int i = 0; i < 2; i++)
+			messages[i].msg_hdr = (struct msghdr){ .msg_iov = &vectors[i], .msg_iovlen = 1 };
+		CHECK(sendmmsg(datagrams[0], messages, 2, 0) == 2);
+		CHECK(messages[0].msg_len == 4 && messages[1].msg_len == strlen(second));
+		CHECK(recv(datagrams[1], texts[0], 24, 0) == 4 && recv(datagrams[1], texts[0], 24, 0) == 3);
+		break;
+	case SEVERAL_READ:
+		send_datagram("PUT a");
+		send_datagram("GET b");
+		CHECK(read_several(texts, lengths) == 2);
+		CHECK(lengths[0] == strlen(first) && memcmp(texts[0], first, lengths[0]) == 0);
+		CHECK(lengths[1] == 5 && memcmp(texts[1], "GET b", 5) == 0);
+		break;
+	case SEVERAL_NONE:
+		if (new)
+			CHECK(read_several(texts, lengths) == 1 && lengths[0] == 5 && memcmp(texts[0], "hello", 5) == 0);
+		else
+			CHECK(read_several(texts, lengths) == -1 && errno == EAGAIN);
+		break;
+	case UNCLEAR:
+		send_datagram("ab");
+		send_datagram("cd");
+		CHECK(read_several(texts, lengths) == 2);
+		break;
+	}
 }
 
 static void work(int what, int new)
@@ -211,6 +270,12 @@ static void work(int what, int new)
 		big[0] = 'T';
 		CHECK(write(null, big, sizeof big) == sizeof big);
 		break;
+	case SEVERAL_SENT:
+	case SEVERAL_READ:
+	case SEVERAL_NONE:
+	case UNCLEAR:
+		several(what, new);
+		break;
 	}
 }
 
@@ -235,6 +300,7 @@ int main(int argc, char **argv)
 	CHECK(null >= 0 && socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0);
 	server = pair[0];
 	client = pair[1];
+	CHECK(socketpair(AF_UNIX, SOCK_DGRAM, 0, datagrams) == 0);
 	memset(big, 'x', sizeof big);
 	char name[4096];
 	CHECK(snprintf(name, sizeof name, "%s.case", argv[1]) < (int)sizeof name);

@@ -1,6 +1,6 @@
 //! `mvedsua update`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -45,7 +45,7 @@ pub struct Args {
     #[arg(long, value_name = "TIME", default_value = "500ms", value_parser = parse_limit)]
     retry_delay: Duration,
     /// How the versions are expected to differ (docs/rules.md); a file that does not check is refused
-    #[arg(long, value_name = "FILE", value_parser = absolute)]
+    #[arg(long, value_name = "FILE")]
     rules: Option<PathBuf>,
     /// Apply it only if it is signed with this minisign key (a .pub file)
     #[arg(long, value_name = "PUBKEY", requires = "bundle")]
@@ -92,9 +92,12 @@ fn parse_limit(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// The agent, which reads the file, has another working directory.
-fn absolute(path: &str) -> Result<PathBuf, String> {
-    std::path::absolute(path).map_err(|error| format!("{error}; give an absolute path"))
+/// A file for the agent, which works in another folder and follows no link: those on the path are followed
+/// here, where the path was typed. What cannot be is for the agent to name.
+fn for_agent(path: &Path) -> PathBuf {
+    path.canonicalize()
+        .or_else(|_| std::path::absolute(path))
+        .unwrap_or_else(|_| path.into())
 }
 
 impl Args {
@@ -105,12 +108,7 @@ impl Args {
         };
         let kind = match (self.bundle, self.inject_fault) {
             (Some(bundle), _) => UpdateKind::Bundle {
-                // The agent works in another folder, and follows no link: those on the path are
-                // followed here, where the path was typed. What cannot be is for the agent to name.
-                path: bundle
-                    .canonicalize()
-                    .or_else(|_| std::path::absolute(&bundle))
-                    .unwrap_or(bundle),
+                path: for_agent(&bundle),
                 signed_by,
                 transform_limit: self.transform_limit,
             },
@@ -119,7 +117,7 @@ impl Args {
         };
         let options = UpdateOptions {
             kind,
-            rules: self.rules,
+            rules: self.rules.as_deref().map(for_agent),
             retry: self.retry,
             retry_delay: self.retry_delay,
             ring_bytes: self.ring,

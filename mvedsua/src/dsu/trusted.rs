@@ -1,4 +1,5 @@
-//! Bundles as the agent takes them: a bundle is code that will run in somebody's server.
+//! Bundles and rule files as the agent takes them: a bundle is code that will run in somebody's server, and
+//! rules say what it may do there unnoticed.
 //!
 //! The file is opened once, without following a link in any part of its path, must be a regular file
 //! that nobody but root and the agent's user can write, and is read into memory once. Digest,
@@ -17,6 +18,9 @@ use crate::sys::open;
 
 /// Largest key or signature file in bytes.
 const SMALL: u64 = 64 << 10;
+
+/// Largest rule file in bytes: what the rule language takes.
+const LARGEST_TEXT: u64 = 4 << 20;
 
 /// Who must have signed: the public half of a minisign key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,6 +105,17 @@ pub fn read(path: &Path, keys: &[PublicKey]) -> Result<Bundle, DsuError> {
         }
     }
     Bundle::parse(&what, &bytes)
+}
+
+/// Reads a rule file that an update is to go by, under the same conditions.
+///
+/// # Errors
+/// When the file cannot be trusted or read, or is no UTF-8.
+pub fn read_text(path: &Path) -> Result<String, DsuError> {
+    String::from_utf8(read_bytes(path, LARGEST_TEXT)?).map_err(|_| DsuError::Read {
+        path: path.into(),
+        source: std::io::Error::other("it is no UTF-8"),
+    })
 }
 
 /// Where the signature of a bundle is.

@@ -15,22 +15,22 @@ use std::time::Instant;
 use mvedsua_common::event::{
     EventHeader, FLAG_OUT_OF_LINE, FLAG_SIGNAL, PART_MSG_DATA, PART_WHOLE,
 };
-use mvedsua_common::spec::{Arg, Len};
-use mvedsua_common::table;
 
 use super::attach::refused;
 use super::following::{Following, Stop};
 use super::lane::Item;
 use super::replay::{is_interrupted, record};
 use super::rules_told::Told;
-use crate::matcher::Record;
+use crate::dsu::trusted;
+use crate::matcher::{self, Record};
 use crate::recorder::EventRef;
 use crate::rules::ast::{Direction, Repeat};
 use crate::rules::call::Call;
 use crate::rules::carry::Carry;
 use crate::rules::engine::Engine;
 use crate::rules::expected::{Expected, ExpectedCall};
-use crate::rules::loader::load_text;
+use crate::rules::loader::{self, load_text};
+use crate::rules::names;
 use crate::rules::program::RuleSet;
 use crate::rules::{RuleError, tools};
 use crate::session::{Failure, UpdateOptions};
@@ -44,6 +44,7 @@ pub(super) struct Copied(Arc<Inner>);
 struct Inner {
     header: EventHeader,
     payload: Vec<u8>,
+    joined: Option<Joined>,
     lane: u32,
     place: u64,
     event: Option<EventRef>,
@@ -60,6 +61,28 @@ impl Drop for Inner {
 }
 
 impl Copied {
+    fn new(
+        (header, payload): (EventHeader, Vec<u8>),
+        lane: usize,
+        place: u64,
+        event: EventRef,
+        back: &Sender<EventRef>,
+    ) -> Self {
+        let joined = joined(&Record {
+            header,
+            payload: &payload,
+        });
+        Self(Arc::new(Inner {
+            header,
+            payload,
+            joined,
+            lane: lane as u32,
+            place,
+            event: Some(event),
+            back: back.clone(),
+        }))
+    }
+
     /// The record, for comparing and answering.
     pub(super) fn record(&self) -> Record<'_> {
         Record {
@@ -89,17 +112,23 @@ impl Copied {
 }
 
 /// The text of an argument as rules see it.
-fn payload<'a>(record: &Record<'a>, arg: u8) -> Option<&'a [u8]> {
-    let part = record
-        .parts()
-        .find(|part| part.arg == arg && matches!(part.flags, PART_WHOLE | PART_MSG_DATA))?;
-    // Of several messages at once no one text can be told.
-    let spec = table::syscall(record.header.nr)?;
-    let many = matches!(
-        spec.args.get(usize::from(arg)),
-        Some(Arg::Mem(_, Len::Mmsg))
-    );
-    (!many).then_some(part.data)
+fn payload<'a>(record: &Record<'a>, joined: &'a Option<Joined>, arg: u8) -> Option<&'a [u8]> {
+    match joined {
+        Some((at, text)) if *at == arg => Some(text),
+        _ => record
+            .parts()
+            .find(|part| part.arg == arg && matches!(part.flags, PART_WHOLE | PART_MSG_DATA))
+            .map(|part| part.data),
+    }
+}
+
+/// The argument with several messages, and their texts without seams.
+type Joined = (u8, Vec<u8>);
+
+fn joined(record: &Record<'_>) -> Option<Joined> {
+    let signature = names::signature(record.header.nr).filter(|signature| signature.several)?;
+    let (at, _) = signature.data?;
+    (record.header.ret > 0).then(|| (at, matcher::joined(record, at)))
 }
 
 impl Call for Copied {
@@ -119,12 +148,12 @@ impl Call for Copied {
         self.0.place
     }
     fn payload(&self, arg: u8) -> Option<&[u8]> {
-        payload(&self.record(), arg)
+        payload(&self.record(), &self.0.joined, arg)
     }
 }
 
 /// A call still in the ring, to ask whether any rule concerns it.
-struct InPlace<'a>(Record<'a>);
+struct InPlace<'a>(Record<'a>, Option<Joined>);
 
 impl Call for InPlace<'_> {
     fn nr(&self) -> u16 {
@@ -143,7 +172,7 @@ impl Call for InPlace<'_> {
         0
     }
     fn payload(&self, arg: u8) -> Option<&[u8]> {
-        payload(&self.0, arg)
+        payload(&self.0, &self.1, arg)
     }
 }
 
@@ -169,23 +198,20 @@ pub(super) struct Rules {
     pub(super) told: Told,
 }
 
-/// Reads a rule file for an update.
+/// Reads a rule file for an update, and what it includes.
 ///
 /// # Errors
 /// [`Failure::Refused`] with all diagnostics when it cannot be read or does not check.
 pub(super) fn load(file: &Path) -> Result<Arc<RuleSet>, Failure> {
-    let unreadable = |why: String| {
+    // What rules say decides which update is believed: they are asked for what a bundle is.
+    let read =
+        |path: &Path| trusted::read_text(path).map_err(|error| std::io::Error::other(error.text()));
+    let loaded = loader::load(file, &read).map_err(|error| {
         refused(
             "E226",
-            format!("the rule file {} cannot be read: {why}", file.display()),
+            format!("the rules of the update cannot be used: {error}"),
         )
-    };
-    // A pipe would be waited for.
-    let regular = std::fs::metadata(file).map_err(|e| unreadable(e.to_string()))?;
-    if !regular.is_file() {
-        return Err(unreadable("it is no regular file".into()));
-    }
-    let loaded = tools::load_file(file).map_err(|e| unreadable(e.to_string()))?;
+    })?;
     let report = tools::check(&loaded);
     loaded.rules.map(Arc::new).ok_or_else(|| {
         let file = file.display();
@@ -326,7 +352,8 @@ impl Following {
                 rules.engine.may_concern(event.header.nr)
             } else {
                 let record = record(&self.recorder, &self.fetched, &event);
-                rules.engine.concerns(&InPlace(record))
+                let joined = joined(&record);
+                rules.engine.concerns(&InPlace(record, joined))
             };
         if !concerned {
             self.order.push(index, Item::Call(event));
@@ -371,14 +398,7 @@ impl Following {
             Some(fetched) => fetched,
             None => self.recorder.ring.event(&event).payload.to_vec(),
         };
-        let call = Copied(Arc::new(Inner {
-            header,
-            payload,
-            lane: index as u32,
-            place,
-            event: Some(event),
-            back: rules.back.clone(),
-        }));
+        let call = Copied::new((header, payload), index, place, event, &rules.back);
         let now = rules.clock.elapsed();
         rules.engine.feed(call, now, &mut rules.out)?;
         self.settle(Some(index));
@@ -413,6 +433,7 @@ impl Following {
         let Some(rules) = &mut self.rules else {
             return;
         };
+        self.counts.rewritten += rules.engine.take_removed();
         while let Some(expected) = rules.out.pop_front() {
             let (index, place) = (expected.tid() as usize, expected.seq());
             while let Some(item) = behind(&mut rules.behind, index, Some(place)) {
@@ -481,14 +502,7 @@ impl Following {
                     Some(fetched) => fetched,
                     None => self.recorder.ring.event(&event).payload.to_vec(),
                 };
-                let call = Copied(Arc::new(Inner {
-                    header,
-                    payload,
-                    lane: index as u32,
-                    place: 0,
-                    event: Some(event),
-                    back: rules.back.clone(),
-                }));
+                let call = Copied::new((header, payload), index, 0, event, &rules.back);
                 *item = Item::Expected(Box::new(ExpectedCall::like(call, None)));
             }
             other => *item = other,

@@ -9,10 +9,12 @@ use mvedsua_common::table;
 
 use super::answer::{answer_except, put, scatter};
 use super::compare::{Comparison, Difference, What, equal};
+use super::several::{self, Unfit};
 use super::{Call, EpollData, Fault, Memory, Record, each_vector, msghdr, word};
 use crate::rules::RuleError;
 use crate::rules::call::Call as LeaderCall;
 use crate::rules::carry::Carry;
+use crate::rules::diagnostic::Code;
 use crate::rules::expected::{ExpectedCall, Gets, Want};
 use crate::rules::names::{self, Flow};
 
@@ -81,8 +83,16 @@ pub fn expect<C: LeaderCall>(
                     Want::Prefix(wanted) => wanted.len(),
                     _ => MOST,
                 };
-                let got = text(memory, spec, call, at, most)
-                    .map_err(|Fault { address }| differs(What::Fault(address)))?;
+                // Of several messages, as many as the leader sent.
+                let sent = origin.and_then(|record| u64::try_from(record.header.ret).ok());
+                let got = text(
+                    memory,
+                    spec,
+                    call,
+                    at,
+                    (sent.filter(|sent| *sent > 0), most),
+                )
+                .map_err(|Fault { address }| differs(What::Fault(address)))?;
                 if expected.pieces && expected.rest(index).starts_with(&got) && !got.is_empty() {
                     piece = Some((index, got));
                 } else if want.accepts_text(leader, &got) != Some(true) {
@@ -107,13 +117,14 @@ fn register(arg: Arg, raw: u64) -> i64 {
     }
 }
 
-/// What an argument of the follower points to, at most `most` bytes; strings without their NUL.
+/// What an argument of the follower points to, at most `most` bytes; strings without their NUL, of several
+/// messages the first `sent` (all, without).
 fn text(
     memory: &mut dyn Memory,
     spec: &Syscall,
     call: &Call,
     at: usize,
-    most: usize,
+    (sent, most): (Option<u64>, usize),
 ) -> Result<Vec<u8>, Fault> {
     let address = call.args[at];
     let value = |at: u8| usize::try_from(call.args[usize::from(at)]).unwrap_or(MOST);
@@ -132,6 +143,11 @@ fn text(
                 word(&own, msghdr::IOV_LEN),
                 most,
             );
+        }
+        Arg::Mem(_, Len::Mmsg) => {
+            let all = several::count(call, at as u8);
+            let sent = sent.map_or(all, |sent| sent.min(all));
+            return several::offered(memory, address, sent, most);
         }
         Arg::Mem(_, Len::Arg(at, times) | Len::RetCapped(at, times)) => {
             value(at).saturating_mul(usize::from(times))
@@ -162,7 +178,7 @@ pub fn offered(memory: &mut dyn Memory, call: &Call, at: u8, most: usize) -> Opt
             | Arg::PollFds(_)
     );
     (gives && call.args[usize::from(at)] != 0)
-        .then(|| text(memory, spec, call, usize::from(at), most).ok())?
+        .then(|| text(memory, spec, call, usize::from(at), (None, most)).ok())?
 }
 
 /// A string without its NUL, read page by page: what follows it need not be mapped.
@@ -182,7 +198,7 @@ fn string(memory: &mut dyn Memory, address: u64) -> Result<Vec<u8>, Fault> {
     Ok(bytes)
 }
 
-fn gather(
+pub(super) fn gather(
     memory: &mut dyn Memory,
     vectors: u64,
     count: u64,
@@ -201,7 +217,7 @@ fn gather(
 }
 
 /// Bytes that an `iovec` array has room for.
-fn total(memory: &mut dyn Memory, vectors: u64, count: u64) -> Result<usize, Fault> {
+pub(super) fn total(memory: &mut dyn Memory, vectors: u64, count: u64) -> Result<usize, Fault> {
     let mut total = 0usize;
     for index in 0..count.min(MOST_VECTORS) {
         let mut len = [0u8; 8];
@@ -212,7 +228,7 @@ fn total(memory: &mut dyn Memory, vectors: u64, count: u64) -> Result<usize, Fau
     Ok(total)
 }
 
-/// How many bytes the follower's call offers or has room for.
+/// How many bytes the follower's call offers or has room for; how many messages, if it moves several.
 fn size(memory: &mut dyn Memory, call: &Call) -> Result<usize, Fault> {
     let Some(signature) = names::signature(call.nr) else {
         return Ok(0);
@@ -231,6 +247,7 @@ fn size(memory: &mut dyn Memory, call: &Call) -> Result<usize, Fault> {
             memory.read(address, &mut own)?;
             total(memory, word(&own, msghdr::IOV), word(&own, msghdr::IOV_LEN))
         }
+        Arg::Mem(_, Len::Mmsg) => Ok(several::count(call, data) as usize),
         _ => Ok(0),
     }
 }
@@ -283,8 +300,12 @@ pub fn give<C: LeaderCall>(
         Gets::Asked => i64::try_from(size(memory, call)?).unwrap_or(i64::MAX),
     };
     let stream = read_of(call);
+    let several = several::argument(call);
     let mut own = 0u8;
     for (at, bytes) in &expected.outputs {
+        if several == Some(*at) {
+            continue;
+        }
         own |= 1 << at;
         if stream.is_none_or(|(_, data)| data != *at) {
             let room = room(call, *at);
@@ -315,7 +336,38 @@ pub fn give<C: LeaderCall>(
         answer_except(record, call, memory, epoll, own)?;
         super::finish_messages(record, call, memory)?;
     }
+    if let Some(at) = several {
+        give_several(expected, origin, call, memory, (at, result))?;
+    }
     Ok(Given { result, consumed })
+}
+
+/// What a rule changed of several messages.
+fn give_several<C: LeaderCall>(
+    expected: &ExpectedCall<C>,
+    origin: Option<&Record<'_>>,
+    call: &Call,
+    memory: &mut dyn Memory,
+    (at, result): (u8, i64),
+) -> Result<(), Unanswered> {
+    let address = call.args[usize::from(at)];
+    let output = expected.outputs.iter().find(|(own, _)| *own == at);
+    if let Some((_, text)) = output {
+        return several::fill(memory, call, at, origin, text).map_err(|unfit| match unfit {
+            Unfit::Fault(fault) => fault.into(),
+            Unfit::Unclear(message) => RuleError {
+                code: Code::CANNOT_BUILD,
+                rule: format!("what rules made of `{}`", call.name()),
+                message,
+            }
+            .into(),
+        });
+    }
+    let changed = !matches!(expected.args[usize::from(at)], Want::Leader) || origin.is_none();
+    if changed && let Some(Flow::Out) = names::signature(call.nr).and_then(|s| Some(s.data?.1)) {
+        several::sent(memory, address, u64::try_from(result).unwrap_or(0))?;
+    }
+    Ok(())
 }
 
 /// The follower reads once more than is expected of it: gives it what is carried, if something is.
@@ -345,7 +397,7 @@ pub fn give_carried(
 /// Descriptor and buffer argument of a call that reads from a stream.
 #[must_use]
 pub fn read_of(call: &Call) -> Option<(i32, u8)> {
-    let signature = names::signature(call.nr)?;
+    let signature = names::signature(call.nr).filter(|signature| !signature.several)?;
     let fd = signature.fd?;
     match signature.data? {
         (data, Flow::In) => Some((call.args[usize::from(fd)] as i32, data)),

@@ -12,6 +12,7 @@ mod order;
 #[cfg(test)]
 mod properties;
 mod record;
+mod several;
 
 pub use answer::{Answer, answer, finish_messages};
 pub use compare::{Difference, What, compare};
@@ -19,6 +20,7 @@ pub use epoll::{EpollData, Registration};
 pub use expected::{Given, Unanswered, expect, give, give_carried, offered, read_of};
 pub use order::Order;
 pub use record::{Part, Parts, Record, push_part};
+pub use several::joined;
 
 #[cfg(test)]
 pub(crate) use record::tests::record as test_record;

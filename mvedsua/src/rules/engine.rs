@@ -73,6 +73,8 @@ pub struct Engine<C> {
     firings: VecDeque<Firing>,
     /// Lines that rules logged in firings that were not kept.
     logs_lost: u64,
+    /// Calls of which rules left nothing.
+    removed: u64,
     scratch: Vec<u32>,
 }
 
@@ -133,6 +135,7 @@ impl<C: Call + Clone> Engine<C> {
             counts,
             firings: VecDeque::new(),
             logs_lost: 0,
+            removed: 0,
             scratch: Vec::new(),
         }
     }
@@ -302,6 +305,12 @@ impl<C: Call + Clone> Engine<C> {
     /// Takes the number of lines that rules logged and that [`Engine::take_firings`] will not bring.
     pub fn take_lost_logs(&mut self) -> u64 {
         std::mem::take(&mut self.logs_lost)
+    }
+
+    /// Takes the number of calls of the leader of which nothing is expected of the follower, since rules
+    /// dropped them or merged them into others.
+    pub fn take_removed(&mut self) -> u64 {
+        std::mem::take(&mut self.removed) + self.messages.take_removed()
     }
 
     /// The rules.
@@ -517,7 +526,7 @@ impl<C: Call + Clone> Engine<C> {
             }
         };
         match plan {
-            Plan::Nothing => {}
+            Plan::Nothing => self.removed += calls.len() as u64,
             Plan::Same | Plan::Tolerate => {
                 for (i, call) in calls {
                     flush_to(queue, i);
@@ -547,6 +556,7 @@ impl<C: Call + Clone> Engine<C> {
                     return;
                 };
                 let (tid, mut seq) = calls.values().next().map_or((0, 0), |c| (c.tid(), c.seq()));
+                let mut left: BTreeSet<usize> = calls.keys().copied().collect();
                 for (template, draft) in templates.iter().zip(drafts) {
                     let positions = template
                         .from
@@ -555,6 +565,7 @@ impl<C: Call + Clone> Engine<C> {
                     let Some(draft) = draft else {
                         for i in positions {
                             if let Some(call) = calls.get(i) {
+                                left.remove(i);
                                 flush_to(queue, *i);
                                 seq = call.seq();
                                 queue.push_back(Held::Done(Expected::Same(call.clone())));
@@ -564,12 +575,14 @@ impl<C: Call + Clone> Engine<C> {
                     };
                     let origin = positions.first().and_then(|i| calls.get(i)).cloned();
                     if let (Some(i), Some(call)) = (positions.first(), &origin) {
+                        left.remove(i);
                         flush_to(queue, *i);
                         seq = call.seq();
                     }
                     let expected = draft.expect(rule.id, tid, seq, origin);
                     queue.push_back(Held::Done(Expected::Call(Box::new(expected))));
                 }
+                self.removed += left.len() as u64;
             }
         }
         flush_to(queue, usize::MAX);

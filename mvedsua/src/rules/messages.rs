@@ -30,6 +30,8 @@ pub(super) struct Messages<C> {
     streams: BTreeMap<(i64, Flow), Stream>,
     threads: BTreeMap<u32, Thread<C>>,
     held: usize,
+    /// Writes of which rules left nothing.
+    removed: u64,
     next: u64,
 }
 
@@ -84,6 +86,7 @@ impl<C: Call + Clone> Messages<C> {
             streams: BTreeMap::new(),
             threads: BTreeMap::new(),
             held: 0,
+            removed: 0,
             next: 0,
         }
     }
@@ -190,6 +193,11 @@ impl<C: Call + Clone> Messages<C> {
             }
             thread.messages.push_back(piece);
         }
+    }
+
+    /// Takes the number of writes of which rules left nothing.
+    pub(super) fn take_removed(&mut self) -> u64 {
+        std::mem::take(&mut self.removed)
     }
 
     /// Decides messages of one thread until a rule applies (which is returned, to be counted),
@@ -355,7 +363,10 @@ impl<C: Call + Clone> Messages<C> {
                 .messages
                 .retain(|m| !m.parts.is_empty() || !m.decided);
             match (changed, item) {
-                (Some(rule), Expected::Same(call)) => out.extend(rewritten(call, text, rule)?),
+                (Some(rule), Expected::Same(call)) => match rewritten(call, text, rule)? {
+                    Some(expected) => out.push_back(expected),
+                    None => self.removed += 1,
+                },
                 (_, item) => out.push_back(item),
             }
         }

@@ -54,6 +54,8 @@ pub struct Signature {
     pub data: Option<(u8, Flow)>,
     /// The register with the size that was asked for.
     pub size: Option<u8>,
+    /// It moves several messages, whose number is the result and stands after them.
+    pub several: bool,
 }
 
 impl Signature {
@@ -65,13 +67,14 @@ impl Signature {
         let fd = (0..count).find(|i| call.args[*i] == Arg::Fd).map(as_u8);
         let mut data = None;
         let mut size = None;
+        let several = |arg: &Arg| matches!(arg, Arg::Mem(_, Len::Mmsg));
         for (i, arg) in call.args.iter().enumerate().take(count) {
             let (dir, length) = match *arg {
                 Arg::Mem(dir, Len::Arg(length, 1) | Len::RetCapped(length, 1)) => {
                     (dir, Some(length))
                 }
                 Arg::Mem(dir, Len::Ret(1)) => (dir, size_after(call, i)),
-                Arg::Mem(dir, Len::Iov(_) | Len::Msg) => (dir, None),
+                Arg::Mem(dir, Len::Iov(_) | Len::Msg | Len::Mmsg) => (dir, None),
                 _ => continue,
             };
             let flow = if dir == Dir::In { Flow::Out } else { Flow::In };
@@ -96,6 +99,7 @@ impl Signature {
             fd,
             data,
             size,
+            several: call.args.iter().any(several),
         }
     }
 
@@ -109,10 +113,10 @@ impl Signature {
             .position(|n| *n == name)
     }
 
-    /// True when the bytes that the call moves belong to the stream of a descriptor.
+    /// Which way the call moves bytes of the stream of a descriptor, if it does.
     #[must_use]
     pub fn stream(&self) -> Option<Flow> {
-        self.fd?;
+        self.fd.filter(|_| !self.several)?;
         self.data.map(|(_, flow)| flow)
     }
 }

@@ -202,10 +202,34 @@ fn filled<'a>(
         .filter(|o| o.ret() > 0)
         .and_then(|o| payload(o, signature, data));
     let text = transfer.text.unwrap_or(Cow::Borrowed(own.unwrap_or(b"")));
+    if signature.several {
+        draft.outputs.push((data, text.into_owned()));
+        draft.result = Gets::Fixed(number(signature, origin, result)?);
+        return Ok(());
+    }
     let text = cut(text, length)?;
     draft.result = Gets::Fixed(i64::try_from(text.len()).unwrap_or(i64::MAX));
     draft.outputs.push((data, text));
     Ok(())
+}
+
+/// How many messages a call returns whose text is another: as many as the leader's did, else one.
+fn number(
+    signature: &Signature,
+    origin: Option<&dyn Call>,
+    said: Option<i64>,
+) -> Result<i64, Fault> {
+    let number = origin.map(|o| o.ret()).filter(|ret| *ret > 0).unwrap_or(1);
+    match said {
+        Some(said) if said != number => Err(Fault::new(
+            Code::CANNOT_BUILD,
+            format!(
+                "`{}` of {number} message(s) cannot return {said}: the number stays",
+                signature.call.name
+            ),
+        )),
+        _ => Ok(number),
+    }
 }
 
 /// A text that the follower gives.
@@ -218,6 +242,11 @@ fn offered<'a>(
 ) -> Result<(), Fault> {
     let at = usize::from(data);
     if let Some(text) = transfer.text {
+        if signature.several {
+            draft.args[at] = Want::Text(text.into_owned());
+            draft.result = asked(origin, signature);
+            return Ok(());
+        }
         if transfer.any_length || draft.pieces {
             let text = text.into_owned();
             draft.args[at] = if draft.pieces {
@@ -279,6 +308,7 @@ fn free_size(draft: &mut Draft, signature: &Signature) {
 
 fn free(args: &mut [Want; 6], signature: &Signature) {
     match (signature.size, signature.data) {
+        _ if signature.several => {}
         (Some(size), _) => args[usize::from(size)] = Want::Any,
         // The number of vectors stands after them.
         (None, Some((data, _)))
@@ -300,6 +330,10 @@ fn was_whole(origin: &dyn Call, signature: &Signature) -> bool {
         Some(size) => {
             u64::try_from(origin.ret()).is_ok_and(|ret| ret == origin.args()[usize::from(size)])
         }
+        None if signature.several => signature.data.is_some_and(|(data, _)| {
+            let offered = origin.args()[usize::from(data) + 1] as u32;
+            origin.ret() == i64::from(offered)
+        }),
         None => origin.ret() >= 0,
     }
 }

@@ -228,7 +228,11 @@ impl Case<'_> {
                 (_, value) => return Err(format!("{} cannot stand here", value.kind())),
             }
         }
-        if let Some((data, flow)) = signature.data {
+        if let Some((data, _)) = signature.data.filter(|_| signature.several) {
+            let number = &mut call.args[usize::from(data) + 1];
+            *number = (*number).max(1);
+            call.ret = result.unwrap_or(*number as i64);
+        } else if let Some((data, flow)) = signature.data {
             let text = call
                 .parts
                 .iter_mut()
@@ -406,6 +410,7 @@ fn accepts(
     }
     if let (Some(length), Gets::Fixed(result)) = (text_length, call.result)
         && signature.data.is_some()
+        && !signature.several
         && !args.iter().any(|(slot, _)| *slot == Slot::Result)
         && length != result
         && !call.pieces

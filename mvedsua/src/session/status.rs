@@ -135,7 +135,8 @@ pub struct Events {
     pub recorded: u64,
     /// Calls of the follower that were found equal.
     pub matched: u64,
-    /// Calls that a rule rewrote.
+    /// Calls that rules had a part in: rewritten ones, calls of the leader that the follower is not to make
+    /// (counted when that is decided), and calls that the follower alone made.
     pub rewritten: u64,
     /// Divergences (the first one ends the update).
     pub diverged: u64,

@@ -612,7 +612,7 @@ impl Checker {
                     .help("add a result: `getpid() = 42`, `open(_) = ENOENT`"),
                 );
             }
-            if tree.pieces && !(writes && text) {
+            if tree.pieces && !(writes && text && !signature.several) {
                 return self.error(
                     Code::BAD_PATTERN,
                     tree.span,

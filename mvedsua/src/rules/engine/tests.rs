@@ -483,3 +483,69 @@ fn the_oldest_held_call_of_each_thread_is_known() {
     engine.flush(Duration::ZERO, &mut out).expect("no error");
     assert_eq!((oldest(&engine), out.len()), (vec![None; 3], 2));
 }
+
+#[test]
+fn removed_calls_are_counted_once_each() {
+    let rules = r#"
+rule drop: write(_, /^debug/) => nothing;
+rule swap: write(., "a"), write(., "b") => write(., "b"), write(., "a");
+rule merge: write(., "c"), write(., d) => write(., "c" + d);
+rule many: write(., "x")+, write(., "y") as last => last;
+rule same: write(_, "s") => same;
+rule stop: write(_, "stop") => terminate follower "enough";
+messages line;
+rule gone: reply(_, "GONE\n") => nothing;
+"#;
+    let mut engine = engine(rules);
+    engine.add_connection(5);
+    let mut out = VecDeque::new();
+    for (texts, expected, removed) in [
+        (&["GONE\n"][..], 0, 1),
+        (&["GONE\nhere\n"], 1, 0),
+        (&["debug 1"], 0, 1),
+        (&["a", "b"], 2, 0),
+        (&["c", "d"], 1, 1),
+        (&["x", "x", "x", "y"], 1, 3),
+        (&["s"], 1, 0),
+        (&["something else"], 1, 0),
+        (&["stop"], 1, 0),
+    ] {
+        out.clear();
+        for (seq, text) in (0..).zip(texts) {
+            engine
+                .feed(write(text, 1, seq), Duration::ZERO, &mut out)
+                .expect("no rule fails");
+        }
+        engine
+            .flush(Duration::ZERO, &mut out)
+            .expect("no rule fails");
+        assert_eq!(
+            (out.len(), engine.take_removed()),
+            (expected, removed),
+            "{texts:?}: {out:?}"
+        );
+    }
+}
+
+#[test]
+fn several_messages_of_one_call_are_one_text_and_stay_as_many() {
+    passes(
+        r#"
+rule sent: sendmmsg(., "one.two") as s => s(., "one.twenty");
+rule got: recvmmsg(., "PUT $key") as r => r(., "PUT-string $key");
+rule none: recvmmsg(., _) = EAGAIN as r => r(., "hello");
+ignore sendmmsg(_, text) in text /pid ([0-9]+)/;
+test "sent" { given { sendmmsg(5, "one.two", 2); } expect { sendmmsg(5, "one.twenty", 2) = 2; } }
+test "got" { given { recvmmsg(5, "PUT a", 4) = 2; } expect { recvmmsg(5, "PUT-string a", 4) = 2; } }
+test "one where there was none" { given { recvmmsg(5) = EAGAIN; } expect { recvmmsg(5, "hello") = 1; } }
+test "noise" { given { sendmmsg(5, "pid 1 is up", 2); } expect { sendmmsg(5, "pid 4711 is up", 2); } }
+"#,
+    );
+    let why = fails(
+        r#"
+rule more: recvmmsg(., "a") as r => r(., "ab") = 3;
+test "their number" { given { recvmmsg(5, "a") = 2; } expect { recvmmsg(5, "ab") = 3; } }
+"#,
+    );
+    assert!(why.contains("the number stays"), "{why}");
+}
