@@ -216,7 +216,9 @@ impl Worker {
 
     /// The update is to be tried again after its delay.
     fn wait_to_try(&mut self, mut attempt: Attempt, why: String) {
-        attempt.next = Instant::now() + attempt.tries().1;
+        // A delay that no clock can tell is for ever: `rollback` ends it.
+        let longest = Duration::from_secs(1 << 32);
+        attempt.next = Instant::now() + attempt.tries().1.min(longest);
         attempt.why = why;
         self.attempt = Some(attempt);
     }
@@ -226,7 +228,8 @@ impl Worker {
         let next = self.attempt.as_ref().map(|attempt| NextTry {
             tried: attempt.tried,
             left: attempt.tries().0,
-            unix_ms: unix_ms(SystemTime::now() + attempt.tries().1),
+            unix_ms: unix_ms(SystemTime::now())
+                .saturating_add(attempt.tries().1.as_millis() as u64),
             why: attempt.why.clone(),
         });
         self.change(|status| status.next_try = next);
