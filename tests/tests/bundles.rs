@@ -247,7 +247,7 @@ fn a_thread_in_a_changed_function_is_waited_for_and_then_named() -> Result<()> {
         let waits = mvedsua_tests::wait_until(std::time::Duration::from_secs(20), || {
             mvedsua
                 .run(&["promote", NAME])
-                .is_ok_and(|o| o.stderr.contains("waits for a moment"))
+                .is_ok_and(|o| o.stderr.contains("waits for its next try"))
         });
         ensure!(waits, "it does not wait: {:?}", mvedsua.events(NAME));
         mvedsua.rollback(NAME)?;
