@@ -12,6 +12,7 @@ mod finalize;
 mod guard;
 mod man;
 mod output;
+mod pid_namespace;
 mod progress;
 mod promote;
 mod rate;
@@ -86,6 +87,8 @@ enum Subcommands {
     Man(man::Args),
     #[command(hide = true)]
     Guard(guard::Args),
+    #[command(hide = true, subcommand)]
+    PidNamespace(pid_namespace::Role),
 }
 
 /// The base64 line of a minisign key in a file.
@@ -168,6 +171,7 @@ pub fn main() -> ExitCode {
         | Subcommands::Rules(_)
         | Subcommands::Agent(_)
         | Subcommands::Guard(_)
+        | Subcommands::PidNamespace(_)
         | Subcommands::Completions(_)
         | Subcommands::Man(_) => false,
     };
@@ -197,6 +201,10 @@ pub fn main() -> ExitCode {
         Subcommands::Man(args) => args.run(),
         Subcommands::Guard(args) => {
             args.run();
+            Ok(())
+        }
+        Subcommands::PidNamespace(role) => {
+            role.run();
             Ok(())
         }
     };

@@ -272,7 +272,7 @@ fn copy(
             .tid;
         let mut resumed = Vec::new();
         let captured_at = Instant::now();
-        let copied = snapshot::take(pid, &mut captured, vdso, slots, &mut |others| {
+        let copied = snapshot::take(pid, &mut captured, vdso, slots, None, &mut |others| {
             for other in others {
                 if let Ok(running) = other.resume(0) {
                     resumed.push(running);
@@ -321,7 +321,7 @@ fn furnish(
 ) -> std::result::Result<Made, ApplyError> {
     let pid = copy.tid();
     let result = (|| {
-        let mut threads = populate(leader, copy, &contexts.0, vdso)?;
+        let mut threads = populate(leader, copy, &contexts.0, vdso, None)?;
         if contexts.2.is_some() {
             for context in &contexts.0 {
                 clock_slots::clear(pid, context.regs.gs_base)?;

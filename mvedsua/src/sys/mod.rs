@@ -8,6 +8,7 @@ pub mod limits;
 pub mod memory;
 pub mod mortal;
 pub mod open;
+pub mod pid_namespace;
 pub mod pidfd;
 pub mod ptrace;
 pub mod robust_list;

@@ -13,11 +13,16 @@ use crate::sys::{memory, robust_list};
 /// interrupted call (`include/linux/errno.h`).
 pub(crate) const ERESTART: std::ops::RangeInclusive<i64> = -516..=-512;
 
+/// Flag of an alternate signal stack that there is none.
+const SS_DISABLE: u64 = libc::SS_DISABLE as u64;
+
 /// The state of one thread, complete enough to go on from there in another process.
 #[derive(Clone, Debug)]
 pub struct Context {
     /// The thread it was read from.
     pub tid: i32,
+    /// Its id in its own pid namespace.
+    pub own_id: i32,
     /// General registers, an interrupted call rewound to its `syscall` instruction.
     pub regs: Registers,
     /// x87, SSE, AVX ... in the standard XSAVE format.
@@ -73,6 +78,7 @@ impl Context {
         }
         Ok(Self {
             tid,
+            own_id: inspect::ids(tid).last().copied().unwrap_or(tid),
             regs,
             xstate: ptrace::extended_state(tid).named("read the extended state", tid)?,
             mask: ptrace::signal_mask(tid).named("read the signal mask", tid)?,
@@ -140,7 +146,11 @@ impl Context {
         let scratch = (self.regs.rsp - 4096) & !63;
         let pid = tid;
         // Set as "not in use": the fresh thread has no alternate stack yet and is not on one.
-        let altstack = [self.altstack[0], self.altstack[1] & !1, self.altstack[2]];
+        let altstack = match self.altstack {
+            // A fork has inherited one that it is not to have.
+            [_, _, 0] => [0, SS_DISABLE, 0],
+            [at, flags, size] => [at, flags & !1, size],
+        };
         memory::write(pid, scratch, &words(&altstack)).named("write the follower's stack", tid)?;
         let mut name = [0u8; 16];
         let len = self.name.len().min(15);
@@ -149,9 +159,7 @@ impl Context {
         let mut call = |call: &'static str, args: [u64; 6]| -> Result<()> {
             plain.call_ok(&mut thread, call, nr(call), &args).map(drop)
         };
-        if self.altstack[2] != 0 {
-            call("sigaltstack", [scratch, 0, 0, 0, 0, 0])?;
-        }
+        call("sigaltstack", [scratch, 0, 0, 0, 0, 0])?;
         if self.robust.0 != 0 {
             call(
                 "set_robust_list",

@@ -8,6 +8,7 @@ use super::context::{Context, no_room};
 use super::stub::Vdso;
 use super::thread::Stopped;
 use super::{Naming, Result, TraceeError, inspect};
+use crate::sys::pid_namespace::clone_args;
 use crate::sys::ptrace::{self, Registers, Wait};
 use crate::sys::{memory, pidfd};
 
@@ -175,7 +176,11 @@ impl<'a> Guarded<'a> {
     /// The order matters: with the registers set, a dying tracer leaves a thread that makes one
     /// call and returns; signals are blocked after that, and the frame unblocks them.
     fn aim(&self, entry: u64, nr: u16, args: &[u64; 6]) -> Result<()> {
-        let mut regs = self.context;
+        self.aim_with(self.context, entry, nr, args)
+    }
+
+    /// As [`Guarded::aim`], with registers that the call leaves alone.
+    fn aim_with(&self, mut regs: Registers, entry: u64, nr: u16, args: &[u64; 6]) -> Result<()> {
         prepare(&mut regs, entry, nr, args);
         regs.rsp = self.frame;
         self.thread.set_registers(&regs)?;
@@ -241,6 +246,27 @@ impl<'a> Guarded<'a> {
         let nr = mvedsua_common::table::number("clone");
         let flags = (libc::CLONE_VM | libc::CLONE_FS | libc::CLONE_FILES) as u64;
         self.aim(self.vdso.clone_address(), nr, &[flags, 0, 0, 0, 0, 0])?;
+        Ok(self.thread)
+    }
+
+    /// Aims the thread at the double clone into a pid namespace ([`Vdso::write_clone_into`]): that of the
+    /// process with the id `init` as this thread sees it. The copy gets the id `own` there.
+    ///
+    /// # Errors
+    /// When the thread is gone.
+    pub fn into_clone_into(self, init: i32, own: i32) -> Result<Stopped> {
+        let nr = mvedsua_common::table::number("clone");
+        let tid = self.thread.tid();
+        let (args, id) = (self.scratch, self.scratch + SCRATCH / 2);
+        memory::write(tid, id, &own.to_le_bytes()).map_err(|_| no_room(tid))?;
+        memory::write(tid, args, &clone_args(0, 0, id, 1)).map_err(|_| no_room(tid))?;
+        // The middle process has a descriptor table of its own: it opens something.
+        let flags = (libc::CLONE_VM | libc::CLONE_FS) as u64;
+        let mut regs = self.context;
+        regs.r12 = init as u64;
+        regs.r13 = libc::CLONE_NEWPID as u64;
+        regs.r14 = args;
+        self.aim_with(regs, self.vdso.clone_address(), nr, &[flags, 0, 0, 0, 0, 0])?;
         Ok(self.thread)
     }
 }

@@ -148,11 +148,21 @@ pub fn process_of(tid: i32) -> Option<i32> {
     status_field(tid, tid, "Tgid")?.parse().ok()
 }
 
+/// The ids of a thread in every pid namespace that it has one in, from the agent's on; its own is the last
+/// (`NSpid:`). Empty when it is gone.
+#[must_use]
+pub fn ids(tid: i32) -> Vec<i32> {
+    status_field(tid, tid, "NSpid")
+        .unwrap_or_default()
+        .split_whitespace()
+        .filter_map(|id| id.parse().ok())
+        .collect()
+}
+
 /// The id of a thread as it sees it itself: that of its own pid namespace.
 #[must_use]
 pub fn own_id(tid: i32) -> Option<i32> {
-    let ids = status_field(tid, tid, "NSpid")?;
-    ids.split_whitespace().next_back()?.parse().ok()
+    ids(tid).last().copied()
 }
 
 /// Bit n-1 set: signal n waits for this thread and is not blocked.

@@ -12,6 +12,7 @@ pub mod context;
 pub mod inject;
 pub mod inspect;
 pub mod module;
+pub mod pid_namespace;
 pub mod snapshot;
 pub mod stub;
 pub mod symbol;

@@ -14,6 +14,7 @@ use super::clock_slots;
 use super::context::Context;
 use super::inject::{Guarded, Plain};
 use super::inspect;
+use super::pid_namespace::PidNamespace;
 use super::stub::{Clocks, QUERY_DONE, Vdso};
 use super::thread::{Running, Stopped};
 use super::{Naming, Result, TraceeError};
@@ -227,7 +228,8 @@ pub fn send_home(captured: Vec<Captured>, vdso: &Vdso, slots: Option<u64>) -> Re
 }
 
 /// Clones the stopped process, whose threads go on by way of the questions of [`learn`] if they have
-/// `slots`. `cloned` is called as soon as the copy exists, for the leader to be resumed.
+/// `slots`. With `into` the copy lives in that pid namespace, with the id that the leader has in its own.
+/// `cloned` is called as soon as the copy exists, for the leader to be resumed.
 ///
 /// # Errors
 /// When the clone fails: the leader's threads are as they were, or about to answer those questions; all but
@@ -237,17 +239,26 @@ pub fn take(
     captured: &mut Vec<Captured>,
     vdso: &Vdso,
     slots: Option<u64>,
+    into: Option<&PidNamespace>,
     cloned: &mut dyn FnMut(Vec<Stopped>),
 ) -> Result<Copied> {
     let Captured { thread, context } = captured.swap_remove(cloner_of(pid, captured));
     let tid = context.tid;
     let mut others = send_home(std::mem::take(captured), vdso, slots)?;
     let other_tids: Vec<i32> = others.iter().map(Stopped::tid).collect();
-    let mut cloner = Some(
-        Guarded::begin(thread, &context, vdso)?
-            .into_clone()?
-            .resume_to_syscall()?,
-    );
+    let ids = inspect::ids(pid);
+    if into.is_some() {
+        vdso.write_clone_into(pid)?;
+    }
+    let guarded = Guarded::begin(thread, &context, vdso)?;
+    let aimed = match (into, ids.last()) {
+        (None, _) => guarded.into_clone()?,
+        (Some(namespace), Some(own)) => guarded.into_clone_into(namespace.outer_id(), *own)?,
+        (Some(_), None) => {
+            return Err(TraceeError::Unsuitable(format!("process {pid} has no id")));
+        }
+    };
+    let mut cloner = Some(aimed.resume_to_syscall()?);
     let (mut entered, mut middle, mut follower, mut follower_tid) = (false, None, None, None);
     let mut middle_gone = false;
     let mut serves = false;
@@ -334,6 +345,14 @@ pub fn take(
     }
     let follower = follower.expect("the loop ends with it");
     follower.set_options(FOLLOWER_OPTIONS | ptrace::O_SUSPEND_SECCOMP)?;
+    if into.is_some()
+        && let Err(error) = has_id(&follower, ids.last().copied())
+    {
+        // Nobody else knows of it.
+        let _ = crate::sys::pidfd::kill(follower.tid());
+        let _ = Running::born(follower.tid()).wait();
+        return Err(error);
+    }
     Ok(Copied {
         follower,
         cloner: cloner.expect("it was resumed"),
@@ -342,8 +361,21 @@ pub fn take(
     })
 }
 
+/// Whether a new thread has the id, in its own pid namespace, that it was to get.
+fn has_id(thread: &Stopped, wanted: Option<i32>) -> Result<()> {
+    let got = inspect::ids(thread.tid()).last().copied();
+    if got == wanted {
+        return Ok(());
+    }
+    Err(TraceeError::Unsuitable(format!(
+        "thread {} of the copy has the id {got:?} in its pid namespace and was to have {wanted:?}",
+        thread.tid()
+    )))
+}
+
 /// Makes the follower's threads from the contexts of the leader's: pairs of (leader's thread id,
-/// follower's thread), the main thread first.
+/// follower's thread), the main thread first. A follower in a pid namespace of its own is given with
+/// that: its threads get the ids of the leader's.
 ///
 /// # Errors
 /// When the follower refuses a call; it is killed with its handles' tracer then.
@@ -352,6 +384,7 @@ pub fn populate(
     follower: Stopped,
     contexts: &[Context],
     vdso: &Vdso,
+    mut namespace: Option<&mut PidNamespace>,
 ) -> Result<Vec<(i32, Stopped)>> {
     let clone = mvedsua_common::table::number("clone");
     let main = contexts
@@ -379,6 +412,11 @@ pub fn populate(
             context.regs.fs_base,
             0,
         ];
+        if let Some(namespace) = namespace.as_deref_mut() {
+            namespace
+                .set_next(context.own_id)
+                .map_err(|e| TraceeError::Unsuitable(e.to_string()))?;
+        }
         let mut born = None;
         let result = Plain { vdso }.call_with(&mut first, "clone", clone, &args, &mut |tid| {
             born = Some(tid);
@@ -394,6 +432,9 @@ pub fn populate(
         };
         let (thread, _) =
             Running::born(tid).expect("stop at its birth", |wait| wait == Wait::Interrupted)?;
+        if namespace.is_some() {
+            has_id(&thread, Some(context.own_id))?;
+        }
         rest.push((context.tid, context.apply(thread, vdso)?));
     }
     let mut pairs = vec![(leader, first)];

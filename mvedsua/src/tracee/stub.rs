@@ -88,6 +88,48 @@ const CLONE: &[u8] = &[
     0x0f, 0x0b, // 65: ud2
 ];
 
+/// The double clone into another pid namespace ([`super::pid_namespace`]). As [`CLONE`], but the middle
+/// process, which has a descriptor table of its own, first lets its children live there. Registers:
+/// `r12` the id of that namespace's init, `r13` `CLONE_NEWPID`, `r14` the address of a `struct clone_args`,
+/// by which the follower has its id. If any of it fails there is no follower.
+const CLONE_INTO: &[u8] = &[
+    0x0f, 0x05, //  0: syscall                  clone(CLONE_VM|CLONE_FS), in the registers
+    0x85, 0xc0, //  2: test eax, eax
+    0x74, 0x1f, //  4: je middle (37)
+    0x78, 0x16, //  6: js done (30)
+    0x89, 0xc7, //  8: mov edi, eax
+    0x31, 0xf6, // 10: xor esi, esi
+    0xba, 0x00, 0x00, 0x00, 0x40, // 12: mov edx, __WALL
+    0x4d, 0x31, 0xd2, // 17: xor r10, r10
+    0xb8, 0x3d, 0x00, 0x00, 0x00, // 20: mov eax, 61   wait4
+    0x0f, 0x05, // 25: syscall
+    0x90, 0x90, 0x90, // 27: nop
+    0xb8, 0x0f, 0x00, 0x00, 0x00, // 30: done: mov eax, 15 (rt_sigreturn)
+    0x0f, 0x05, // 35: syscall
+    0x44, 0x89, 0xe7, // 37: middle: mov edi, r12d
+    0x31, 0xf6, // 40: xor esi, esi
+    0xb8, 0xb2, 0x01, 0x00, 0x00, // 42: mov eax, 434  pidfd_open
+    0x0f, 0x05, // 47: syscall
+    0x85, 0xc0, // 49: test eax, eax
+    0x78, 0x21, // 51: js out (86)
+    0x89, 0xc7, // 53: mov edi, eax
+    0x44, 0x89, 0xee, // 55: mov esi, r13d
+    0xb8, 0x34, 0x01, 0x00, 0x00, // 58: mov eax, 308  setns
+    0x0f, 0x05, // 63: syscall
+    0x85, 0xc0, // 65: test eax, eax
+    0x78, 0x11, // 67: js out (86)
+    0x4c, 0x89, 0xf7, // 69: mov rdi, r14
+    0xbe, 0x50, 0x00, 0x00, 0x00, // 72: mov esi, 80
+    0xb8, 0xb3, 0x01, 0x00, 0x00, // 77: mov eax, 435  clone3: a plain fork with exit signal 0
+    0x0f, 0x05, // 82: syscall
+    0x90, 0x90, // 84: nop
+    0x31,
+    0xff, // 86: out: xor edi, edi       both: exit_group(0), unless the tracer moves the child
+    0xb8, 0xe7, 0x00, 0x00, 0x00, // 88: mov eax, 231
+    0x0f, 0x05, // 93: syscall
+    0x0f, 0x0b, // 95: ud2
+];
+
 /// What the clock functions of a process do while an update runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Clocks {
@@ -237,7 +279,7 @@ impl Vdso {
         self.base + self.stub + QUERY_AT
     }
 
-    /// Address of the double clone: [`CLONE`].
+    /// Address of the double clone: [`CLONE`] or [`CLONE_INTO`].
     #[must_use]
     pub const fn clone_address(&self) -> u64 {
         self.base + self.stub + 64
@@ -280,6 +322,14 @@ impl Vdso {
         bytes[query..query + QUERY.len()].copy_from_slice(QUERY);
         bytes.extend_from_slice(CLONE);
         memory::force_write(pid, self.base + self.stub, &bytes).named("write the stub", pid)
+    }
+
+    /// Writes the double clone into another pid namespace over the plain one.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn write_clone_into(&self, pid: i32) -> Result<()> {
+        memory::force_write(pid, self.clone_address(), CLONE_INTO).named("write the stub", pid)
     }
 
     /// True if readings can be written down and handed out: the tail has room for the code, and
@@ -522,8 +572,8 @@ mod tests {
                 starts.push(at);
                 at += match (code[at], code.get(at + 1)) {
                     (0x0f, Some(_)) | (0x85 | 0x89 | 0x31 | 0x74 | 0x78, _) => 2,
-                    (0xb8 | 0xba, _) => 5,
-                    (0x4d, _) => 3,
+                    (0xb8 | 0xba | 0xbe, _) => 5,
+                    (0x44 | 0x4c | 0x4d, _) => 3,
                     (0x90, _) => 1,
                     other => panic!("unknown instruction {other:?} at {at}"),
                 };
@@ -534,16 +584,27 @@ mod tests {
 
     #[test]
     fn jumps_of_the_clone_stub_land_on_instructions() {
-        let starts = lengths(CLONE);
-        for at in [4usize, 6] {
-            let target = at + 2 + CLONE[at + 1] as usize;
-            assert!(
-                starts.contains(&target),
-                "the jump at {at} lands at {target}: {starts:?}"
-            );
+        for (code, jumps) in [
+            (CLONE, &[(4, 37), (6, 30)][..]),
+            (CLONE_INTO, &[(4, 37), (6, 30), (51, 86), (67, 86)][..]),
+        ] {
+            let starts = lengths(code);
+            let all: Vec<usize> = starts
+                .iter()
+                .copied()
+                .filter(|at| matches!(code[*at], 0x74 | 0x78))
+                .collect();
+            assert_eq!(all, jumps.iter().map(|(at, _)| *at).collect::<Vec<_>>());
+            for (at, expected) in jumps {
+                let target = at + 2 + code[at + 1] as usize;
+                assert_eq!(target, *expected, "the jump at {at}");
+                assert!(
+                    starts.contains(&target),
+                    "the jump at {at} lands at {target}: {starts:?}"
+                );
+            }
+            assert!(64 + code.len() <= STUBS as usize);
         }
-        assert_eq!(4 + 2 + CLONE[5] as usize, 37, "middle");
-        assert_eq!(6 + 2 + CLONE[7] as usize, 30, "done");
     }
 
     #[test]
