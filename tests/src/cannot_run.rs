@@ -25,6 +25,8 @@ pub enum Need {
     Path(&'static str, &'static str),
     /// A build of `cargo xtask programs`, by its name in [`programs`].
     Build(&'static str),
+    /// A kernel from this version on.
+    Linux(u32, u32),
 }
 
 impl Need {
@@ -38,6 +40,15 @@ impl Need {
             Self::Build(name) => programs::Build::find(name)
                 .is_none()
                 .then(|| format!("{name} is not built (cargo xtask programs)")),
+            Self::Linux(major, minor) => {
+                let release = nix::sys::utsname::uname()
+                    .map(|name| name.release().to_string_lossy().into_owned())
+                    .unwrap_or_default();
+                let mut numbers = release.split(['.', '-']).map(|n| n.parse().unwrap_or(0));
+                let version: (u32, u32) = (numbers.next()?, numbers.next().unwrap_or(0));
+                (version < (major, minor))
+                    .then(|| format!("Linux {major}.{minor} is needed, this is {release}"))
+            }
             Self::Path(path, what) => {
                 (!Path::new(path).exists()).then(|| format!("{what}: {path} does not exist"))
             }

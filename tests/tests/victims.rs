@@ -9,6 +9,8 @@ use mvedsua_tests::mvedsua::Status;
 use mvedsua_tests::{Mvedsua, Need, Victim, can_run, process, wait_until};
 
 const NEEDS: &[Need] = &[Need::Root, Need::Program("cc")];
+/// Timers keep their ids from Linux 6.15 on (`PR_TIMER_CREATE_RESTORE_IDS`).
+const LASTING: &[Need] = &[Need::Root, Need::Program("cc"), Need::Linux(6, 15)];
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Starts the victim, has it followed for `rounds` rounds, and checks that nothing differed.
@@ -177,13 +179,45 @@ fn signals_are_followed_and_rolled_back() -> Result<()> {
     rolled_back("signals", 150)
 }
 
-/// POSIX timers cannot be carried over.
+/// It makes children, too, and POSIX timers that come and go.
 #[test]
-fn a_server_with_posix_timers_is_not_promoted() -> Result<()> {
-    if !can_run("a_server_with_posix_timers_is_not_promoted", NEEDS) {
+fn signals_are_promoted() -> Result<()> {
+    if !can_run("signals_are_promoted", NEEDS) {
         return Ok(());
     }
-    promotion_refused("signals", 50, "timer_create")
+    promoted_without_children("signals", 50)
+}
+
+/// POSIX timers go on under their ids, signals wait on, scheduling is as it was set last.
+#[test]
+fn what_the_kernel_keeps_goes_over() -> Result<()> {
+    if !can_run("what_the_kernel_keeps_goes_over", LASTING) {
+        return Ok(());
+    }
+    rolled_back("lasting", 100)?;
+    promoted("lasting", 100)
+}
+
+#[test]
+fn what_the_kernel_keeps_goes_over_and_comes_back() -> Result<()> {
+    if !can_run("what_the_kernel_keeps_goes_over_and_comes_back", LASTING) {
+        return Ok(());
+    }
+    let (mvedsua, victim) = followed("lasting", 100)?;
+    mvedsua.promote("lasting")?;
+    let before = mvedsua.status("lasting")?;
+    victim.wait_rounds(100)?;
+    let status = mvedsua.wait_for("lasting", LIMIT, |status| {
+        status.follower.is_none() || status.events.matched > before.events.matched + 1000
+    })?;
+    ensure!(
+        status.stage == "updated-leader" && status.events.diverged == 0,
+        "{status:?}"
+    );
+    mvedsua.rollback("lasting")?;
+    ensure!(mvedsua.status("lasting")?.leader.pid == victim.pid());
+    victim.wait_rounds(100)?;
+    victim.end()
 }
 
 #[test]
@@ -277,14 +311,18 @@ fn a_server_is_promoted_when_it_has_no_children() -> Result<()> {
     if !can_run("a_server_is_promoted_when_it_has_no_children", NEEDS) {
         return Ok(());
     }
-    let (mvedsua, mut victim) = followed("forks", 50)?;
+    promoted_without_children("forks", 50)
+}
+
+fn promoted_without_children(name: &str, rounds: u64) -> Result<()> {
+    let (mvedsua, mut victim) = followed(name, rounds)?;
     let follower = mvedsua
-        .status("forks")?
+        .status(name)?
         .follower
         .map_or(0, |follower| follower.pid);
     let mut last = None;
     let done = wait_until(LIMIT, || {
-        last = mvedsua.run(&["promote", "forks", "--finalize"]).ok();
+        last = mvedsua.run(&["promote", name, "--finalize"]).ok();
         last.as_ref()
             .is_none_or(|outcome| outcome.code != 5 || !outcome.stderr.contains("child process"))
     });
@@ -293,6 +331,6 @@ fn a_server_is_promoted_when_it_has_no_children() -> Result<()> {
         "{last:?}"
     );
     victim.promoted(follower)?;
-    victim.wait_rounds(50)?;
+    victim.wait_rounds(rounds)?;
     victim.end()
 }

@@ -295,7 +295,7 @@ impl Following {
     }
 
     /// Takes one call from the listener; the poll said that there is one.
-    fn receive(&mut self) -> Result<(), Stop> {
+    pub(super) fn receive(&mut self) -> Result<(), Stop> {
         let arrival = match self.listener.receive() {
             Ok(notification) => Arrival::from(notification),
             // The thread went away between its call and now.

@@ -12,7 +12,7 @@ use crate::tracee::thread::{Running, Stopped};
 use crate::tracee::{inspect, snapshot::FOLLOWER_OPTIONS};
 
 /// Signals that a program gets for its own fault. The leader's death by one of them is a crash.
-const FAULTS: &[i32] = &[
+pub(super) const FAULTS: &[i32] = &[
     libc::SIGSEGV,
     libc::SIGBUS,
     libc::SIGILL,
@@ -24,7 +24,7 @@ const FAULTS: &[i32] = &[
 
 /// `si_code` of the signals that the engine queues for the follower: negative, as the kernel demands
 /// of another process, and used by nobody else.
-const QUEUED_BY_US: i32 = -0x4d56;
+pub(super) const QUEUED_BY_US: i32 = -0x4d56;
 
 /// Where the saved mask is in `struct rt_sigframe` of x86-64: behind the return address and, of
 /// `struct ucontext`, flags, link, stack and `struct sigcontext`.

@@ -25,6 +25,7 @@ mod pace;
 mod pair;
 mod payload;
 mod pending;
+mod pending_signals;
 mod promote;
 mod readings;
 mod replay;

@@ -1,10 +1,14 @@
 //! A promotion, or the way back, that was asked for and waits until the follower is near.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
 use crate::session::{Done, Failure};
+
+/// Once prepared, an exchange waits no longer than this for a good moment: what it was given
+/// keeps connections open that the leader closes meanwhile.
+const AFTER_PREPARING: Duration = Duration::from_secs(2);
 
 /// An exchange of roles that the operator asks for.
 pub(super) enum Exchange {
@@ -22,6 +26,8 @@ pub(super) struct PendingPromotion {
     /// Since when the follower has not come nearer, and how near it was (events).
     pub(super) near: Instant,
     nearest: u64,
+    /// When all was done that can be done while the leader serves.
+    pub(super) prepared: Option<Instant>,
 }
 
 impl PendingPromotion {
@@ -33,7 +39,14 @@ impl PendingPromotion {
             asked: now,
             near: now,
             nearest: u64::MAX,
+            prepared: None,
         }
+    }
+
+    /// The moment has come, given whether it is a good one.
+    pub(super) fn is_ready(&self, good: bool) -> bool {
+        self.prepared
+            .is_some_and(|since| good || since.elapsed() > AFTER_PREPARING)
     }
 
     /// The follower is `lag` events behind: a tenth less than at best so far is progress.

@@ -10,7 +10,8 @@ use nix::sys::time::TimeSpec;
 use super::following::{Following, Stop};
 use super::home::Kept;
 use super::lane::Item;
-use super::pair::ROOT;
+use super::pair::{Pair, ROOT};
+use super::pending_signals::{Pending, block, unblock, unmark};
 use super::replay::{RESTART_ALWAYS, is_interrupted, replace_thread_id};
 use super::rollback::pass;
 use super::side::{Side, Why};
@@ -18,12 +19,16 @@ use super::snapshot::KEPT_OPTIONS;
 use super::transfer::Timers;
 use crate::follower::Arrival;
 use crate::sys::ptrace::{self, Wait};
+use crate::tracee::inject::Plain;
 use crate::tracee::inspect;
 use crate::tracee::snapshot::FOLLOWER_OPTIONS;
 use crate::tracee::thread::Stopped;
 
 /// Longest time for the follower to consume what is left while the leader stands still.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+
+/// Longest time that a call of the follower is waited for before the leader is stopped.
+const HOLD_LIMIT: Duration = Duration::from_millis(50);
 
 /// How a promotion ended.
 pub(super) enum Promoted {
@@ -48,13 +53,81 @@ pub(super) struct Exchanged {
 }
 
 impl Following {
+    /// Does for an exchange what can be done while the leader serves.
+    ///
+    /// # Errors
+    /// When the update cannot go on.
+    pub(super) fn prepare(&mut self) -> Result<(), Stop> {
+        // What the follower is given it cannot give back.
+        if self.obstacle(ROOT).is_none() {
+            self.hold_a_call()?;
+            self.give_ahead(ROOT);
+        }
+        Ok(())
+    }
+
+    /// The follower holds nothing of the leader's any more that it was given ahead: it follows on, and would keep
+    /// open what the leader closes.
+    fn take_back(&mut self) -> Result<(), Stop> {
+        for pair in self.pairs.numbers() {
+            if std::mem::take(&mut self.pairs[pair].gifts).is_empty() {
+                continue;
+            }
+            self.halt_follower()?;
+            let Pair { follower, vdso, .. } = &mut self.pairs[pair];
+            let mut threads = follower.take_stopped(Why::Asked);
+            let closed = (|| {
+                let Some(first) = threads.first_mut() else {
+                    return Ok(());
+                };
+                // Interrupted calls are made again by the kernel itself, but not in a thread that made another.
+                let mut regs = first.registers()?;
+                if crate::tracee::context::rewind(&mut regs, || false) {
+                    first.set_registers(&regs)?;
+                }
+                first.set_options(FOLLOWER_OPTIONS | ptrace::O_SUSPEND_SECCOMP)?;
+                let mask = block(first)?;
+                let args = [0, u64::from(u32::MAX), 0, 0, 0, 0];
+                let nr = mvedsua_common::table::number("close_range");
+                Plain { vdso }.call_ok(first, "close_range", nr, &args)?;
+                unblock(first, mask)?;
+                first.set_options(FOLLOWER_OPTIONS)
+            })();
+            for thread in threads {
+                follower.add_running(thread.resume(0)?);
+            }
+            closed?;
+        }
+        Ok(())
+    }
+
+    /// The follower holds connections of the leader's by now, ahead of a promotion.
+    pub(super) fn has_given(&self) -> bool {
+        self.pairs.iter().any(|pair| !pair.gifts.is_empty())
+    }
+
+    /// Descriptors are given to a thread that waits in a call. Under load all are answered as soon as they
+    /// come: one is received and left for a moment.
+    fn hold_a_call(&mut self) -> Result<(), Stop> {
+        let start = Instant::now();
+        while self.lanes.iter().all(|lane| lane.waiting.is_none()) && start.elapsed() < HOLD_LIMIT {
+            let mut fds = [PollFd::new(self.listener.as_fd(), PollFlags::POLLIN)];
+            if matches!(ppoll(&mut fds, Some(TimeSpec::new(0, 1_000_000)), None), Ok(n) if n > 0) {
+                self.receive()?;
+            }
+        }
+        Ok(())
+    }
+
     /// Exchanges the roles. The leader is stopped, the follower consumes what is left, gets what
     /// the kernel keeps for the leader, and goes on in its place.
     pub(super) fn promote(mut self) -> Promoted {
         if let Some(why) = self.obstacle(ROOT) {
-            return Promoted::NotNow(Box::new(self), why);
+            return match self.take_back() {
+                Ok(()) => Promoted::NotNow(Box::new(self), why),
+                Err(stop) => Promoted::Failed(Box::new(self), stop),
+            };
         }
-        self.give_ahead(ROOT);
         let start = Instant::now();
         if let Err(stop) = self.halt_leader() {
             return Promoted::Failed(Box::new(self), stop);
@@ -66,6 +139,7 @@ impl Following {
             let stop = Stop::roll_back(format!("at the moment of promotion, {why}"));
             return Promoted::Failed(Box::new(self), stop);
         }
+        tracing::debug!(at = ?start.elapsed(), "promotion: the leader stands");
         self.exchange(start)
     }
 
@@ -198,23 +272,33 @@ impl Following {
     }
 
     fn drain_and_move(&mut self, start: Instant) -> Result<Side, Stop> {
+        let mut rang = false;
         while !self.drained() {
             if start.elapsed() > DRAIN_LIMIT.max(self.options.hang_limit) {
                 return Err(Stop::roll_back(
                     "the follower does not consume what is left of the leader",
                 ));
             }
-            self.pump()?;
+            rang |= self.pump()?;
         }
+        if rang {
+            // A request that came meanwhile is looked for when it rings.
+            self.wakeup.wake();
+        }
+        tracing::debug!(at = ?start.elapsed(), "promotion: the follower is drained");
         let through = self.waiting_arrival()?;
+        tracing::debug!(at = ?start.elapsed(), "promotion: a thread of it waits");
         // The calls that are now made inside the leader are no events of it.
         for pair in self.pairs.iter() {
             self.recorder.remove_process(pair.leader.pid as u32)?;
         }
         let pair = ROOT;
         let timers = self.timers_of(pair)?;
+        tracing::debug!(at = ?start.elapsed(), "promotion: timers read");
         let given = self.give_descriptors(pair, &through)?;
+        tracing::debug!(at = ?start.elapsed(), "promotion: descriptors given");
         self.halt_follower()?;
+        tracing::debug!(at = ?start.elapsed(), "promotion: the follower stands");
         // The kernel does not restart a thread's call any more once one was injected into it.
         self.pairs[pair].follower.rewind_stopped()?;
         let mut threads = self.pairs[pair].follower.take_stopped(Why::Asked);
@@ -223,6 +307,7 @@ impl Following {
             self.pairs[pair].follower.add_stopped(thread, Why::Asked);
         }
         settled?;
+        tracing::debug!(at = ?start.elapsed(), "promotion: it is settled");
         let pid = self.pairs[pair].follower.pid;
         self.swap_thread_ids(pair, pid, true);
         self.forget_rest();
@@ -247,7 +332,7 @@ impl Following {
             leader.add_stopped(other, Why::Asked);
         }
         let Some(thread) = main else {
-            return Ok(Timers::new());
+            return Ok(Timers::default());
         };
         let (thread, timers) = self.read_timers(pair, thread)?;
         self.pairs[pair].leader.add_stopped(thread, Why::Asked);
@@ -264,10 +349,32 @@ impl Following {
         for thread in &*threads {
             thread.set_options(KEPT_OPTIONS)?;
         }
-        match threads.first_mut() {
-            Some(first) => self.settle_in(pair, first, timers, given),
-            None => Err(Stop::roll_back("the follower has no thread left")),
+        let masks = threads.iter().map(block).collect::<Result<Vec<_>, _>>()?;
+        let first = threads
+            .first_mut()
+            .ok_or_else(|| Stop::roll_back("the follower has no thread left"))?;
+        self.settle_in(pair, first, timers, given)?;
+        self.give_scheduling(pair)?;
+        let Pair {
+            leader,
+            follower,
+            vdso,
+            ..
+        } = &self.pairs[pair];
+        let lane = |tid| self.lanes.of_follower(tid).map(|at| &self.lanes[at]);
+        for thread in threads.iter_mut() {
+            if let Some(lane) = lane(thread.tid()) {
+                unmark(thread, follower.pid, vdso, &lane.queued)?;
+            }
         }
+        // Last: every signal that has come to the leader until now.
+        let pending = Pending::of(&leader.tids());
+        let counterpart = |tid| Some(lane(tid)?.leader);
+        pending.queue(follower.pid, threads, vdso, &counterpart)?;
+        for (thread, mask) in threads.iter().zip(masks) {
+            unblock(thread, mask)?;
+        }
+        Ok(())
     }
 
     /// Releases what is left in the ring: the ends of threads, and the leader's calls after the last

@@ -30,6 +30,16 @@ const CARRIED_OVER: &[&str] = &[
     "alarm",
     "prlimit64",
     "setrlimit",
+    "timer_create",
+    "timer_settime",
+    "timer_delete",
+    "setpriority",
+    "sched_setparam",
+    "sched_setscheduler",
+    "sched_setattr",
+    "sched_setaffinity",
+    "ioprio_set",
+    "PR_SET_TIMERSLACK",
 ];
 
 /// What an item asks for, looked at without taking it.
@@ -465,9 +475,12 @@ impl Following {
         if let Some(call) = table::syscall(nr)
             && ret >= 0
             && call.is_lasting(&arrival.call.args)
-            && !CARRIED_OVER.contains(&call.name)
         {
-            self.pairs[pair].lasting.insert(call.name);
+            let command = call.command(&arrival.call.args);
+            let name = command.filter(|c| c.lasting).map_or(call.name, |c| c.name);
+            if !CARRIED_OVER.contains(&name) {
+                self.pairs[pair].lasting.insert(name);
+            }
         }
         match table::syscall(nr).map(|call| call.class_of(&arrival.call.args)) {
             Some(Class::Refused) | None if ret >= 0 => Err(Stop::roll_back(format!(

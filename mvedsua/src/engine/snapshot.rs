@@ -10,10 +10,12 @@ use super::following::{Following, Parts};
 use super::guard::Watched;
 use super::home::Home;
 use super::pair::Pair;
+use super::pending_signals::{block, unblock};
 use super::promote::Exchanged;
 use super::readings::Slots;
 use super::rules::Rules;
 use super::side::Side;
+use super::transfer::disarm;
 use crate::dsu::Bundle;
 use crate::follower;
 use crate::matcher::EpollData;
@@ -417,6 +419,7 @@ pub(super) fn reverse(
         Some(_) => turn_clocks(kept.side.pid, old_pid, &owners, &vdso, &mut recorder),
         None => Ok(()),
     });
+    tracing::debug!(at = ?start.elapsed(), "promotion: the clocks are turned round");
     let recorded = recorder.add_process(kept.side.pid as u32);
     // Their interrupted calls are made again by the kernel itself.
     kept.side.resume_all();
@@ -518,7 +521,12 @@ fn turn_follower(
         let first = threads
             .first_mut()
             .ok_or_else(|| TraceeError::Unsuitable("the old version has no thread left".into()))?;
-        follower::install(first, pid, vdso, listener)
+        // Signals that are on their way to it are no longer its own, and must not come in between.
+        let mask = block(first)?;
+        disarm(first, pid, vdso)?;
+        let installed = follower::install(first, pid, vdso, listener)?;
+        unblock(first, mask)?;
+        Ok(installed)
     })();
     match result {
         Ok(installed) => {

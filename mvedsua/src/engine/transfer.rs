@@ -9,21 +9,43 @@ use std::os::fd::{AsFd, BorrowedFd};
 use mvedsua_common::table::number;
 
 use super::following::{Following, Stop};
+use super::lane::Lane;
+use super::pair::Pair;
 use crate::follower::{Arrival, parking_number};
-use crate::sys::{limits, pidfd};
+use crate::sys::{limits, pidfd, scheduling};
+use crate::tracee::Naming;
 use crate::tracee::context::Context;
 use crate::tracee::inject::{Guarded, Plain};
 use crate::tracee::inspect;
+use crate::tracee::posix_timers::{self, Timer};
+use crate::tracee::stub::Vdso;
 use crate::tracee::thread::Stopped;
 
 /// `ITIMER_REAL`, `ITIMER_VIRTUAL`, `ITIMER_PROF`.
 const INTERVAL_TIMERS: u64 = 3;
 
-/// The interval timers of the leader: `struct itimerval` each.
-pub(super) type Timers = Vec<[u8; 32]>;
+/// The timers of the leader.
+#[derive(Debug, Default)]
+pub(super) struct Timers {
+    /// Interval timers: `struct itimerval` each.
+    interval: Vec<[u8; 32]>,
+    /// Those of `timer_create`.
+    posix: Vec<Timer>,
+}
 
 fn failed(what: &str) -> impl Fn(std::io::Error) -> Stop + '_ {
     move |error| Stop::roll_back(format!("{what} at promotion: {error}"))
+}
+
+/// Makes a file of `/proc/TO` say what that of `/proc/FROM` says. One that cannot be read says nothing.
+fn same_text(from: i32, to: i32, name: &str) -> std::io::Result<()> {
+    let of = |pid: i32| std::fs::read_to_string(format!("/proc/{pid}/{name}"));
+    match (of(from), of(to)) {
+        (Ok(wanted), Ok(has)) if wanted != has => {
+            std::fs::write(format!("/proc/{to}/{name}"), wanted)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The unit whose main process `pid` is, as far as can be told from outside: systemd is the parent,
@@ -36,6 +58,22 @@ fn unit_that_would_end(pid: i32) -> Option<String> {
     }
     let unit = inspect::service_unit(pid)?;
     (inspect::service_unit(std::process::id() as i32).as_ref() != Some(&unit)).then_some(unit)
+}
+
+/// Takes a process that will follow its own timers: what they tell it will be told by the leader. Its `thread`
+/// is stopped, all signals blocked.
+///
+/// # Errors
+/// When a call fails.
+pub(super) fn disarm(thread: &mut Stopped, pid: i32, vdso: &Vdso) -> crate::tracee::Result<()> {
+    let scratch = (thread.registers()?.rsp - 4096) & !63;
+    posix_timers::make(thread, pid, vdso, scratch, &[], &|_| None)?;
+    crate::sys::memory::write(pid, scratch, &[0; 32]).named("write the follower's stack", pid)?;
+    for which in 0..INTERVAL_TIMERS {
+        let args = [which, scratch, 0, 0, 0, 0];
+        Plain { vdso }.call_ok(thread, "setitimer", number("setitimer"), &args)?;
+    }
+    Ok(())
 }
 
 impl Following {
@@ -62,6 +100,13 @@ impl Following {
             {
                 self.pairs[pair].gifts.insert(fd, (ours, cloexec));
             }
+        }
+        // Its own listener, too: for a number that high the kernel makes a larger table and waits for a grace
+        // period of RCU if there are threads, which was most of the pause.
+        let parked = parking_number(self.pairs[pair].follower.pid);
+        if !self.pairs[pair].gifts.contains_key(&parked) {
+            // It is given again in the pause, which is quick then.
+            let _ = self.give(&through, self.listener.as_fd(), parked, true);
         }
     }
 
@@ -165,13 +210,27 @@ impl Following {
                 Ok(())
             })?;
         }
-        for (which, timer) in timers.iter().enumerate() {
+        for (which, timer) in timers.interval.iter().enumerate() {
             if timer.iter().any(|byte| *byte != 0) {
-                write(timer)?;
+                let mut timer = *timer;
+                if timer[16..] == [0; 16] {
+                    // Its signal waits, and is carried over; it would be set again when that is delivered.
+                    timer.copy_within(..16, 16);
+                }
+                write(&timer)?;
                 let args = [which as u64, scratch, 0, 0, 0, 0];
                 plain.call_ok(thread, "setitimer", number("setitimer"), &args)?;
             }
         }
+        let counterpart = |tid| self.thread_of_follower(pair, tid);
+        posix_timers::make(
+            thread,
+            pid,
+            &self.pairs[pair].vdso,
+            scratch,
+            &timers.posix,
+            &counterpart,
+        )?;
         // Files that the follower had open to map them, and that the leader has not.
         for (fd, _) in inspect::descriptors(pid)? {
             if !given.contains(&fd) {
@@ -200,7 +259,40 @@ impl Following {
         Ok(())
     }
 
-    /// Reads the leader's interval timers, with calls made inside its stopped thread.
+    /// The follower's thread that stands for this one of the leader.
+    fn thread_of_follower(&self, pair: usize, leader: i32) -> Option<i32> {
+        let of_pair = |lane: &&Lane| lane.pair == pair && !lane.ended;
+        let mut lanes = self.lanes.iter().filter(of_pair);
+        lanes.find(|lane| lane.leader == leader)?.follower
+    }
+
+    /// Gives the follower how the scheduler and the OOM killer treat the leader: policy, nice value, CPUs, I/O
+    /// priority and timer slack of each thread. It may have been changed from outside, too.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub(super) fn give_scheduling(&self, pair: usize) -> Result<(), Stop> {
+        let of_pair = |lane: &&Lane| lane.pair == pair && !lane.ended;
+        for lane in self.lanes.iter().filter(of_pair) {
+            let Some(tid) = lane.follower else { continue };
+            match scheduling::copy(lane.leader, tid) {
+                // Of a thread that has ended nothing is to be carried over.
+                Err(error) if error.raw_os_error() != Some(libc::ESRCH) => {
+                    return Err(failed("setting the scheduling")(error));
+                }
+                _ => {}
+            }
+            same_text(lane.leader, tid, "timerslack_ns")
+                .map_err(failed("setting the timer slack"))?;
+        }
+        let Pair {
+            leader, follower, ..
+        } = &self.pairs[pair];
+        same_text(leader.pid, follower.pid, "oom_score_adj")
+            .map_err(failed("setting the OOM score adjustment"))
+    }
+
+    /// Reads the leader's timers, with calls made inside its stopped thread.
     ///
     /// # Errors
     /// When the thread has no room for the call.
@@ -213,12 +305,16 @@ impl Following {
         let context = Context::read(&thread, pid)?;
         let mut guarded = Guarded::begin(thread, &context, &self.pairs[pair].vdso)?;
         let out = guarded.scratch();
-        let mut timers = Timers::new();
+        let mut timers = Timers {
+            posix: posix_timers::list(pid)?,
+            ..Timers::default()
+        };
+        posix_timers::read_times(&mut guarded, pid, &mut timers.posix)?;
         for which in 0..INTERVAL_TIMERS {
             guarded.call("getitimer", number("getitimer"), &[which, out, 0, 0, 0, 0])?;
             let mut timer = [0u8; 32];
             crate::sys::memory::read(pid, out, &mut timer).map_err(failed("reading a timer"))?;
-            timers.push(timer);
+            timers.interval.push(timer);
         }
         Ok((guarded.end()?, timers))
     }
@@ -233,12 +329,11 @@ impl Following {
                  with `mvedsua run`"
             ));
         }
-        let timers = std::fs::read_to_string(format!("/proc/{pid}/timers")).unwrap_or_default();
-        if !timers.trim().is_empty() {
-            return Some(
-                "the leader has POSIX timers (timer_create), which cannot be carried over yet"
-                    .into(),
-            );
+        let moved = self.pairs[pair].epoll.has_moved_objects();
+        let timers = posix_timers::list(pid).map_err(|error| error.to_string());
+        if let Some(why) = timers.map_or_else(Some, |timers| posix_timers::obstacle(&timers, moved))
+        {
+            return Some(why);
         }
         if !self.pairs[pair].lasting.is_empty() {
             let names: Vec<&str> = self.pairs[pair].lasting.iter().copied().collect();

@@ -14,6 +14,7 @@ use super::attempt::{Attempt, tried_again};
 use super::following::{Following, Stop};
 use super::handle::{Request, Shared};
 use super::home::Home;
+use super::pair::ROOT;
 use super::pending::{Exchange, PendingPromotion};
 use super::promote::{Exchanged, Promoted};
 use super::rollback::pass;
@@ -225,6 +226,27 @@ impl Worker {
             }
             stage => stage,
         };
+        let near = following.has_caught_up();
+        if let Some(pending) = self
+            .promotion
+            .as_mut()
+            .filter(|pending| near && pending.prepared.is_none())
+        {
+            // The follower falls behind by this, and is waited for once more.
+            let prepared = following.prepare();
+            pending.prepared = Some(Instant::now());
+            if let Err(stop) = prepared {
+                return self.stopped(following, stage, stop);
+            }
+        }
+        // What stands in the way may pass; without gifts it is told at once.
+        let good = self.promotion.is_some()
+            && following.has_caught_up()
+            && (!following.has_given() || following.obstacle(ROOT).is_none());
+        let ready = self
+            .promotion
+            .as_ref()
+            .is_some_and(|pending| pending.is_ready(good));
         let stage = match (self.promotion.take(), stage) {
             (
                 Some(PendingPromotion {
@@ -233,7 +255,7 @@ impl Worker {
                     ..
                 }),
                 Live::Outdated(token, home),
-            ) if following.has_caught_up() => {
+            ) if ready => {
                 return self.promote(following, token, home, finalize, reply);
             }
             (
@@ -243,7 +265,7 @@ impl Worker {
                     ..
                 }),
                 Live::Updated(token, home),
-            ) if following.has_caught_up() => {
+            ) if ready => {
                 return self.go_back(following, token, home, &reason, reply);
             }
             (Some(pending), stage) if pending.near.elapsed() > PROMOTION_PATIENCE => {
@@ -277,13 +299,16 @@ impl Worker {
         }
     }
 
-    /// The follower is to get near, and had its time to do so by itself.
+    /// The follower is to get near, and had its time to do so by itself, or there is none to lose.
     fn must_catch_up(&self, stage: &Live) -> bool {
         let since = match stage {
             Live::Updating(..) => Some(self.started),
             _ => self.promotion.as_ref().map(|pending| pending.asked),
         };
-        since.is_some_and(|since| since.elapsed() > OWN_PACE)
+        self.promotion
+            .as_ref()
+            .is_some_and(|pending| pending.prepared.is_some())
+            || since.is_some_and(|since| since.elapsed() > OWN_PACE)
     }
 
     fn command(

@@ -268,6 +268,17 @@ pub fn process_vm_readv() -> io::Result<()> {
     }
 }
 
+/// `PR_TIMER_CREATE_RESTORE_IDS` (include/uapi/linux/prctl.h): with 1 `timer_create` takes the id from where it
+/// would store it, 0 ends that, 2 asks.
+pub const RESTORE_TIMER_IDS: i32 = 77;
+
+/// True if the kernel makes POSIX timers with wanted ids (Linux 6.15).
+#[must_use]
+pub fn can_restore_timer_ids() -> bool {
+    // SAFETY: no pointers; this only asks.
+    (unsafe { libc::prctl(RESTORE_TIMER_IDS, 2, 0, 0, 0) }) >= 0
+}
+
 /// `AT_HWCAP2` of this machine, bit by bit (arch/x86/include/uapi/asm/hwcap2.h).
 #[must_use]
 pub fn hardware_capabilities() -> u64 {

@@ -12,6 +12,7 @@ pub mod pid_namespace;
 pub mod pidfd;
 pub mod ptrace;
 pub mod robust_list;
+pub mod scheduling;
 pub mod seccomp;
 pub mod setsid;
 pub mod wakeup;

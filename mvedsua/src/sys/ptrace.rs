@@ -30,6 +30,7 @@ pub const O_SUSPEND_SECCOMP: u32 = 1 << 21;
 
 const NT_PRSTATUS: usize = 1;
 const NT_X86_XSTATE: usize = 0x202;
+const PTRACE_PEEKSIGINFO: u32 = 0x4209;
 const PTRACE_GETSIGMASK: u32 = 0x420a;
 const PTRACE_SETSIGMASK: u32 = 0x420b;
 const PTRACE_GET_RSEQ_CONFIGURATION: u32 = 0x420f;
@@ -292,6 +293,35 @@ pub fn rseq_configuration(tid: i32) -> Result<RseqConfiguration> {
     Ok(rseq)
 }
 
+/// The signals that wait for a stopped thread, or with `shared` for its process, as the kernel's `siginfo_t`,
+/// the first to come first (`PTRACE_PEEKSIGINFO`, Linux 3.10).
+///
+/// # Errors
+/// `ESRCH` when it is gone or not stopped.
+pub fn pending_signals(tid: i32, shared: bool) -> Result<Vec<[u8; 128]>> {
+    /// `struct ptrace_peeksiginfo_args`.
+    #[repr(C)]
+    struct Which {
+        from: u64,
+        flags: u32,
+        count: i32,
+    }
+    let mut all = Vec::new();
+    let mut info = [0u8; 128];
+    loop {
+        let which = Which {
+            from: all.len() as u64,
+            flags: u32::from(shared),
+            count: 1,
+        };
+        let address = std::ptr::from_ref(&which) as usize;
+        if request(PTRACE_PEEKSIGINFO, tid, address, info.as_mut_ptr().cast())? == 0 {
+            return Ok(all);
+        }
+        all.push(info);
+    }
+}
+
 /// The `siginfo_t` of the signal about to be delivered.
 ///
 /// # Errors
@@ -301,6 +331,19 @@ pub fn signal_info(tid: i32) -> Result<libc::siginfo_t> {
     request(libc::PTRACE_GETSIGINFO, tid, 0, info.as_mut_ptr().cast())?;
     // SAFETY: a plain C union of integers, zeroed at first and then filled by the kernel.
     Ok(unsafe { info.assume_init() })
+}
+
+/// A `siginfo_t` as it lies in memory.
+#[must_use]
+pub fn signal_bytes(info: &libc::siginfo_t) -> [u8; 128] {
+    const { assert!(size_of::<libc::siginfo_t>() == 128) };
+    let mut bytes = [0u8; 128];
+    // SAFETY: both are 128 bytes; every siginfo_t here was zeroed before the kernel filled it in, so
+    // that all its bytes have a value.
+    unsafe {
+        std::ptr::copy_nonoverlapping(std::ptr::from_ref(info).cast(), bytes.as_mut_ptr(), 128);
+    }
+    bytes
 }
 
 /// The address that a fault is about. Of a signal that is no fault: some number.

@@ -13,6 +13,7 @@ pub mod inject;
 pub mod inspect;
 pub mod module;
 pub mod pid_namespace;
+pub mod posix_timers;
 pub mod snapshot;
 pub mod stub;
 pub mod symbol;
