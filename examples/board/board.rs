@@ -4,12 +4,14 @@
 //!     PUT key value     store a text                        OK
 //!     GET key           the value, or NONE
 //!     RANGE from to     how many keys are from `from` up to, without, `to`
-//!     LAST n            version 2: the n last keys
+//!     LAST n            from version 2: the n last keys
+//!     USES key          version 3: how often it was written and read
 //!     COUNT             how many keys
 //!
 //! One command a line, one reply a line; ERR and a reason if it cannot be done. In version 1, RANGE
 //! with its ends the wrong way round panics: the client is told so and loses its connection. Version 2
-//! (`--cfg v2`) answers, and knows LAST. No type changes.
+//! (`--cfg v2`) answers, and knows LAST. No type changes. Version 3 (`--cfg v2 --cfg v3`) counts in each entry how often it
+//! was read: the nodes of the map grow, and `v2-v3.c` makes them anew.
 //!
 //! Two crates, since these loops never return: within one crate the compiler puts parts of what changes
 //! into them.

@@ -11,6 +11,9 @@ static BOARD: Mutex<BTreeMap<String, Entry>> = Mutex::new(BTreeMap::new());
 struct Entry {
     text: String,
     writes: u64,
+    /// And how often it was read.
+    #[cfg(v3)]
+    reads: u64,
 }
 
 /// Why a command was not carried out.
@@ -60,14 +63,25 @@ impl<'a> Command<'a> {
                 let entry = board.entry(key.into()).or_insert(Entry {
                     text: String::new(),
                     writes: 0,
+                    #[cfg(v3)]
+                    reads: 0,
                 });
                 entry.text = text.into();
                 entry.writes += 1;
                 "OK".into()
             }
+            #[cfg(not(v3))]
             Self::Get(key) => board
                 .get(key)
                 .map_or_else(|| "NONE".into(), |entry| entry.text.clone()),
+            #[cfg(v3)]
+            Self::Get(key) => board.get_mut(key).map_or_else(
+                || "NONE".into(),
+                |entry| {
+                    entry.reads += 1;
+                    entry.text.clone()
+                },
+            ),
             Self::Range(from, to) => {
                 #[cfg(v2)]
                 if from > to {
@@ -104,8 +118,22 @@ fn last(n: &str) -> Result<String, Refused> {
     Ok(shown.join(" "))
 }
 
+/// How often a key was written and read.
+#[cfg(v3)]
+fn uses(key: &str) -> Result<String, Refused> {
+    let board = board();
+    Ok(board.get(key).map_or_else(
+        || "NONE".into(),
+        |entry| format!("written {}x, read {}x", entry.writes, entry.reads),
+    ))
+}
+
 #[cfg(v2)]
 fn run(line: &str) -> Result<String, Refused> {
+    #[cfg(v3)]
+    if let Some(key) = line.strip_prefix("USES ") {
+        return uses(key);
+    }
     match line.strip_prefix("LAST ") {
         Some(n) => last(n),
         None => Command::parse(line).and_then(Command::run),

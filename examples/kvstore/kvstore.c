@@ -19,6 +19,7 @@
 #include <ctype.h>
 #include <errno.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -244,10 +245,12 @@ static void serve(int fd)
 static void welcome(int epoll, int listener)
 {
 	struct epoll_event event = { .events = EPOLLIN };
-	int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+	int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC), one = 1;
 
 	if (fd < 0)
 		return;
+	/* Many short replies in a row do not wait for the client's acknowledgements. */
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 	if (fd >= CLIENTS || !(clients[fd] = calloc(1, sizeof(struct client)))) {
 		close(fd);
 		return;

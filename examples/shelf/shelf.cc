@@ -4,11 +4,13 @@
 //   PUT key value     store a text                          OK
 //   GET key           the value, or NONE
 //   ADD key n         add to a number; makes it if absent   the new number
-//   PUSH key value    version 2: append to a list           its length
+//   PUSH key value    from version 2: append to a list      its length
+//   ADDS key          version 3: how often a number was added to
 //   COUNT             how many keys
 //
 // Version 1 lets ADD overflow, which is undefined. Version 2 refuses it, and has lists: a new class
-// with a virtual table and type information of its own. No type of version 1 changes.
+// with a virtual table and type information of its own. No type of version 1 changes. Version 3 counts in
+// each number how often it was added to: the objects of that class grow, and v2-v3.c makes them anew.
 //
 // One command a line, one reply a line; ERR and a reason if it cannot be done. One thread, one epoll
 // loop.
@@ -75,10 +77,19 @@ public:
 #else
 		number_ += n;
 #endif
+#if VERSION >= 3
+		adds_++;
+#endif
 	}
+#if VERSION >= 3
+	unsigned long adds() const { return adds_; }
+#endif
 
 private:
 	long long number_ = 0;
+#if VERSION >= 3
+	unsigned long adds_ = 0;
+#endif
 };
 
 #if VERSION >= 2
@@ -147,6 +158,10 @@ long long number(std::string_view text)
 		const auto found = shelf.find(key);
 		return found == shelf.end() ? "NONE" : found->second->show();
 	}
+#if VERSION >= 3
+	if (name == "ADDS" && !key.empty() && line.empty())
+		return std::to_string(as<Number>(key).adds());
+#endif
 	if (key.empty() || line.empty())
 		throw Refused("unknown command");
 	if (name == "PUT") {

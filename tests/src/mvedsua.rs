@@ -74,6 +74,7 @@ pub struct Status {
     pub events: Events,
     pub pauses_ms: Pauses,
     pub rules: Option<Rules>,
+    pub transformation: Option<Transformation>,
     pub last_update: Option<LastUpdate>,
     pub next_try: Option<NextTry>,
 }
@@ -85,6 +86,16 @@ pub struct NextTry {
     pub left: u32,
     pub unix_ms: u64,
     pub why: String,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[expect(missing_docs, reason = "see Status")]
+pub struct Transformation {
+    pub done: u64,
+    pub total: u64,
+    pub seconds: f64,
+    pub objects_per_second: f64,
+    pub seconds_left: Option<f64>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]

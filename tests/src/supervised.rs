@@ -79,20 +79,25 @@ impl Supervised {
         Ok(supervised)
     }
 
+    /// Requests of the load that were answered so far.
+    #[must_use]
+    pub fn answered(&self) -> u64 {
+        self.load.intervals().iter().map(|i| i.requests).sum()
+    }
+
     /// Waits until `count` more requests were answered.
     ///
     /// # Errors
     /// When they are not within a minute, or a client saw an error.
     pub fn more_requests(&self, count: u64) -> Result<()> {
-        let answered = || -> u64 { self.load.intervals().iter().map(|i| i.requests).sum() };
-        let before = answered();
-        let came = wait_until(LIMIT, || answered() >= before + count);
+        let before = self.answered();
+        let came = wait_until(LIMIT, || self.answered() >= before + count);
         let errors = self.load.errors();
         ensure!(errors.total() == 0, "clients saw errors: {errors:?}");
         ensure!(
             came,
             "{} instead of {count} requests answered in {LIMIT:?}; log of the agent:\n{}",
-            answered() - before,
+            self.answered() - before,
             self.mvedsua.log()
         );
         Ok(())

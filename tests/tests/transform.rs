@@ -245,6 +245,32 @@ fn a_lock_that_a_thread_holds_is_waited_for_and_then_named() -> Result<()> {
     hub.check("x", "stdin 4 first stdin 4")
 }
 
+#[test]
+fn thread_local_pointers_follow_a_moved_object() -> Result<()> {
+    let name = "thread_local_pointers_follow_a_moved_object";
+    if !can_run(name, NEEDS) {
+        return Ok(());
+    }
+    let pair = Pair::compile(&["perthread.c", "main.c"], &[])?;
+    let mvedsua = Mvedsua::start()?;
+    let transform = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/bundles/perthread_transform.toml"
+    );
+    let options = ["--transform", transform, "--keep-value", "mine"];
+    let bundle = pair.bundle(&mvedsua, 1, 2, &options)?;
+    let mut lines = Lines::start(&pair.program(1))?;
+    ensure!(lines.ask("add")? == "number 1 in the object, 1");
+    mvedsua.attach(lines.pid(), NAME)?;
+    mvedsua.run(&["update", NAME, &bundle])?.ok()?;
+    ensure!(lines.ask("add")? == "number 2 in the object, 2");
+    mvedsua.run(&["promote", NAME, "--finalize"])?.ok()?;
+    lines.succeeded_by(mvedsua.status(NAME)?.leader.pid);
+    ensure!(lines.ask("add")? == "number 3 in the object, 3");
+    ensure!(lines.ask("extra")? == "extra 100");
+    Ok(())
+}
+
 /// The paper's store, as it goes through its versions on live connections.
 struct Kvstore {
     dir: tempfile::TempDir,

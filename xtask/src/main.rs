@@ -13,6 +13,7 @@ mod mvedsua_binary;
 mod paths;
 mod programs;
 mod setup;
+mod stages;
 mod test;
 mod tidy;
 mod toolchain;

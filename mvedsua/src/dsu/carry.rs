@@ -570,7 +570,7 @@ impl<'a> Carrier<'a> {
         if let Some(symbol) = self.pair.new.build.image.copies.get(&entity.addr) {
             if entity.writable {
                 return self.block(
-                    "E442",
+                    "E444",
                     symbol.clone(),
                     "this variable of a library is used for the first time, by a copy that the library itself would have to use; build the new version with -fPIE -mno-direct-extern-access or -fPIC",
                 );

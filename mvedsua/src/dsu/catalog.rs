@@ -131,7 +131,7 @@ impl Catalog {
             let die = match kind {
                 EntityKind::Function | EntityKind::Ifunc => build.debug.subprogram_at(addr),
                 EntityKind::Object => build.debug.variables_at(addr).next(),
-                EntityKind::Tls => None,
+                EntityKind::Tls => build.debug.thread_local_at(addr),
             };
             let unit_of_die = die
                 .and_then(|d| build.debug.unit_name(d))
@@ -166,7 +166,8 @@ impl Catalog {
                 }
                 keys.push(key);
             }
-            let type_text = die.filter(|_| kind == EntityKind::Object).and_then(|d| {
+            let is_variable = kind == EntityKind::Object || kind == EntityKind::Tls;
+            let type_text = die.filter(|_| is_variable).and_then(|d| {
                 let die = &build.debug.dies[d as usize];
                 build
                     .debug
@@ -526,7 +527,7 @@ pub fn is_class_table(symbol: &str) -> bool {
 }
 
 /// A Rust symbol without the hash that depends on the compiler's view of the crate.
-fn rust_path(name: &str) -> Option<String> {
+pub fn rust_path(name: &str) -> Option<String> {
     let (path, hash) = name.strip_suffix('E')?.rsplit_once("17h")?;
     (name.starts_with("_ZN") && hash.len() == 16 && hash.bytes().all(|b| b.is_ascii_hexdigit()))
         .then(|| path.to_owned())

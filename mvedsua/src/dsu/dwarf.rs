@@ -37,6 +37,8 @@ pub struct Die {
     pub ranges: Vec<(u64, u64)>,
     /// Fixed address of a variable.
     pub addr: Option<u64>,
+    /// Place of a thread-local variable in the template of these.
+    pub tls: Option<u64>,
     /// Bytes of a type.
     pub size: Option<u64>,
     /// Offset of a member in bytes.
@@ -64,6 +66,8 @@ pub struct DebugInfo {
     code: Vec<(u64, u64, u32)>,
     /// Addresses of variables with the index of the entry; sorted.
     data: Vec<(u64, u32)>,
+    /// The same for thread-local variables, by their place in the template.
+    tls: Vec<(u64, u32)>,
 }
 
 impl DebugInfo {
@@ -93,10 +97,13 @@ impl DebugInfo {
                     .extend(die.ranges.iter().map(|r| (r.0, r.1, index)));
             } else if let (dw::DW_TAG_variable, Some(addr)) = (die.tag, die.addr) {
                 info.data.push((addr, index));
+            } else if let (dw::DW_TAG_variable, Some(place)) = (die.tag, die.tls) {
+                info.tls.push((place, index));
             }
         }
         info.code.sort_unstable();
         info.data.sort_unstable();
+        info.tls.sort_unstable();
         Ok(info)
     }
 
@@ -147,6 +154,7 @@ impl DebugInfo {
                     end: index + 1,
                     ranges: Vec::new(),
                     addr: None,
+                    tls: None,
                     size: None,
                     offset: None,
                     bits: (None, None),
@@ -207,6 +215,7 @@ impl DebugInfo {
                         dw::DW_AT_location => {
                             if let V::Exprloc(expression) = value {
                                 die.addr = fixed_address(dwarf, &unit, expression);
+                                die.tls = thread_local(dwarf, &unit, expression);
                             }
                         }
                         _ => {}
@@ -302,6 +311,13 @@ impl DebugInfo {
             .iter()
             .take_while(move |d| d.0 == addr)
             .map(|d| d.1)
+    }
+
+    /// The thread-local variable at a place in the template of these.
+    #[must_use]
+    pub fn thread_local_at(&self, place: u64) -> Option<u32> {
+        let at = self.tls.partition_point(|t| t.0 < place);
+        self.tls.get(at).filter(|t| t.0 == place).map(|t| t.1)
     }
 
     /// Name of an entry: the mangled one if there is one.
@@ -400,6 +416,24 @@ fn fixed_address(
         gimli::Operation::AddressIndex { index } => dwarf.address(unit, index).ok(),
         _ => None,
     }
+}
+
+/// `DW_OP_const8u X` (or another constant), `DW_OP_form_tls_address`.
+fn thread_local(
+    dwarf: &gimli::Dwarf<Slice<'_>>,
+    unit: &gimli::Unit<Slice<'_>>,
+    expression: gimli::Expression<Slice<'_>>,
+) -> Option<u64> {
+    let mut operations = expression.operations(unit.encoding());
+    let place = match operations.next().ok()?? {
+        gimli::Operation::UnsignedConstant { value } => value,
+        gimli::Operation::Address { address } => address,
+        gimli::Operation::AddressIndex { index } | gimli::Operation::ConstantIndex { index } => {
+            dwarf.address(unit, index).ok()?
+        }
+        _ => return None,
+    };
+    matches!(operations.next().ok()??, gimli::Operation::TLS).then_some(place)
 }
 
 /// DWARF 2 wrote member offsets as `DW_OP_plus_uconst N`.

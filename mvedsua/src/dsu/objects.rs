@@ -8,6 +8,7 @@ use super::image::Reloc;
 use super::manifest::{Patch, Target};
 use super::meaning::{Meaning, Side};
 use super::report::ObjectNote;
+use super::transform::Touch;
 
 impl Analyser<'_> {
     /// Compares variables and constants; returns the constants that have grown.
@@ -22,37 +23,51 @@ impl Analyser<'_> {
                 EntityKind::Object if is_data(&pair.new, entity) && is_data(&pair.old, old) => {
                     self.object(id, old, entity, &mut moved)
                 }
-                EntityKind::Tls if entity.size == old.size => {
-                    let kept = entity
-                        .names
-                        .iter()
-                        .any(|n| self.options.keep_values.contains(n));
-                    let value =
-                        |side: &Side, e: &Entity| side.build.image.tls_bytes(e.addr, e.size);
-                    if !kept && value(&pair.old, old) != value(&pair.new, entity) {
-                        self.block("E421", entity.label(), "the initial value of this thread-local variable differs, and new threads go on to get the old one; say --keep-value if that is right");
-                    }
-                }
-                EntityKind::Tls => {
-                    self.block(
-                        "E412",
-                        entity.label(),
-                        format!(
-                            "this thread-local variable had {} bytes and has {}",
-                            old.size, entity.size
-                        ),
-                    );
-                }
+                EntityKind::Tls => self.thread_local(id, old, entity),
                 _ => {}
             }
         }
         moved
     }
 
+    /// A transformer cannot reach the blocks of running threads.
+    fn thread_local(&mut self, id: usize, old: &Entity, new: &Entity) {
+        let name = new.label();
+        let kept = new
+            .names
+            .iter()
+            .any(|n| self.options.keep_values.contains(n));
+        if old.size != new.size || types_differ(old, new) {
+            let (was, is) = (type_of(old), type_of(new));
+            return self.block("E412", name, format!("this thread-local variable was {was} ({} bytes) and is {is} ({} bytes), and no transformer reaches the blocks of running threads: keep its type, or restart for this update", old.size, new.size));
+        }
+        match self.given.as_ref().and_then(|g| g.thread_local(id)).cloned() {
+            Some(Touch::Holds(tag)) => {
+                return self.block("E412", name, format!("this thread-local variable holds {tag}, whose layout differs, and no transformer reaches the blocks of running threads: restart for this update"));
+            }
+            Some(Touch::LeadsTo(tag)) if !kept => {
+                return self.block("E417", name, format!("this thread-local variable leads to {tag}, whose layout differs, and no transformer finds what only such a variable leads to; if variables of another kind lead there too, say --keep-value: a word in it that is the address of a moved object follows that object"));
+            }
+            Some(Touch::LeadsTo(tag)) => self.report.objects.push(ObjectNote {
+                name: name.clone(),
+                what: format!("thread-local, and leads to {tag}: it stays, and follows objects that move (--keep-value)"),
+            }),
+            Some(Touch::Unknown) => self.report.notes.push(format!(
+                "nothing says of what type the thread-local variable {name} is: see for yourself that it leads to no object that the transformer makes anew"
+            )),
+            None => {}
+        }
+        let pair = self.pair;
+        let value = |side: &Side, e: &Entity| side.build.image.tls_bytes(e.addr, e.size);
+        if !kept && value(&pair.old, old) != value(&pair.new, new) {
+            self.block("E421", name, "the initial value of this thread-local variable differs, and new threads go on to get the old one; say --keep-value if that is right");
+        }
+    }
+
     fn object(&mut self, id: usize, old: &Entity, new: &Entity, moved: &mut BTreeSet<usize>) {
         let pair = self.pair;
         let name = new.label();
-        let types_differ = matches!((&old.type_text, &new.type_text), (Some(a), Some(b)) if a != b);
+        let types_differ = types_differ(old, new);
         if old.writable || new.writable {
             let used = self.given.as_ref().is_some_and(|g| g.uses(pair, id));
             let holds = self.given.as_ref().is_some_and(|g| g.holds_changed(id));
@@ -70,12 +85,8 @@ impl Analyser<'_> {
             } else if holds {
                 self.block("E412", name, "this variable holds a type of another layout, and the transformer does not name it");
             } else if old.size != new.size || types_differ {
-                let text = |e: &Entity| {
-                    e.type_text
-                        .clone()
-                        .unwrap_or_else(|| "of unknown type".into())
-                };
-                self.block("E412", name, format!("this variable was {} ({} bytes) and is {} ({} bytes): its running value needs a transformer", text(old), old.size, text(new), new.size));
+                let (was, is) = (type_of(old), type_of(new));
+                self.block("E412", name, format!("this variable was {was} ({} bytes) and is {is} ({} bytes): its running value needs a transformer", old.size, new.size));
             } else if !pair.same_bytes(old.addr, new.addr, new.size) {
                 let kept = new
                     .names
@@ -225,4 +236,12 @@ fn is_data(side: &Side, entity: &Entity) -> bool {
         .image
         .section_at(entity.addr)
         .is_some_and(|s| !s.exec && !linker.iter().any(|l| s.name.starts_with(l)))
+}
+
+fn types_differ(old: &Entity, new: &Entity) -> bool {
+    matches!((&old.type_text, &new.type_text), (Some(a), Some(b)) if a != b)
+}
+
+fn type_of(entity: &Entity) -> &str {
+    entity.type_text.as_deref().unwrap_or("of unknown type")
 }

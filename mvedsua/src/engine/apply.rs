@@ -172,6 +172,11 @@ impl Placed {
         &self.mark.frames
     }
 
+    /// Bytes of the program's thread-local variables, which end at each thread's thread pointer.
+    pub(super) const fn thread_local(&self) -> u64 {
+        self.version.program.thread_local
+    }
+
     /// Puts the new version in force: every old entry leads to the new code from now on.
     ///
     /// # Errors

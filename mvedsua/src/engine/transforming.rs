@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use mvedsua_common::spec::Class;
 use mvedsua_common::table;
 
 use super::apply::{ANYWHERE, Applied, Inside, OVER, PAGE, Placed};
@@ -82,11 +83,11 @@ impl Transformation {
 
     pub(super) fn progress(&self) -> Option<TransformationStatus> {
         match self {
-            Self::Running(running) => Some(TransformationStatus {
-                done: running.progress.0,
-                total: running.progress.1,
-                seconds: running.started.elapsed().as_secs_f64(),
-            }),
+            Self::Running(running) => Some(TransformationStatus::new(
+                running.progress.0,
+                running.progress.1,
+                running.started.elapsed().as_secs_f64(),
+            )),
             _ => None,
         }
     }
@@ -106,8 +107,8 @@ impl Transformation {
 /// What a system call of the transformer means.
 #[derive(Debug, PartialEq, Eq)]
 enum Asks {
-    /// It is about memory of its own.
-    Memory,
+    /// It is about memory of its own, or reads a clock, as allocators do to give memory back.
+    Harmless,
     /// It would wait for a lock that nobody gives back: all other threads stand.
     Lock,
     /// It would reach the world outside.
@@ -129,18 +130,43 @@ fn asks(nr: u16, args: &[u64; 6]) -> Asks {
         return if waits.contains(&command) {
             Asks::Lock
         } else {
-            Asks::Memory
+            Asks::Harmless
         };
+    }
+    // Code comes from the bundle only, and is never writable.
+    if (is("mmap") || is("mprotect")) && args[2] & libc::PROT_EXEC as u64 != 0 {
+        return Asks::Other;
     }
     let anonymous = args[3] & libc::MAP_ANONYMOUS as u64 != 0;
     let memory = ["munmap", "mremap", "mprotect", "brk", "madvise"]
         .into_iter()
         .any(is);
-    if memory || (is("mmap") && anonymous) {
-        Asks::Memory
+    let clock = table::syscall(nr).is_some_and(|call| call.class_of(args) == Class::Time);
+    if memory || clock || (is("mmap") && anonymous) {
+        Asks::Harmless
     } else {
         Asks::Other
     }
+}
+
+/// The thread has just executed `syscall`; other ways into the kernel have other numbers for the calls.
+fn by_syscall(pid: i32, regs: &Registers) -> bool {
+    let mut code = [0u8; 2];
+    memory::read(pid, regs.rip.wrapping_sub(2), &mut code).is_ok() && code == [0x0f, 0x05]
+}
+
+/// Does this range lie in memory that the process has?
+fn is_mapped(pid: i32, start: u64, len: u64) -> Result<bool, Stop> {
+    let Some(end) = start.checked_add(len) else {
+        return Ok(false);
+    };
+    let mut at = start;
+    for map in inspect::maps(pid)? {
+        if map.start <= at && at < map.end {
+            at = map.end;
+        }
+    }
+    Ok(at >= end)
 }
 
 impl Transforming {
@@ -266,8 +292,12 @@ impl Following {
                 let regs = thread.registers()?;
                 let args = [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9];
                 let nr = regs.orig_rax as u16;
-                let verdict = asks(nr, &args);
-                if verdict != Asks::Memory {
+                let verdict = if by_syscall(pid, &regs) {
+                    asks(nr, &args)
+                } else {
+                    Asks::Other
+                };
+                if verdict != Asks::Harmless {
                     let stop = refused(running, pid, nr, &regs, &verdict);
                     self.pairs[pair]
                         .follower
@@ -369,12 +399,17 @@ impl Following {
         let failed = |what: &str, e: std::io::Error| {
             Stop::roll_back(format!("{what} of the transformed follower: {e}"))
         };
-        let len = control.table_len().ok_or_else(|| {
+        let broken = || {
             Stop::roll_back(format!(
                 "the transformer {} has broken its own table of moved objects",
                 running.name()
             ))
-        })?;
+        };
+        let len = control.table_len().ok_or_else(broken)?;
+        // Before room is made for it: the words of a transformer are no reason to ask for gigabytes.
+        if !is_mapped(pid, control.table.0, len)? {
+            return Err(broken());
+        }
         let mut slots = vec![0; len as usize];
         memory::read(pid, control.table.0, &mut slots)
             .map_err(|e| failed("reading the moved objects", e))?;
@@ -400,6 +435,7 @@ impl Following {
         let mut unwinder = Unwinder::new(pid, running.placed.frames())?;
         for thread in &threads {
             follow(pid, thread, &moved, &mut unwinder)?;
+            follow_thread_local(pid, thread, &moved, running.placed.thread_local())?;
         }
         let mut thread = threads.pop().expect("it was pushed last");
         let applied = running
@@ -434,7 +470,7 @@ fn refused(running: &Transforming, pid: i32, nr: u16, regs: &Registers, verdict:
     }
     let name = table::syscall(nr).map_or("of an unknown number", |call| call.name);
     Stop::roll_back(format!(
-        "the transformer {} made the system call {name} in {at}{}; only calls for memory are allowed",
+        "the transformer {} made the system call {name} in {at}{}; only calls for memory and clocks are allowed",
         running.name(),
         running.how_far(pid)
     ))
@@ -508,13 +544,33 @@ fn follow(pid: i32, thread: &Stopped, moved: &Moved, unwinder: &mut Unwinder) ->
         .map_or(u64::MAX, |rsp| rsp.saturating_add(PAGE));
     let start = (regs.rsp - 128).max(map.start).next_multiple_of(8);
     let end = map.end.min(outermost).min(start + MOST_STACK);
+    follow_range(pid, thread, moved, start, end)
+}
+
+/// The same in the program's thread-local variables of a thread, so many bytes below its thread pointer.
+fn follow_thread_local(pid: i32, thread: &Stopped, moved: &Moved, bytes: u64) -> Result<(), Stop> {
+    let end = thread.registers()?.fs_base;
+    let start = end.saturating_sub(bytes) & !7;
+    if moved.is_empty() || bytes == 0 || end == 0 {
+        return Ok(());
+    }
+    follow_range(pid, thread, moved, start, end & !7)
+}
+
+fn follow_range(
+    pid: i32,
+    thread: &Stopped,
+    moved: &Moved,
+    start: u64,
+    end: u64,
+) -> Result<(), Stop> {
     let failed = |e: std::io::Error| {
         Stop::roll_back(format!(
-            "following moved objects on the stack of thread {}: {e}",
+            "following moved objects in {start:#x}-{end:#x} of thread {}: {e}",
             thread.tid()
         ))
     };
-    let mut bytes = vec![0; (end - start) as usize];
+    let mut bytes = vec![0; end.saturating_sub(start) as usize];
     memory::read(pid, start, &mut bytes).map_err(failed)?;
     for at in moved.follow_words(&mut bytes) {
         memory::write(pid, start + at as u64, &bytes[at..at + 8]).map_err(failed)?;
@@ -531,11 +587,20 @@ mod tests {
         let with = |name: &str, second: u64, fourth: u64| {
             asks(table::number(name), &[0, second, 0, fourth, 0, 0])
         };
-        assert_eq!(with("brk", 0, 0), Asks::Memory);
-        assert_eq!(with("mmap", 4096, libc::MAP_ANONYMOUS as u64), Asks::Memory);
+        assert_eq!(with("brk", 0, 0), Asks::Harmless);
+        assert_eq!(
+            with("mmap", 4096, libc::MAP_ANONYMOUS as u64),
+            Asks::Harmless
+        );
         assert_eq!(with("mmap", 4096, 0), Asks::Other, "a file");
         assert_eq!(with("write", 0, 0), Asks::Other);
         assert_eq!(with("clone", 0, 0), Asks::Other);
+        assert_eq!(with("clock_gettime", 0, 0), Asks::Harmless);
+        let exec = libc::PROT_EXEC as u64;
+        for name in ["mprotect", "mmap"] {
+            let args = [0, 4096, exec, libc::MAP_ANONYMOUS as u64, 0, 0];
+            assert_eq!(asks(table::number(name), &args), Asks::Other, "{name}");
+        }
         let private = libc::FUTEX_PRIVATE_FLAG as u64;
         assert_eq!(
             with("futex", libc::FUTEX_WAIT as u64 | private, 0),
@@ -543,7 +608,7 @@ mod tests {
         );
         assert_eq!(
             with("futex", libc::FUTEX_WAKE as u64 | private, 0),
-            Asks::Memory
+            Asks::Harmless
         );
     }
 }

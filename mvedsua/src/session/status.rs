@@ -55,29 +55,33 @@ pub struct NextTry {
 pub struct TransformationStatus {
     /// Objects done, as the transformer counts them.
     pub done: u64,
-    /// Objects in all; 0 when it does not say.
+    /// Objects in all, perhaps an estimate; 0 when it does not say.
     pub total: u64,
     /// Seconds since it was started.
     pub seconds: f64,
+    /// Objects per second so far; 0 while none is done.
+    pub objects_per_second: f64,
+    /// Estimated seconds until all objects are done at this rate; none if it does not say how many there are.
+    pub seconds_left: Option<f64>,
 }
 
 impl TransformationStatus {
-    /// Objects per second so far; 0 when none is done.
+    /// Works out the rate and the estimated end.
     #[must_use]
-    pub fn rate(&self) -> f64 {
-        if self.seconds > 0.0 {
-            self.done as f64 / self.seconds
+    pub fn new(done: u64, total: u64, seconds: f64) -> Self {
+        let rate = if seconds > 0.0 {
+            done as f64 / seconds
         } else {
             0.0
+        };
+        let known = total >= done && total > 0 && rate > 0.0;
+        Self {
+            done,
+            total,
+            seconds,
+            objects_per_second: rate,
+            seconds_left: known.then(|| (total - done) as f64 / rate),
         }
-    }
-
-    /// Seconds until it is done at this rate, if it says how many objects there are.
-    #[must_use]
-    pub fn left(&self) -> Option<f64> {
-        let rate = self.rate();
-        (self.total >= self.done && self.total > 0 && rate > 0.0)
-            .then(|| (self.total - self.done) as f64 / rate)
     }
 }
 
@@ -87,8 +91,8 @@ impl std::fmt::Display for TransformationStatus {
         if self.total > 0 {
             write!(f, " of {}", self.total)?;
         }
-        write!(f, " transformed, {:.0} per second", self.rate())?;
-        match self.left() {
+        write!(f, " transformed, {:.0} per second", self.objects_per_second)?;
+        match self.seconds_left {
             Some(left) => write!(f, ", {left:.1} s left"),
             None => Ok(()),
         }

@@ -126,6 +126,8 @@ pub struct Program {
     pub range: (u64, u64),
     /// Addresses in the process of its dynamic section, if it has one.
     pub dynamic: Option<u64>,
+    /// Bytes of its thread-local variables, which end at each thread's thread pointer (`fs`).
+    pub thread_local: u64,
 }
 
 /// Looks at `/proc/PID/exe`: the very file that was executed, whatever became of its name.
@@ -164,6 +166,14 @@ pub fn program(pid: i32) -> Result<Program> {
         .iter()
         .find(|header| header.p_type(LE) == elf::PT_DYNAMIC)
         .map(|header| bias.wrapping_add(header.p_vaddr(LE)));
+    let thread_local = file
+        .elf_program_headers()
+        .iter()
+        .find(|header| header.p_type(LE) == elf::PT_TLS)
+        .and_then(|header| {
+            let align = header.p_align(LE).max(1);
+            header.p_memsz(LE).checked_next_multiple_of(align)
+        });
     Ok(Program {
         build_id: file.build_id().ok().flatten().unwrap_or_default().to_vec(),
         bias,
@@ -172,6 +182,7 @@ pub fn program(pid: i32) -> Result<Program> {
             bias.wrapping_add(end).next_multiple_of(4096),
         ),
         dynamic,
+        thread_local: thread_local.unwrap_or(0),
     })
 }
 

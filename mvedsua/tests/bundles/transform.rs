@@ -267,6 +267,56 @@ fn what_a_transformer_does_not_take_care_of_is_still_an_error() {
 }
 
 #[test]
+fn a_thread_local_variable_that_has_to_do_with_a_changed_type_is_refused_by_name() {
+    let transform = Some(sources().join("perthread_transform.toml"));
+    let cases: [(&[&str], bool, &str, &str); 5] = [
+        (
+            &[],
+            false,
+            "E417",
+            "mine (perthread.c): this thread-local variable leads to item",
+        ),
+        (&[], true, "", ""),
+        (&["-fno-pie"], false, "E417", "mine (perthread.c): this"),
+        (
+            &["-DHELD"],
+            true,
+            "E412",
+            "held (perthread.c): this thread-local variable was struct item",
+        ),
+        (
+            &["-DWIDER"],
+            true,
+            "E412",
+            "rest (perthread.c): this thread-local variable was",
+        ),
+    ];
+    for (flags, keep, code, says) in cases {
+        let mut pair = Pair::new(&["perthread.c"], flags);
+        pair.transform = transform.clone();
+        let keep = if keep {
+            vec!["mine".to_owned()]
+        } else {
+            Vec::new()
+        };
+        let options = BuildOptions {
+            keep_values: keep.into_iter().collect(),
+            ..pair.options()
+        };
+        match build(&options) {
+            Ok(_) => assert_eq!(code, "", "{flags:?}"),
+            Err(error) => {
+                let text = error.to_string();
+                assert!(
+                    !code.is_empty() && text.contains(code) && text.contains(says),
+                    "{flags:?}: {text}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn an_object_of_another_compiler_is_taken_through_the_same_abi() {
     let mut pair = Pair::new(&["store.c"], &[]);
     let object = pair.folder.path().join("transform.o");

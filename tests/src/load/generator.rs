@@ -128,6 +128,12 @@ impl Load {
         lock(&self.record).intervals.clone()
     }
 
+    /// When it started.
+    #[must_use]
+    pub fn started(&self) -> std::time::SystemTime {
+        self.started
+    }
+
     /// Waits for the replies that are due and ends.
     ///
     /// # Panics

@@ -27,7 +27,7 @@ impl Errors {
 }
 
 /// One interval of the record.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Interval {
     /// Requests answered.
     pub requests: u64,

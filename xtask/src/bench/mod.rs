@@ -3,9 +3,11 @@
 //! Native and supervised runs alternate within one invocation, on servers that were started the same
 //! way, so that a machine that changes its pace changes it for both.
 
+mod lifecycle;
 mod pauses;
 mod report;
 mod throughput;
+mod transformation;
 mod updates;
 
 use std::fs;
@@ -14,6 +16,12 @@ use std::process::Command;
 use anyhow::{Result, ensure};
 
 use crate::{build_ebpf, command, mvedsua_binary, paths, programs, setup};
+
+/// Requests per second while updates are measured: as in the demo.
+const RATE: u32 = 5_000;
+
+/// Goal: the longest latency over an update is at most so much above native's.
+const GOAL_MS: f64 = 20.0;
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -48,9 +56,11 @@ struct Results {
     runs: Vec<throughput::Run>,
     pauses: Vec<pauses::Pauses>,
     updates: Option<updates::Updates>,
+    life_cycle: Option<lifecycle::LifeCycle>,
+    transformation: Vec<transformation::Transformed>,
 }
 
-/// Measures, and writes `target/bench/report.md` and `report.json`.
+/// Measures, and writes `target/bench/report.md`, `report.json` and `lifecycle.svg`.
 ///
 /// # Errors
 /// When a step fails or a client saw an error: numbers of a faulty run are worth nothing.
@@ -77,6 +87,8 @@ pub fn run(options: &Options) -> Result<()> {
         runs: Vec::new(),
         pauses: Vec::new(),
         updates: None,
+        life_cycle: None,
+        transformation: Vec::new(),
     };
     let rounds = if options.updates_only { 0 } else { rounds };
     for round in 1..=rounds {
@@ -102,12 +114,15 @@ pub fn run(options: &Options) -> Result<()> {
             .push(pauses::measure(keys, if options.quick { 2 } else { 7 })?);
     }
 
-    if !options.throughput_only {
-        results.updates = Some(updates::measure(if options.quick { 2 } else { 5 })?);
-    }
-
     let folder = paths::root().join("target/bench");
     fs::create_dir_all(&folder)?;
+    if !options.throughput_only {
+        results.updates = Some(updates::measure(if options.quick { 2 } else { 5 })?);
+        println!("bench: the life of an update, second by second");
+        results.life_cycle = Some(lifecycle::measure(&folder.join("lifecycle.svg"))?);
+        results.transformation = transformation::measure(if options.quick { 2 } else { 4 })?;
+    }
+
     fs::write(
         folder.join("report.json"),
         serde_json::to_string_pretty(&results)?,

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::throughput::{MODES, Run};
-use super::{Results, median, updates};
+use super::{Results, lifecycle, median, transformation, updates};
 
 /// Markdown: medians of all rounds, and the targets of the project beside what was measured.
 pub fn markdown(results: &Results) -> String {
@@ -36,6 +36,12 @@ fn write(out: &mut String, results: &Results) -> std::fmt::Result {
     pauses(out, results)?;
     if let Some(updates) = &results.updates {
         updates::markdown(out, updates)?;
+    }
+    if let Some(life) = &results.life_cycle {
+        lifecycle::markdown(out, life)?;
+    }
+    if !results.transformation.is_empty() {
+        transformation::markdown(out, &results.transformation)?;
     }
     targets(out, results)
 }
@@ -351,6 +357,8 @@ mod tests {
                 run(MODES[4], after, 10.0, None),
             ],
             updates: None,
+            life_cycle: None,
+            transformation: Vec::new(),
             pauses: vec![Pauses {
                 keys: 1_000_000,
                 fork_ms: vec![10.0],

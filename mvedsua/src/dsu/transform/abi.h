@@ -5,10 +5,17 @@
  * system call but those for memory is allowed, no lock may be waited for, and there is a time limit.
  * It must not call the C library, except for malloc and its kin, mem* and str*.
  *
+ * In C++ (a file named .cc, .cpp or .cxx) include <mvedsua_abi.h> and the server's own headers, and declare
+ * variables by their symbols: extern std::map<int, T> state asm("mvedsua.old._ZN3app5stateE").
+ *
  * From Rust: declare these in an `extern "C"` block, export `mvedsua_transform`, and give the object
  * file to --transform (rustc --crate-type lib --emit obj -C panic=abort -C relocation-model=pic). */
 #ifndef MVEDSUA_ABI
 #define MVEDSUA_ABI 1
+
+#ifdef __cplusplus
+extern "C" {
+#endif
 
 /* The transformer. Returns 0; anything else rolls the update back. */
 int mvedsua_transform(void);
@@ -42,6 +49,10 @@ void *memmove(void *to, const void *from, unsigned long bytes);
 void *memset(void *to, int byte, unsigned long bytes);
 int memcmp(const void *a, const void *b, unsigned long bytes);
 
+#ifdef __cplusplus
+}
+#endif
+
 /* Says that objects of this changed type are taken care of, as in MVEDSUA_HANDLES(struct entry):
  * without it the bundle is refused. */
 #define MVEDSUA_JOIN2(a, b) a##b
@@ -49,6 +60,12 @@ int memcmp(const void *a, const void *b, unsigned long bytes);
 #define MVEDSUA_HANDLES(type)                                              \
     __attribute__((used, section(".mvedsua.handles"))) static const char   \
         MVEDSUA_JOIN(mvedsua_handles_, __COUNTER__)[] = #type
+
+/* The same for all types whose name fits a text in which * stands for anything, as templates and generic types
+ * need it: MVEDSUA_HANDLES_LIKE("*commands::Entry*"). */
+#define MVEDSUA_HANDLES_LIKE(pattern)                                      \
+    __attribute__((used, section(".mvedsua.handles"))) static const char   \
+        MVEDSUA_JOIN(mvedsua_handles_, __COUNTER__)[] = pattern
 
 /* Variables: OLD(head) is the running one with its old type, NEW(head) the one that the new version
  * uses. Both are the same memory unless the variable's own layout has changed. */

@@ -17,7 +17,6 @@ const FLAGS: &[&str] = &[
     "-c",
     "-O2",
     "-fPIC",
-    "-ffreestanding",
     "-fno-strict-aliasing",
     "-fno-stack-protector",
     "-fno-asynchronous-unwind-tables",
@@ -26,14 +25,29 @@ const FLAGS: &[&str] = &[
     "-fno-tree-loop-distribute-patterns",
     "-fvisibility=hidden",
     "-Wall",
+];
+
+/// What is said to a compiler of C beside.
+const C: &[&str] = &[
+    "-xc",
+    "-ffreestanding",
     "-Werror=implicit-function-declaration",
     "-Werror=incompatible-pointer-types",
     "-Werror=int-conversion",
 ];
 
+/// The same for C++: the standard library's headers are of use, not what it has compiled.
+const CPP: &[&str] = &[
+    "-xc++",
+    "-std=c++17",
+    "-fno-exceptions",
+    "-fno-rtti",
+    "-fno-threadsafe-statics",
+];
+
 /// Where the text of a transformer comes from.
 pub(super) enum Source<'a> {
-    /// A file: C source, or an object made by another compiler through the same ABI.
+    /// A file: source in C or C++, or an object made by another compiler through the same ABI.
     File(&'a Path),
     /// C made from a declaration in this file.
     Generated(&'a Path, &'a str),
@@ -81,26 +95,29 @@ pub(super) fn compile(source: &Source<'_>, header: &str) -> Result<(Vec<u8>, Str
     write("mvedsua_abi.h", ABI)?;
     write("mvedsua.h", header)?;
     let runtime = write("runtime.c", RUNTIME)?;
-    let compile = |from: &Path, to: &Path, language: Option<&str>| {
+    let compile = |from: &Path, to: &Path, language: &[&str]| {
         let mut command = Command::new("cc");
         command.args(FLAGS).arg("-I").arg(folder.path());
         command.args(language);
         run(path, command.arg(from).arg("-o").arg(to))
     };
-    compile(&runtime, &at("runtime.o"), None)?;
+    compile(&runtime, &at("runtime.o"), C)?;
     let mut warnings = String::new();
     let object = at("transform.o");
     match source {
         Source::Generated(_, text) => {
             let file = write("generated.c", text)?;
-            warnings = compile(&file, &object, None)?;
+            warnings = compile(&file, &object, C)?;
         }
         Source::File(file) => {
             let data = read_file(file, LARGEST)?;
             if data.starts_with(b"\x7fELF") {
                 std::fs::write(&object, data).map_err(|e| fail(&object, e))?;
             } else {
-                warnings = compile(file, &object, Some("-xc"))?;
+                let is_cpp = file
+                    .extension()
+                    .is_some_and(|e| e == "cc" || e == "cpp" || e == "cxx");
+                warnings = compile(file, &object, if is_cpp { CPP } else { C })?;
             }
         }
     }

@@ -138,10 +138,12 @@ impl<'a> CTypes<'a> {
     /// Tags by which a type of this name (`struct x`, `struct (typedef) x`) is known.
     pub(super) fn tags_named(&self, name: &str) -> Vec<String> {
         let plain = name.split_once(' ').map_or(name, |n| n.1);
+        // A namespace without a name is no part of a tag.
         let base = identifier(
             &plain
                 .strip_prefix("(typedef) ")
                 .unwrap_or(plain)
+                .replace("{anonymous}::", "")
                 .replace("::", "__"),
         );
         self.chosen
@@ -265,6 +267,8 @@ impl<'a> CTypes<'a> {
                 _ => {}
             }
         }
+        // Rust keeps them in the order of the source, wherever the compiler has put them.
+        members.sort_by_key(|member| member.bits.map_or(member.offset * 8, |bits| bits.0));
         Some(members)
     }
 
@@ -467,6 +471,11 @@ impl<'a> CTypes<'a> {
             return format!("void *{name}");
         }
         match die.tag {
+            // Rust's `()`, and what points to one.
+            dw::DW_TAG_base_type if die.size == Some(0) && name.contains('*') => {
+                format!("void {name}")
+            }
+            dw::DW_TAG_base_type if die.size == Some(0) => format!("unsigned char {name}[0]"),
             dw::DW_TAG_base_type => format!("{} {name}", base_type(die)),
             dw::DW_TAG_pointer_type
             | dw::DW_TAG_reference_type

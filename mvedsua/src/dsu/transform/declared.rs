@@ -39,6 +39,9 @@ pub(super) fn generate(text: &str, pair: &Pair, changes: &[TypeChange]) -> Resul
     generator.run(pair, &names, &changed)
 }
 
+/// Variables that are arrays of so many elements are not translated in one go.
+const LONG: u64 = 1024;
+
 /// The changed types and all that hold one by value: their objects are made anew.
 fn holders(world: &World<'_>, changed: &BTreeSet<String>) -> BTreeSet<String> {
     let mut moving = changed.clone();
@@ -302,7 +305,57 @@ impl<'a> Generator<'a> {
             union: None,
             depth: 1,
         };
+        if let Some((kind, length)) = self.long_array(old, new, &place) {
+            let _ = writeln!(
+                roots,
+                "    push_all(KIND_{}, (void *)&NEW({name})[0], (void *)&OLD({name})[0], {length});",
+                kind.name()
+            );
+            self.want(kind);
+            return;
+        }
         self.translate(old, new, &place, roots);
+    }
+
+    /// A variable that is an array of many structs, or of pointers to such: what its elements are, and how
+    /// many. The traversal comes to it piece by piece.
+    fn long_array(&mut self, old: DieKey, new: DieKey, place: &Place<'_>) -> Option<(Kind, u64)> {
+        let (old_index, old_die) = self.world.old.strip(old)?;
+        let (new_index, new_die) = self.world.new.strip(new)?;
+        let array = dw::DW_TAG_array_type;
+        if (old_die.tag, new_die.tag) != (array, array) {
+            return None;
+        }
+        let dimensions = self.world.old.dimensions(old_index);
+        let [length] = dimensions[..] else {
+            return None;
+        };
+        if length < LONG || dimensions != self.world.new.dimensions(new_index) {
+            return None;
+        }
+        let (x_index, x) = self.world.old.strip(old_die.ty?)?;
+        let (y_index, y) = self.world.new.strip(new_die.ty?)?;
+        if x.tag != y.tag {
+            return None;
+        }
+        if x.tag == dw::DW_TAG_pointer_type {
+            // Elements that lead to arrays have their counts in the code that is generated for them.
+            if place.count.is_some() {
+                return None;
+            }
+            let target = self.pointee(x.ty, place)?;
+            return Some((
+                Kind {
+                    depth: target.depth + 1,
+                    ..target
+                },
+                length,
+            ));
+        }
+        keyword(x).filter(|k| *k == "struct" || *k == "class")?;
+        let tag = self.world.old.tag(x_index)?;
+        let same = self.world.new.tag(y_index).as_ref() == Some(&tag);
+        (same && self.affected.contains(&tag)).then_some((Kind { tag, depth: 0 }, length))
     }
 
     fn want(&mut self, kind: Kind) {
@@ -321,7 +374,7 @@ impl<'a> Generator<'a> {
         let indent = "    ".repeat(place.depth as usize);
         let (to, from) = (&place.to, &place.from);
         let copy = format!(
-            "{indent}if ((void *)&{to} != (void *)&{from}) memcpy(&{to}, &{from}, sizeof {to});\n"
+            "{indent}if ((void *)&{to} != (void *)&{from}) __builtin_memcpy(&{to}, &{from}, sizeof {to});\n"
         );
         let same_tag = old_die.tag == new_die.tag;
         match old_die.tag {

@@ -52,9 +52,10 @@ impl Generator<'_> {
             }
             let _ = writeln!(
                 sizes,
-                "    [KIND_{name}] = {{sizeof({a}), sizeof({b}), {}, {}}},",
+                "    [KIND_{name}] = {{sizeof({a}), sizeof({b}), {}, {}, {}}},",
                 i32::from(anew),
-                i32::from(anew && !keep)
+                i32::from(anew && !keep),
+                i32::from(kind.depth == 0)
             );
             let _ = writeln!(
                 cases,
@@ -73,7 +74,7 @@ impl Generator<'_> {
         let _ = write!(
             out,
             "\nenum {{ {kinds}KINDS }};\n{prototypes}\nstatic void *visit(int kind, const void *old, unsigned long count);\n#define ALLOC {alloc}\n#define FREE {free}\n\
-             static const struct {{ unsigned long old_size, new_size; int anew, give_back; }} kinds[KINDS + 1] = {{\n{sizes}    [KINDS] = {{0, 0, 0, 0}},\n}};\n\
+             static const struct {{ unsigned long old_size, new_size; int anew, give_back, object; }} kinds[KINDS + 1] = {{\n{sizes}    [KINDS] = {{0, 0, 0, 0, 0}},\n}};\n\
              static void copy(int kind, void *to, void *from) {{\n    switch (kind) {{\n{cases}    }}\n}}\n\n{WALK}\n{functions}\
              int mvedsua_transform(void) {{\n{known}{roots}    walk();\n    return 0;\n}}\n"
         );

@@ -1,12 +1,13 @@
 //! The transformer that was given to `bundle build`: what it takes care of, and how its names are bound.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::compile::{Source, compile};
 use super::declared::generate;
 use super::header::{Names, SYMBOL, World, builds_line, render};
 use super::object_file::{Linked, Transformer};
+use super::thread_local::{Touch, touched};
 use crate::dsu::carry::Carrier;
 use crate::dsu::catalog::EntityKind;
 use crate::dsu::debug_files::read_file;
@@ -68,6 +69,8 @@ pub(in crate::dsu) struct Given {
     source: String,
     /// Variables of the new build that hold a changed type by value.
     holding: BTreeSet<usize>,
+    /// Thread-local variables of the new build that have to do with a changed type.
+    thread_local: BTreeMap<usize, Touch>,
     /// Old and new address and size of variables that were moved.
     moved: Vec<(u64, u64, u64)>,
 }
@@ -106,6 +109,7 @@ impl Given {
         let names = Names::new(pair);
         let world = World::new(pair, changes, &names);
         let holding = holding(pair, changes, &names, &world);
+        let thread_local = touched(pair, &world, &world.changed(changes));
         let source = path
             .file_name()
             .map(|n| n.to_string_lossy().into_owned())
@@ -116,6 +120,7 @@ impl Given {
                 names,
                 source,
                 holding,
+                thread_local,
                 moved: Vec::new(),
             },
             warnings,
@@ -125,10 +130,12 @@ impl Given {
     /// It takes care of objects of this type (`struct entry`).
     pub(in crate::dsu) fn handles(&self, name: &str) -> bool {
         let plain = name.replace("(typedef) ", "");
-        self.transformer
-            .handles
-            .iter()
-            .any(|h| *h == plain || *h == name || plain.split_once(' ').is_some_and(|p| p.1 == h))
+        let bare = plain.split_once(' ').map_or("", |p| p.1);
+        self.transformer.handles.iter().any(|h| {
+            [plain.as_str(), name, bare]
+                .iter()
+                .any(|name| h == name || (h.contains('*') && fits(h, name)))
+        })
     }
 
     /// It names this thing of the new build, or what it was in the old one.
@@ -154,6 +161,11 @@ impl Given {
     /// The variable holds a changed type by value: the running one cannot be used by new code.
     pub(in crate::dsu) fn holds_changed(&self, new: usize) -> bool {
         self.holding.contains(&new)
+    }
+
+    /// What a thread-local variable of the new build has to do with a changed type.
+    pub(in crate::dsu) fn thread_local(&self, new: usize) -> Option<&Touch> {
+        self.thread_local.get(&new)
     }
 
     /// A variable was moved: pointers to it follow.
@@ -249,6 +261,26 @@ impl Given {
     }
 }
 
+/// Does the text fit a pattern in which `*` stands for any text?
+fn fits(pattern: &str, text: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let first = parts.next().unwrap_or_default();
+    let Some(mut rest) = text.strip_prefix(first) else {
+        return false;
+    };
+    let parts: Vec<&str> = parts.collect();
+    let Some((last, middle)) = parts.split_last() else {
+        return rest.is_empty();
+    };
+    for part in middle {
+        match rest.split_once(part) {
+            Some((_, behind)) => rest = behind,
+            None => return false,
+        }
+    }
+    rest.ends_with(last)
+}
+
 fn holding(
     pair: &Pair,
     changes: &[TypeChange],
@@ -284,4 +316,25 @@ fn holding(
         }
     }
     holding
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fits;
+
+    #[test]
+    fn a_star_in_a_pattern_is_any_text() {
+        for (pattern, text, expected) in [
+            ("*commands::Entry*", "MaybeUninit<commands::Entry>", true),
+            ("*commands::Entry*", "commands::Entry", true),
+            ("*commands::Entry", "MaybeUninit<commands::Entry>", false),
+            ("struct *", "struct entry", true),
+            ("struct *", "union entry", false),
+            ("a*b*c", "a-b-b-c", true),
+            ("a*b", "ab", true),
+            ("ab*b", "ab", false),
+        ] {
+            assert_eq!(fits(pattern, text), expected, "{pattern} {text}");
+        }
+    }
 }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
 
 use super::ctypes::{CLOSE, CTypes, Definition, OPEN, identifier, tags_in};
-use crate::dsu::catalog::EntityKind;
+use crate::dsu::catalog::{EntityKind, rust_path};
 use crate::dsu::meaning::{Pair, Side};
 use crate::dsu::types::{TypeChange, TypeChangeKind};
 
@@ -54,6 +54,20 @@ impl Names {
     }
 }
 
+/// `crate__module__NAME` of a Rust symbol, whose hash is another one in each build.
+fn rust_name(symbol: &str) -> Option<String> {
+    let path = rust_path(symbol)?;
+    let mut rest = path.strip_prefix("_ZN")?;
+    let mut parts = Vec::new();
+    while !rest.is_empty() {
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        let length: usize = rest.get(..digits)?.parse().ok()?;
+        parts.push(identifier(rest.get(digits..digits + length)?));
+        rest = &rest[digits + length..];
+    }
+    Some(parts.join("__"))
+}
+
 /// Id, short name and name with unit of each thing that code may name.
 fn things(side: &Side) -> impl Iterator<Item = (usize, String, String)> {
     side.catalog
@@ -67,7 +81,7 @@ fn things(side: &Side) -> impl Iterator<Item = (usize, String, String)> {
                 && entity.die.is_some();
             let key = &entity.keys[0];
             usable.then(|| {
-                let name = identifier(&key.name);
+                let name = rust_name(&key.name).unwrap_or_else(|| identifier(&key.name));
                 let unit = key
                     .unit
                     .as_deref()
@@ -211,7 +225,8 @@ impl<'a> World<'a> {
     }
 }
 
-fn reach(types: &CTypes<'_>, roots: BTreeSet<String>) -> BTreeMap<String, Definition> {
+/// All definitions that these tags lead to, themselves included.
+pub(super) fn reach(types: &CTypes<'_>, roots: BTreeSet<String>) -> BTreeMap<String, Definition> {
     let mut found = BTreeMap::new();
     let mut queue: Vec<String> = roots.into_iter().collect();
     let mut seen: BTreeSet<String> = queue.iter().cloned().collect();

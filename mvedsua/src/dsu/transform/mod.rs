@@ -14,9 +14,11 @@ mod given;
 mod header;
 mod object_file;
 mod reach;
+mod thread_local;
 
 pub use control::{CONTROL_LEN, Control, Moved, State};
 pub(super) use given::{Given, declared_text};
+pub(super) use thread_local::Touch;
 
 use super::meaning::Pair;
 use super::types::TypeChange;

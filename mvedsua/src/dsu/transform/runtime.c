@@ -14,6 +14,7 @@ struct {
     char why[256];
 } mvedsua_control = {.magic = 0x31415f415544564dul};
 
+/* A slot of the table of moved objects. */
 struct moved {
     unsigned long old, new, size;
 };
@@ -72,27 +73,43 @@ static struct moved *find(struct moved *table, unsigned long capacity, unsigned 
     }
 }
 
-static void grow(void) {
-    unsigned long capacity = mvedsua_control.capacity ? mvedsua_control.capacity * 2 : 4096;
-    /* mmap(NULL, ..., PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0) */
-    long memory = call(9, 0, capacity * sizeof(struct moved), 3, 0x22, -1, 0);
+/* Memory of the kernel's own, all zero. Where it is much, huge pages save most of the page faults and of the
+ * misses of the TLB: the table is looked up at random places. */
+static void *map(unsigned long bytes) {
+    enum { READ_WRITE = 3, PRIVATE_ANONYMOUS = 0x22, HUGE_PAGE = 14 };
+    long memory = call(9, 0, bytes, READ_WRITE, PRIVATE_ANONYMOUS, -1, 0);
     if (memory < 0 && memory > -4096) mvedsua_fail("out of memory for the table of moved objects");
-    struct moved *table = (struct moved *)memory, *before = (struct moved *)mvedsua_control.table;
-    for (unsigned long i = 0; i < mvedsua_control.capacity; i++)
+    if (bytes >= 4ul << 20) call(28, memory, bytes, HUGE_PAGE, 0, 0, 0);
+    return (void *)memory;
+}
+
+static void unmap(void *memory, unsigned long bytes) {
+    call(11, (long)memory, bytes, 0, 0, 0, 0);
+}
+
+static void grow(void) {
+    unsigned long was = mvedsua_control.capacity, capacity = was ? was * 4 : 4096;
+    if (was >= 1ul << 18) capacity = was * 2;
+    struct moved *table = map(capacity * sizeof(struct moved)), *before = (struct moved *)mvedsua_control.table;
+    for (unsigned long i = 0; i < was; i++)
         if (before[i].old) *find(table, capacity, before[i].old) = before[i];
-    if (before) call(11, (long)before, mvedsua_control.capacity * sizeof(struct moved), 0, 0, 0, 0);
+    if (before) unmap(before, was * sizeof(struct moved));
     mvedsua_control.table = (unsigned long)table;
     mvedsua_control.capacity = capacity;
 }
 
-void mvedsua_moved(const void *old, void *new_object, unsigned long bytes) {
-    if (!old) mvedsua_fail("mvedsua_moved: the old object is NULL");
+/* The slot of the object at `old`, which is not NULL. A new one says so with `old` = 0 and must be filled
+ * in before anything else is asked of the table. */
+struct moved *mvedsua_slot(const void *old) {
     if (mvedsua_control.count * 2 >= mvedsua_control.capacity) grow();
     struct moved *slot = find((struct moved *)mvedsua_control.table, mvedsua_control.capacity, (unsigned long)old);
     if (!slot->old) mvedsua_control.count++;
-    slot->old = (unsigned long)old;
-    slot->new = (unsigned long)new_object;
-    slot->size = bytes;
+    return slot;
+}
+
+void mvedsua_moved(const void *old, void *new_object, unsigned long bytes) {
+    if (!old) mvedsua_fail("mvedsua_moved: the old object is NULL");
+    *mvedsua_slot(old) = (struct moved){(unsigned long)old, (unsigned long)new_object, bytes};
 }
 
 void *mvedsua_find(const void *old, unsigned long *bytes) {
@@ -115,9 +132,8 @@ int mvedsua_overlap(void) {
     unsigned long count = 0, capacity = mvedsua_control.count;
     if (capacity < 2) return 0;
     unsigned long bytes = capacity * sizeof *from, room = 2 * bytes + 65536 * sizeof(unsigned long);
-    long memory = call(9, 0, room, 3, 0x22, -1, 0);
-    if (memory < 0 && memory > -4096) mvedsua_fail("out of memory");
-    from = (struct range *)memory;
+    void *memory = map(room);
+    from = memory;
     to = from + capacity;
     unsigned long *places = (unsigned long *)(to + capacity);
     struct moved *table = (struct moved *)mvedsua_control.table;
@@ -139,13 +155,22 @@ int mvedsua_overlap(void) {
     }
     int found = 0;
     for (unsigned long i = 1; i < count; i++) found |= from[i - 1].start + from[i - 1].size > from[i].start;
-    call(11, memory, room, 0, 0, 0, 0);
+    unmap(memory, room);
     return found;
 }
 
+/* Up to so many bytes a loop is faster than the instruction. */
+enum { FEW = 256 };
+
 void *memcpy(void *to, const void *from, unsigned long bytes) {
-    void *at = to;
-    __asm__ volatile("rep movsb" : "+D"(at), "+S"(from), "+c"(bytes) : : "memory");
+    unsigned char *at = to;
+    const unsigned char *source = from;
+    if (bytes > FEW) {
+        __asm__ volatile("rep movsb" : "+D"(at), "+S"(source), "+c"(bytes) : : "memory");
+        return to;
+    }
+    for (; bytes >= 8; bytes -= 8, at += 8, source += 8) __builtin_memcpy(at, source, 8);
+    while (bytes--) *at++ = *source++;
     return to;
 }
 
@@ -158,8 +183,14 @@ void *memmove(void *to, const void *from, unsigned long bytes) {
 }
 
 void *memset(void *to, int byte, unsigned long bytes) {
-    void *at = to;
-    __asm__ volatile("rep stosb" : "+D"(at), "+c"(bytes) : "a"(byte) : "memory");
+    unsigned char *at = to;
+    unsigned long word = (unsigned char)byte * 0x0101010101010101ul;
+    if (bytes > FEW) {
+        __asm__ volatile("rep stosb" : "+D"(at), "+c"(bytes) : "a"(byte) : "memory");
+        return to;
+    }
+    for (; bytes >= 8; bytes -= 8, at += 8) __builtin_memcpy(at, &word, 8);
+    while (bytes--) *at++ = (unsigned char)byte;
     return to;
 }
 
