@@ -359,6 +359,23 @@ impl Mvedsua {
         self.done(&["attach", "--pid", &pid.to_string(), "--name", name])
     }
 
+    /// `attach --pid PID --name NAME --children follow`.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub fn attach_with_children(&self, pid: i32, name: &str) -> Result<String> {
+        let pid = pid.to_string();
+        self.done(&[
+            "attach",
+            "--pid",
+            &pid,
+            "--name",
+            name,
+            "--children",
+            "follow",
+        ])
+    }
+
     /// `attach --pid PID --name NAME --no-children`.
     ///
     /// # Errors

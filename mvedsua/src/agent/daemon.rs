@@ -102,7 +102,7 @@ async fn take_over<S: Service>(registry: &Arc<Registry<S>>, roster: Roster) {
         }
         let name = Some(line.name.clone());
         // A child that it has at this moment must not cost the service its supervision.
-        match server::attach(registry, name, survivors.leader, true).await {
+        match server::attach(registry, name, survivors.leader, line.children).await {
             Ok(_) => tracing::info!(service = line.name, pid = survivors.leader, "taken over"),
             Err(problem) => {
                 tracing::error!(
@@ -137,13 +137,14 @@ mod tests {
     use super::*;
     use crate::agent::roster::Line;
     use crate::agent::scripted::{Scripted, until};
+    use crate::session::Children;
 
     #[tokio::test]
     async fn a_successor_takes_over_the_processes_that_still_live() {
         let folder = tempfile::tempdir().unwrap();
         let roster = Roster::beside(&folder.path().join("control.sock"));
         let me = i32::try_from(std::process::id()).unwrap();
-        let alive = Line::of("redis".into(), me, None, true).unwrap();
+        let alive = Line::of("redis".into(), me, None, Children::Alone).unwrap();
         let reused = Line {
             name: "gone".into(),
             started: alive.started - 1,

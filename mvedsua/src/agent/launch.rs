@@ -13,6 +13,7 @@ use super::name;
 use super::protocol::{Answer, Ask, Problem};
 use super::refusal::Refusal;
 use super::socket;
+use crate::session::Children;
 use crate::sys::setsid;
 
 /// How long a new agent may take until its socket accepts.
@@ -247,7 +248,7 @@ pub fn run_server(
     let attached = client.ask(Ask::Attach {
         name: Some(name),
         pid,
-        no_children: false,
+        children: Children::Auto,
     });
     match (attached, child.try_wait()) {
         (Ok(answer), Ok(None)) => Ok(Started { answer, log }),

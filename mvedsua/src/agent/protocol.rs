@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::session::{Command, Failure, Status, TimelineEntry};
+use crate::session::{Children, Command, Failure, Status, TimelineEntry};
 
 /// Version of this protocol. It changes when an old client could misread a new agent.
 pub const PROTOCOL: u32 = 1;
@@ -60,9 +60,9 @@ pub enum Ask {
         name: Option<String>,
         /// Process id (thread group leader).
         pid: i32,
-        /// Leave the children of the process alone.
+        /// What becomes of the children of the process.
         #[serde(default)]
-        no_children: bool,
+        children: Children,
     },
     /// Ask something of a session. Answered by [`Answer::Done`].
     Command {
@@ -237,12 +237,12 @@ mod tests {
             Ask::Attach {
                 name: None,
                 pid: 7,
-                no_children: true,
+                children: Children::Alone,
             },
             Ask::Attach {
                 name: Some(name()),
                 pid: 7,
-                no_children: false,
+                children: Children::Auto,
             },
             Ask::Command {
                 name: name(),
@@ -339,7 +339,7 @@ mod tests {
             Ask::Attach {
                 name: None,
                 pid: 12,
-                no_children: false
+                children: Children::Auto
             }
         );
         let asked: Request =

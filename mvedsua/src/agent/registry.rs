@@ -19,7 +19,6 @@ enum Entry<S> {
     Reserved { pid: i32 },
     Running {
         service: Supervised<S>,
-        no_children: bool,
         /// None only in the moment between the insertion and the actor's start.
         actor: Option<JoinHandle<()>>,
     },
@@ -248,14 +247,10 @@ impl<S: Service> Inner<S> {
         let Some(roster) = &self.roster else { return };
         let line = |(name, entry): (&String, &Entry<S>)| match entry {
             Entry::Reserved { .. } => None,
-            Entry::Running {
-                service,
-                no_children,
-                ..
-            } => {
+            Entry::Running { service, .. } => {
                 let status = service.engine.status();
                 let follower = status.follower.map(|follower| follower.pid);
-                roster::Line::of(name.clone(), status.leader.pid, follower, *no_children)
+                roster::Line::of(name.clone(), status.leader.pid, follower, status.children)
             }
         };
         let lines: Vec<_> = self.services.iter().filter_map(line).collect();
@@ -273,13 +268,12 @@ impl<S: Service> Reservation<S> {
     }
 
     /// Puts the engine in the reserved place and starts the actor.
-    pub fn fill(self, engine: S, no_children: bool) -> Supervised<S> {
+    pub fn fill(self, engine: S) -> Supervised<S> {
         let (service, mailbox) = Supervised::new(self.name.clone(), engine);
         {
             let mut inner = self.registry.lock();
             let entry = Entry::Running {
                 service: service.clone(),
-                no_children,
                 actor: None,
             };
             inner.services.insert(self.name.clone(), entry);
@@ -316,6 +310,7 @@ mod tests {
     use super::*;
     use crate::agent::scripted::{Scripted, until};
     use crate::engine::Target;
+    use crate::session::Children;
 
     fn registry() -> Arc<Registry<Scripted>> {
         Arc::new(Registry::new())
@@ -326,9 +321,9 @@ mod tests {
         let target = Target {
             name: name.into(),
             pid,
-            no_children: false,
+            children: Children::Alone,
         };
-        place.fill(Scripted::attach(target).unwrap(), false)
+        place.fill(Scripted::attach(target).unwrap())
     }
 
     fn refused<T>(result: Result<T, Refusal>) -> &'static str {

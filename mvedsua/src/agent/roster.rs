@@ -10,6 +10,8 @@ use std::{fs, io};
 
 use serde::{Deserialize, Serialize};
 
+use crate::session::Children;
+
 /// One supervised service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Line {
@@ -19,8 +21,9 @@ pub struct Line {
     pub pid: i32,
     /// Start time of that process in clock ticks since boot (`/proc/PID/stat`, field 22).
     pub started: u64,
-    /// `--no-children` was given.
-    pub no_children: bool,
+    /// What becomes of its child processes.
+    #[serde(default)]
+    pub children: Children,
     /// The process that follows while an update runs, with its start time: if the agent dies at the
     /// moment of a promotion, it may be the one that goes on.
     #[serde(default)]
@@ -65,12 +68,12 @@ fn start_time(pid: i32) -> Option<u64> {
 impl Line {
     /// The line for a process; none if it is gone.
     #[must_use]
-    pub fn of(name: String, pid: i32, follower: Option<i32>, no_children: bool) -> Option<Self> {
+    pub fn of(name: String, pid: i32, follower: Option<i32>, children: Children) -> Option<Self> {
         Some(Self {
             name,
             pid,
             started: start_time(pid)?,
-            no_children,
+            children,
             follower: follower.and_then(|pid| Some((pid, start_time(pid)?))),
         })
     }
@@ -146,7 +149,7 @@ mod tests {
         let roster = Roster::beside(&folder.path().join("control.sock"));
         assert_eq!(roster.read().unwrap(), []);
         let me = i32::try_from(std::process::id()).unwrap();
-        let lines = vec![Line::of("me".into(), me, None, true).unwrap()];
+        let lines = vec![Line::of("me".into(), me, None, Children::Alone).unwrap()];
         roster.write(&lines).unwrap();
         assert_eq!(roster.read().unwrap(), lines);
         roster.write(&[]).unwrap();
@@ -162,7 +165,7 @@ mod tests {
             .spawn()
             .unwrap();
         let pid = i32::try_from(child.id()).unwrap();
-        let line = Line::of("sleeper".into(), pid, None, false).unwrap();
+        let line = Line::of("sleeper".into(), pid, None, Children::Auto).unwrap();
         assert!(line.survivors().is_some());
         child.kill().unwrap();
         // Nobody has waited for it: it may be dying or a zombie.
@@ -174,7 +177,7 @@ mod tests {
     #[test]
     fn a_reused_process_id_is_not_the_same_process() {
         let me = i32::try_from(std::process::id()).unwrap();
-        let mut line = Line::of("me".into(), me, None, false).unwrap();
+        let mut line = Line::of("me".into(), me, None, Children::Auto).unwrap();
         let alone = Some(Survivors {
             leader: me,
             copy: None,
@@ -184,6 +187,9 @@ mod tests {
         assert_eq!(line.survivors(), None);
         line.follower = Some((me, line.started + 1));
         assert_eq!(line.survivors(), alone, "the copy goes on in its place");
-        assert_eq!(Line::of("none".into(), i32::MAX, None, false), None);
+        assert_eq!(
+            Line::of("none".into(), i32::MAX, None, Children::Auto),
+            None
+        );
     }
 }

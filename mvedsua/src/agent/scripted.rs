@@ -62,7 +62,10 @@ impl Service for Scripted {
         }
         let (sender, changes) = watch::channel(0);
         let scripted = Self {
-            status: Mutex::new(Status::new(target.name, target.pid, 1)),
+            status: Mutex::new(Status {
+                children: target.children,
+                ..Status::new(target.name, target.pid, 1)
+            }),
             timeline: Mutex::new(Vec::new()),
             changed: Mutex::new(Some(sender)),
             changes,

@@ -17,7 +17,7 @@ use super::registry::Registry;
 use super::service::{Service, Supervised};
 use super::socket::{ControlSocket, Gate};
 use crate::engine::Target;
-use crate::session::{Command, Stage, TimelineEntry};
+use crate::session::{Children, Command, Stage, TimelineEntry};
 
 /// Connections served at once; the next one is told so and closed.
 const CONNECTIONS: usize = 128;
@@ -254,8 +254,8 @@ async fn answer<S: Service>(
         Ask::Attach {
             name,
             pid,
-            no_children,
-        } => attach(&agent.registry, name, pid, no_children)
+            children,
+        } => attach(&agent.registry, name, pid, children)
             .await
             .map(|service| Answer::Attached {
                 status: Box::new(service.engine.status()),
@@ -317,7 +317,7 @@ pub async fn attach<S: Service>(
     registry: &Arc<Registry<S>>,
     name: Option<String>,
     pid: i32,
-    no_children: bool,
+    children: Children,
 ) -> Result<Supervised<S>, Problem> {
     let process = procfs::process::Process::new(pid).and_then(|p| p.stat());
     let comm = process.map_err(|_| Refusal::NoSuchProcess { pid })?.comm;
@@ -325,13 +325,13 @@ pub async fn attach<S: Service>(
     let target = Target {
         name: place.name().into(),
         pid,
-        no_children,
+        children,
     };
     let attached = tokio::task::spawn_blocking(move || S::attach(target)).await;
     match attached {
         Ok(Ok(engine)) => {
             tracing::info!(service = place.name(), pid, "attached");
-            Ok(place.fill(engine, no_children))
+            Ok(place.fill(engine))
         }
         Ok(Err(failure)) => {
             tracing::warn!(service = place.name(), pid, "attach refused: {failure}");

@@ -1,8 +1,11 @@
 //! `mvedsua attach`
 
+use clap::ValueEnum;
+
 use super::{Context, output, unexpected};
 use crate::agent::launch;
 use crate::agent::protocol::{Answer, Ask, Problem};
+use crate::session::Children;
 
 /// Supervise a running server; starts the agent if none runs
 ///
@@ -20,12 +23,24 @@ pub struct Args {
     /// How later commands call it [default: the name of its program, made unique]
     #[arg(long)]
     name: Option<String>,
-    /// Leave the children of the server alone
+    /// What becomes of the children of the server in an update [default: follow if it has any now]
     #[arg(long)]
+    children: Option<Whose>,
+    /// The same as --children alone
+    #[arg(long, conflicts_with = "children")]
     no_children: bool,
     /// Print the status as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Who has the children.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Whose {
+    /// They are updated with the server
+    Follow,
+    /// They are left alone; the server is not promoted while it has one
+    Alone,
 }
 
 impl Args {
@@ -34,7 +49,12 @@ impl Args {
         let ask = Ask::Attach {
             name: self.name,
             pid: self.pid,
-            no_children: self.no_children,
+            children: match self.children {
+                Some(Whose::Follow) => Children::Follow,
+                Some(Whose::Alone) => Children::Alone,
+                None if self.no_children => Children::Alone,
+                None => Children::Auto,
+            },
         };
         match client.ask(ask)? {
             Answer::Attached { status } if context.json => output::json(&status),

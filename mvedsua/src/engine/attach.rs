@@ -84,7 +84,7 @@ fn check_class(pid: i32, exe: &std::fs::File) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Whole process trees are not followed yet: whoever has one says that its children may be left alone.
+/// Children that live already are not followed yet: whoever has some says that they may be left alone.
 ///
 /// # Errors
 /// [`Failure::Refused`], code E213.
@@ -96,8 +96,8 @@ pub(super) fn check_children(pid: i32) -> Result<(), Failure> {
     Err(refused(
         "E213",
         format!(
-            "process {pid} has {} child process(es), such as {first}, and trees cannot be followed yet; \
-             with --no-children they are left alone, and a promotion waits for their end",
+            "process {pid} has {} child process(es), such as {first}, and those that live already cannot be followed \
+             yet; with --children alone or --children follow (for those born later) a promotion waits for their end",
             children.len()
         ),
     ))

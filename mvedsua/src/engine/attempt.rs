@@ -143,7 +143,8 @@ impl Worker {
             .map_err(NotBegun::from)
             .and_then(|()| {
                 let options = attempt.options.clone();
-                begin(&mut home, options, attempt.bundle.as_ref(), &self.wakeup)
+                let bundle = attempt.bundle.as_ref();
+                begin(&mut home, options, bundle, self.tree, &self.wakeup)
             });
         match begun {
             Ok(begun) => {

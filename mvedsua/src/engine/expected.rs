@@ -2,7 +2,7 @@
 
 use mvedsua_common::event::FLAG_SIGNAL;
 
-use super::following::{Following, Stop};
+use super::following::{Following, Stop, makes};
 use super::lane::Item;
 use super::roles::roles;
 use crate::follower::{Arrival, ProcessMemory};
@@ -66,6 +66,7 @@ impl Following {
         self.note_registration(index, &arrival)?;
         self.note_file(index);
         self.note_end(&arrival);
+        self.note_reaping(index, arrival.tid);
         if stays {
             self.respond(&arrival, given.result)?;
             return Ok(true);
@@ -76,7 +77,7 @@ impl Following {
         );
         self.release_front(index);
         let nr = arrival.call.nr;
-        if nr != roles().clone && nr != roles().clone3 {
+        if !makes(nr) {
             self.queue_signals(index)?;
         }
         if inserted && nr != roles().rt_sigprocmask {

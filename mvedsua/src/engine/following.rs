@@ -10,9 +10,10 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
 use super::clocks::Clocks;
+use super::family::Tree;
 use super::files::open_files;
 use super::guard::Watched;
-use super::lane::{Births, Item, Lanes};
+use super::lane::{Births, Cloning, Item, Lanes};
 use super::pace::Pace;
 use super::pair::{Pair, Pairs, ROOT};
 use super::readings::Slots;
@@ -74,6 +75,16 @@ impl From<crate::recorder::RecorderError> for Stop {
     }
 }
 
+/// What a user is told: one line, and a report if there is one.
+pub(super) fn describe(stop: Stop) -> (String, Option<String>) {
+    match stop {
+        Stop::Later(reason) => (reason, None),
+        Stop::RollBack(reason, report) => (reason, report),
+        Stop::LeaderCrashed { how, .. } => (format!("the leader crashed: {how}"), None),
+        Stop::LeaderEnded(how) => (format!("the leader ended: {how}"), None),
+    }
+}
+
 /// A call that was matched, for the report.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Past {
@@ -86,20 +97,26 @@ pub(super) struct Past {
 /// The return of a `clone` in the thread that it made: a new thread of the follower makes no call
 /// there.
 fn is_birth(event: &EventRef) -> bool {
-    let roles = super::roles::roles();
-    event.header.ret == 0 && (event.header.nr == roles.clone || event.header.nr == roles.clone3)
+    event.header.ret == 0 && makes(event.header.nr)
 }
 
 /// A call that may have made a thread, in its creator.
 fn makes_thread(event: &EventRef) -> bool {
+    event.header.ret > 0 && makes(event.header.nr)
+}
+
+/// A call that makes a thread or a process.
+pub(super) fn makes(nr: u16) -> bool {
     let roles = super::roles::roles();
-    event.header.ret > 0 && (event.header.nr == roles.clone || event.header.nr == roles.clone3)
+    [roles.clone, roles.clone3, roles.fork, roles.vfork].contains(&nr)
 }
 
 /// A running update.
 pub(super) struct Following {
     /// The processes.
     pub(super) pairs: Pairs,
+    /// Child processes are followed, too.
+    pub(super) tree: Option<Tree>,
     /// Their threads.
     pub(super) lanes: Lanes,
     pub(super) order: Order<Item>,
@@ -158,6 +175,7 @@ pub(super) struct Parts {
     pub(super) options: UpdateOptions,
     pub(super) rules: Option<Box<Rules>>,
     pub(super) reverse: bool,
+    pub(super) tree: Option<Tree>,
     pub(super) wakeup: Wakeup,
     pub(super) middle: i32,
     pub(super) cloner: i32,
@@ -189,10 +207,12 @@ impl Following {
             tid_addresses: parts.tid_addresses,
             middle: parts.middle,
             cloner: parts.cloner,
+            child: None,
             _watched: parts.watched,
         };
         Self {
             pairs: Pairs::new(root),
+            tree: parts.tree,
             lanes,
             order,
             recorder: parts.recorder,
@@ -313,6 +333,10 @@ impl Following {
         if self.is_local(&arrival) {
             return self.map_file(index, &arrival);
         }
+        if self.lanes[index].cloning.is_some() && makes(arrival.call.nr) {
+            // A signal came between: the kernel makes the call again.
+            return self.let_run(&arrival);
+        }
         self.lanes[index].waiting = Some(arrival);
         self.settle_readings(index)
     }
@@ -358,8 +382,10 @@ impl Following {
         };
         self.push_ruled(index, item)?;
         if let Some(born) = self.births.take(self.lanes[index].leader, made) {
-            let lane = self.open_lane(self.lanes[index].pair, born);
-            self.lanes[index].bears.push_back(lane);
+            let pair = self.pairs.of_leader_process(born);
+            let lane = self.open_lane(pair.unwrap_or(self.lanes[index].pair), born);
+            let result = made;
+            self.lanes[index].bears.push_back(Cloning { result, lane });
             for item in self.early.remove(&born).unwrap_or_default() {
                 self.queue(lane, item)?;
             }

@@ -7,7 +7,7 @@ use tokio::sync::{oneshot, watch};
 use super::adopt::{home_of, is_promoted};
 use super::attach::{check, check_children, refused};
 use super::worker::Worker;
-use crate::session::{Command, Done, Failure, Status, TimelineEntry};
+use crate::session::{Children, Command, Done, Failure, Status, TimelineEntry};
 use crate::sys::wakeup::Wakeup;
 use crate::tracee::inspect;
 
@@ -18,8 +18,8 @@ pub struct Target {
     pub name: String,
     /// Process id of the server (thread group leader).
     pub pid: i32,
-    /// Leave the children of the process alone.
-    pub no_children: bool,
+    /// What becomes of the children of the process.
+    pub children: Children,
 }
 
 /// What the engine thread publishes.
@@ -58,16 +58,25 @@ impl Engine {
     pub fn attach(target: Target) -> Result<Self, Failure> {
         let promoted = is_promoted(target.pid);
         check(target.pid, promoted)?;
-        if !promoted && !target.no_children {
+        if !promoted && target.children == Children::Auto {
             check_children(target.pid)?;
         }
+        let follow = target.children == Children::Follow;
+        let children = if follow {
+            Children::Follow
+        } else {
+            Children::Alone
+        };
         let threads = inspect::threads(target.pid).map_or(0, |threads| threads.len() as u32);
         let wakeup =
             Wakeup::new().map_err(|e| refused("E223", format!("no engine can be started: {e}")))?;
         let (sender, requests) = mpsc::channel();
         let (changed_sender, changed) = watch::channel(0);
         let shared = Arc::new(Shared {
-            status: Mutex::new(Status::new(target.name.clone(), target.pid, threads)),
+            status: Mutex::new(Status {
+                children,
+                ..Status::new(target.name.clone(), target.pid, threads)
+            }),
             timeline: Mutex::new(Vec::new()),
         });
         let worker = Worker::new(
@@ -76,6 +85,7 @@ impl Engine {
             changed_sender,
             requests,
             wakeup.clone(),
+            follow,
         );
         let (ready_sender, ready) = mpsc::channel();
         std::thread::Builder::new()

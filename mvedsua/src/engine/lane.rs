@@ -47,6 +47,24 @@ pub(super) struct Masked {
     pub(super) own: Option<u64>,
 }
 
+impl Delivered {
+    /// The thread's own fault: no one has sent it.
+    pub(super) fn is_fault(&self) -> bool {
+        self.info.si_code > 0 && FAULTS.contains(&self.info.si_signo)
+    }
+}
+
+/// Signals that a program gets for its own fault. The leader's death by one of them is a crash.
+pub(super) const FAULTS: &[i32] = &[
+    libc::SIGSEGV,
+    libc::SIGBUS,
+    libc::SIGILL,
+    libc::SIGFPE,
+    libc::SIGABRT,
+    libc::SIGSYS,
+    libc::SIGTRAP,
+];
+
 /// Where a signal found the leader's thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum InCall {
@@ -80,11 +98,17 @@ pub(super) struct Lane {
     pub(super) waiting: Option<Arrival>,
     /// Lanes that the leader's thread has opened by making threads and whose thread the follower has not
     /// made yet, in order.
-    pub(super) bears: VecDeque<usize>,
-    /// The follower's thread was let into a `clone`.
+    pub(super) bears: VecDeque<Cloning>,
+    /// The follower's thread was let into a `clone`, or `fork`.
     pub(super) cloning: Option<Cloning>,
     /// The follower's thread returns from that `clone`: the result to give it.
     pub(super) cloned: Option<i32>,
+    /// The leader's thread is about to end, or has: nothing comes after that.
+    pub(super) leaving: bool,
+    /// The child that the follower's thread waits for on its way out of a call, by the id that it sees.
+    pub(super) reaps: Option<i32>,
+    /// The follower's thread has made a fault, for which the leader's has to come: its signal, and a report.
+    pub(super) fault: Option<(i32, String)>,
     /// Signals that were queued for the follower's thread: the leader's `siginfo_t` of each.
     pub(super) queued: Vec<libc::siginfo_t>,
     /// Until the queued signals are delivered.

@@ -3,24 +3,14 @@
 use std::time::Instant;
 
 use super::following::{Following, Stop};
-use super::lane::{Cloning, Delivered, InCall, Item};
+use super::lane::{Cloning, Delivered, FAULTS, InCall, Item};
+use super::pair::ROOT;
 use super::replay::is_interrupted;
 use super::side::Why;
 use crate::sys::pidfd;
 use crate::sys::ptrace::{self, Wait};
+use crate::tracee::inspect;
 use crate::tracee::thread::{Running, Stopped};
-use crate::tracee::{inspect, snapshot::FOLLOWER_OPTIONS};
-
-/// Signals that a program gets for its own fault. The leader's death by one of them is a crash.
-pub(super) const FAULTS: &[i32] = &[
-    libc::SIGSEGV,
-    libc::SIGBUS,
-    libc::SIGILL,
-    libc::SIGFPE,
-    libc::SIGABRT,
-    libc::SIGSYS,
-    libc::SIGTRAP,
-];
 
 /// `si_code` of the signals that the engine queues for the follower: negative, as the kernel demands
 /// of another process, and used by nobody else.
@@ -50,6 +40,15 @@ impl Following {
             Wait::Event(libc::PTRACE_EVENT_CLONE) => {
                 let born = thread.event_message()? as i32;
                 self.leader_birth(pair, tid, born)?;
+                self.pairs[pair].leader.add_running(thread.resume(0)?);
+            }
+            Wait::Event(libc::PTRACE_EVENT_FORK) => {
+                let borne = self.leader_bore(pair, &thread);
+                self.pairs[pair].leader.add_running(thread.resume(0)?);
+                return borne;
+            }
+            Wait::Event(libc::PTRACE_EVENT_VFORK) => {
+                self.leader_vforked(thread.event_message()? as i32);
                 self.pairs[pair].leader.add_running(thread.resume(0)?);
             }
             Wait::Event(libc::PTRACE_EVENT_EXEC) => {
@@ -105,9 +104,7 @@ impl Following {
         } else if let Some(pair) = self.pairs.of_follower_process(process) {
             self.follower_birth(pair, thread)
         } else {
-            // A child process of the leader's: its alone.
-            let leader = &mut self.pairs.root_mut().leader;
-            leader.wards.report(tid, Wait::Interrupted);
+            self.stranger(thread);
             Ok(())
         }
     }
@@ -138,7 +135,7 @@ impl Following {
         if signal == libc::SIGSTOP && info.si_code == libc::SI_KERNEL {
             return self.leader_held(pair, thread);
         }
-        if FAULTS.contains(&signal) {
+        if FAULTS.contains(&signal) && pair == ROOT {
             self.pairs[pair].leader.add_stopped(thread, Why::Dying);
             return Err(Stop::LeaderCrashed {
                 how: died_of(signal),
@@ -202,7 +199,14 @@ impl Following {
         self.drain_ring()?;
         self.collect_readings(pair, tid)?;
         self.push(tid, Item::Exit)?;
+        if let Some(index) = self.lanes.of_leader(tid) {
+            self.lanes[index].leaving = true;
+        }
         let whole = is_group_exit(self.pairs[pair].leader.pid, tid, status);
+        if whole && pair != ROOT {
+            self.pairs[pair].leader.add_running(thread.resume(0)?);
+            return self.child_ends(pair, ended_as(status));
+        }
         if !whole {
             self.pairs[pair].leader.add_running(thread.resume(0)?);
             return Ok(());
@@ -231,6 +235,9 @@ impl Following {
         if !self.early.contains_key(&tid) {
             self.births.forget(tid);
         }
+        if self.pairs[pair].leader.is_gone() && pair != ROOT {
+            return self.child_gone(pair, wait);
+        }
         if self.pairs[pair].leader.is_gone() {
             return Err(match wait {
                 Wait::Exited(0) => Stop::LeaderEnded("it exited with status 0".into()),
@@ -254,6 +261,9 @@ impl Following {
         if matches!(wait, Wait::Exited(_) | Wait::Killed(_)) {
             self.pairs[pair].follower.ended(tid);
             self.lanes.follower_ended(tid);
+            if self.pairs[pair].follower.is_gone() && pair != ROOT {
+                return self.follower_child_gone(pair, wait);
+            }
             if self.pairs[pair].follower.is_gone() {
                 return Err(Stop::roll_back(match wait {
                     Wait::Killed(signal) => format!("the follower was killed by signal {signal}"),
@@ -265,10 +275,11 @@ impl Following {
         if self.transformation.is_running() {
             return self.transformer_report(tid, wait);
         }
-        let Some(thread) = self.pairs[pair].follower.reported(tid) else {
+        let Some(mut thread) = self.pairs[pair].follower.reported(tid) else {
             return Ok(());
         };
         if wait == Wait::Interrupted {
+            self.reap(pair, &mut thread)?;
             self.share_slot(&thread)?;
         }
         match wait {
@@ -280,7 +291,9 @@ impl Following {
             }
             Wait::Signal(signal) => return self.follower_signal(pair, thread, signal),
             Wait::GroupStop(_) => self.pairs[pair].follower.add_running(thread.listen()?),
-            Wait::Event(libc::PTRACE_EVENT_CLONE) => return self.follower_cloned(pair, thread),
+            Wait::Event(libc::PTRACE_EVENT_CLONE | libc::PTRACE_EVENT_FORK) => {
+                return self.follower_cloned(pair, thread);
+            }
             Wait::Syscall => {
                 // The exit of the clone that `follower_cloned` waits for: the follower gets the
                 // thread id that the leader got.
@@ -297,7 +310,7 @@ impl Following {
                 let status = thread.event_message()? as i32;
                 let whole = is_group_exit(self.pairs[pair].follower.pid, tid, status);
                 self.pairs[pair].follower.add_running(thread.resume(0)?);
-                if whole {
+                if whole && pair == ROOT {
                     return Err(Stop::roll_back(if libc::WIFSIGNALED(status) {
                         format!("the follower {}", died_of(libc::WTERMSIG(status)))
                     } else {
@@ -360,7 +373,7 @@ impl Following {
 
     /// A new thread of the follower stopped at its birth, before or after its creator's event.
     fn follower_birth(&mut self, pair: usize, thread: Stopped) -> Result<(), Stop> {
-        thread.set_options(FOLLOWER_OPTIONS)?;
+        thread.set_options(self.follower_options())?;
         if self.lanes.of_follower(thread.tid()).is_some() {
             self.share_slot(&thread)?;
             self.pairs[pair].follower.add_running(thread.resume(0)?);
@@ -384,10 +397,15 @@ impl Following {
         self.lanes[creator_lane].cloned = Some(result);
         // The words in which the new thread's id was stored must hold the leader's. The creator still
         // stands in the call that says where they are.
-        self.write_thread_id(creator_lane, born, lane, result);
+        if self.lanes[lane].pair == pair {
+            self.write_thread_id(creator_lane, born, lane, result);
+        }
         self.pairs[pair]
             .follower
             .add_running(thread.resume_to_syscall()?);
+        if self.lanes[lane].pair != pair {
+            return self.follower_bore(pair, creator, self.lanes[lane].pair, born);
+        }
         if let Some(thread) = self.pairs[pair].follower.take_newborn(born) {
             self.share_slot(&thread)?;
             self.pairs[pair].follower.add_running(thread.resume(0)?);
@@ -430,6 +448,12 @@ impl Following {
         }
         if FAULTS.contains(&signal) {
             let report = self.crash_report(pair, &thread, signal, &info);
+            if pair != ROOT
+                && info.si_code > 0
+                && let Some(index) = self.lanes.of_follower(tid)
+            {
+                return self.child_faults(index, thread, signal, report);
+            }
             self.pairs[pair].follower.add_stopped(thread, Why::Dying);
             return Err(Stop::RollBack(
                 format!("the follower {}", died_of(signal)),
@@ -468,6 +492,15 @@ impl Following {
 fn is_local(nr: u16) -> bool {
     mvedsua_common::table::syscall(nr)
         .is_some_and(|call| call.class == mvedsua_common::spec::Class::Local)
+}
+
+/// The exit status of a ptrace event as its tracer will be told.
+fn ended_as(status: i32) -> Wait {
+    if libc::WIFSIGNALED(status) {
+        Wait::Killed(libc::WTERMSIG(status))
+    } else {
+        Wait::Exited(libc::WEXITSTATUS(status))
+    }
 }
 
 pub(super) fn died_of(signal: i32) -> String {

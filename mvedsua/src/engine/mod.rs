@@ -14,6 +14,7 @@ mod attempt;
 mod clocks;
 mod connections;
 mod expected;
+mod family;
 mod files;
 mod following;
 mod guard;

@@ -10,10 +10,44 @@ use super::guard::Watched;
 use super::readings::Slots;
 use super::side::Side;
 use crate::matcher::EpollData;
+use crate::sys::ptrace::Wait;
 use crate::tracee::stub::Vdso;
 
 /// Number of the pair that all others descend from.
 pub(super) const ROOT: usize = 0;
+
+/// What is known of a pair that is not the root.
+#[derive(Debug)]
+pub(super) struct Child {
+    /// Number of the pair that made it.
+    pub(super) parent: usize,
+    /// The id of the leader's process as its maker sees it.
+    pub(super) told: i32,
+    /// The same of the follower's.
+    pub(super) follower_told: i32,
+    /// How the leader's process ended, or is about to.
+    pub(super) leader_end: Option<Wait>,
+    /// How the follower's process ended.
+    pub(super) follower_end: Option<Wait>,
+    /// The follower's was killed as the leader's had been.
+    pub(super) killed: bool,
+    /// Its end was waited for.
+    pub(super) reaped: bool,
+}
+
+impl Child {
+    pub(super) const fn new(parent: usize, told: i32) -> Self {
+        Self {
+            parent,
+            told,
+            follower_told: 0,
+            leader_end: None,
+            follower_end: None,
+            killed: false,
+            reaped: false,
+        }
+    }
+}
 
 /// A process pair.
 pub(super) struct Pair {
@@ -35,8 +69,19 @@ pub(super) struct Pair {
     pub(super) middle: i32,
     /// The thread of the leader that made the clone.
     pub(super) cloner: i32,
+    /// Of any but the root.
+    pub(super) child: Option<Child>,
     /// Held as long as the recorder may stop the leader.
     pub(super) _watched: Watched,
+}
+
+impl Pair {
+    /// Both processes have ended.
+    pub(super) fn has_ended(&self) -> bool {
+        self.child
+            .as_ref()
+            .is_some_and(|child| child.leader_end.is_some() && child.follower_end.is_some())
+    }
 }
 
 /// All pairs; a pair keeps its number as long as the update runs.
@@ -84,14 +129,37 @@ impl Pairs {
         self.0.iter().position(|pair| pair.follower.has(tid))
     }
 
-    /// The pair whose leader is this process.
+    /// The pair whose leader is this process: the newest, for an id comes again.
     pub(super) fn of_leader_process(&self, pid: i32) -> Option<usize> {
-        self.0.iter().position(|pair| pair.leader.pid == pid)
+        self.0.iter().rposition(|pair| pair.leader.pid == pid)
     }
 
     /// The pair whose follower is this process.
     pub(super) fn of_follower_process(&self, pid: i32) -> Option<usize> {
-        self.0.iter().position(|pair| pair.follower.pid == pid)
+        self.0.iter().rposition(|pair| pair.follower.pid == pid)
+    }
+
+    /// The pair that a process of the leader, of the pair `by`, may wait for under the id `told`: its child, or
+    /// one that it has got from another that has ended.
+    pub(super) fn child_named(&self, by: usize, told: i32) -> Option<usize> {
+        let named = |own: bool| {
+            self.0.iter().rposition(|pair| {
+                pair.child.as_ref().is_some_and(|child| {
+                    child.told == told && !child.reaped && (child.parent == by || !own)
+                })
+            })
+        };
+        named(true).or_else(|| named(false))
+    }
+
+    /// Takes a new pair in; returns its number.
+    pub(super) fn add(&mut self, pair: Pair) -> usize {
+        self.0.push(pair);
+        self.0.len() - 1
+    }
+
+    pub(super) fn into_all(self) -> Vec<Pair> {
+        self.0
     }
 }
 

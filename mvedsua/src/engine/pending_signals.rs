@@ -3,7 +3,8 @@
 
 use mvedsua_common::table::number;
 
-use super::leader_events::{FAULTS, QUEUED_BY_US};
+use super::lane::FAULTS;
+use super::leader_events::QUEUED_BY_US;
 use crate::sys::{memory, ptrace};
 use crate::tracee::inject::Plain;
 use crate::tracee::stub::Vdso;

@@ -46,6 +46,8 @@ pub(super) struct Slots {
     leader: HashMap<i32, Slot>,
     /// Threads of the leader that have not stopped at their birth yet: they have no slot.
     unborn: std::collections::HashSet<i32>,
+    /// A process that has not run yet, and the slot that it has from its maker.
+    inherited: Option<(i32, u64)>,
     looked: Option<Instant>,
     buffer: Vec<u8>,
 }
@@ -74,6 +76,16 @@ impl Slots {
         }
     }
 
+    /// Those of a process that a thread of another has made: the first thread has the slot of its maker.
+    pub(super) fn inherited(of: &Self, maker: i32, child: i32) -> Self {
+        let address = of.of(maker);
+        let mut slots = Self::new(of.base, [(child, address)]);
+        slots.leader.clear();
+        slots.unborn.insert(child);
+        slots.inherited = Some((child, address));
+        slots
+    }
+
     pub(super) const fn base(&self) -> Option<u64> {
         self.base
     }
@@ -89,7 +101,9 @@ impl Slots {
 
     /// Address of the slot of a thread of the leader; 0: it has none.
     pub(super) fn of(&self, tid: i32) -> u64 {
-        self.leader.get(&tid).map_or(0, |slot| slot.address)
+        let inherited = self.inherited.filter(|(child, _)| *child == tid);
+        let given = self.leader.get(&tid).map(|slot| slot.address);
+        given.unwrap_or(inherited.map_or(0, |(_, address)| address))
     }
 }
 
@@ -260,7 +274,11 @@ impl Following {
         }
         let tid = thread.tid();
         self.pairs[pair].slots.unborn.remove(&tid);
-        let address = self.pairs[pair].slots.free.pop().unwrap_or(0);
+        let slots = &mut self.pairs[pair].slots;
+        let address = match slots.inherited.filter(|(child, _)| *child == tid) {
+            Some((_, address)) => address,
+            None => slots.free.pop().unwrap_or(0),
+        };
         if address != 0 {
             clock_slots::clear(self.pairs[pair].leader.pid, address)?;
             self.recorder.set_clock(tid as u32, address)?;

@@ -4,8 +4,8 @@ use mvedsua_common::event::{EventHeader, FLAG_OUT_OF_LINE, FLAG_SIGNAL};
 use mvedsua_common::spec::{Arg, Class, Dir};
 use mvedsua_common::table;
 
-use super::following::{Following, ORDER_PATIENCE, Stop};
-use super::lane::{Cloning, InCall, Item, Masked};
+use super::following::{Following, ORDER_PATIENCE, Stop, makes};
+use super::lane::{InCall, Item, Masked};
 use super::roles::roles;
 use crate::follower::{Arrival, ProcessMemory};
 use crate::matcher::{self, Memory, Record, Registration, answer, compare};
@@ -52,8 +52,14 @@ enum Next {
 impl Following {
     /// Tries to take the next item of a lane. Returns whether one was taken.
     pub(super) fn step(&mut self, index: usize) -> Result<bool, Stop> {
+        if self.lanes[index].fault.is_some() {
+            return self.step_fault(index);
+        }
         if let Some(reading) = self.next_reading(index) {
             return self.step_reading(index, &reading);
+        }
+        if !self.may_reap(index) {
+            return Ok(false);
         }
         let next = match self.order.next(index) {
             None | Some((Item::Reading(_), _)) => return Ok(false),
@@ -62,6 +68,8 @@ impl Following {
             Some((Item::Call(event), _)) => Next::Call {
                 ret: event.header.ret,
             },
+            // The follower's thread makes the same fault.
+            Some((Item::Signal(signal), _)) if signal.is_fault() => return Ok(false),
             Some((Item::Signal(signal), _)) => Next::Signal(signal.in_call),
             Some((Item::Exit, _)) => Next::Exit,
         };
@@ -75,6 +83,11 @@ impl Following {
 
     /// The leader's thread ended: so must the follower's.
     fn step_exit(&mut self, index: usize) -> Result<bool, Stop> {
+        let pair = &self.pairs[self.lanes[index].pair];
+        let whole = pair.child.as_ref().is_some_and(|c| c.leader_end.is_some());
+        if whole && !self.lanes[index].ended {
+            return self.step_end(index);
+        }
         let Some(arrival) = self.lanes[index].waiting else {
             if self.lanes[index].ended {
                 self.order.take(index);
@@ -267,12 +280,12 @@ impl Following {
         self.note_clock(index);
         self.note_file(index);
         self.note_end(&arrival);
+        self.note_reaping(index, arrival.tid);
         self.lanes[index].waiting = None;
         self.release_front(index);
         self.counts.matched += 1;
         // A pending signal would make a clone fail; there it waits for the next call.
-        let nr = arrival.call.nr;
-        if nr != roles().clone && nr != roles().clone3 {
+        if !makes(arrival.call.nr) {
             self.queue_signals(index)?;
         }
         self.conclude(index, &arrival, ret)?;
@@ -442,20 +455,22 @@ impl Following {
         let pair = self.lanes[index].pair;
         let roles = roles();
         let nr = arrival.call.nr;
-        if nr == roles.clone || nr == roles.clone3 {
+        if makes(nr) && ret > 0 {
             let makes_thread = self.clone_flags(pair, arrival)? & libc::CLONE_THREAD as u64 != 0;
-            if makes_thread && ret > 0 {
-                let lane = self.lanes[index].bears.pop_front().ok_or_else(|| {
-                    Stop::roll_back(format!(
-                        "the birth of the leader's thread {ret} was not seen"
-                    ))
-                })?;
-                let result = ret as i32;
-                self.lanes[index].cloning = Some(Cloning { result, lane });
+            let bears = &mut self.lanes[index].bears;
+            let made = bears.pop_front_if(|made| i64::from(made.result) == ret);
+            let of_pair = made.map(|made| self.lanes[made.lane].pair == pair);
+            if of_pair == Some(makes_thread) {
+                self.lanes[index].cloning = made;
                 return self.let_run(arrival);
             }
+            if makes_thread || made.is_some() {
+                return Err(Stop::roll_back(format!(
+                    "the birth of the leader's thread {ret} was not seen"
+                )));
+            }
         }
-        // A child process is the leader's alone: the follower is told its id and makes none.
+        // Another child process is the leader's alone: the follower is told its id and makes none.
         if nr == roles.execve || nr == roles.execveat {
             if ret < 0 {
                 return self.respond(arrival, ret);
@@ -492,8 +507,12 @@ impl Following {
     }
 
     fn clone_flags(&self, pair: usize, arrival: &Arrival) -> Result<u64, Stop> {
-        if arrival.call.nr == roles().clone {
-            return Ok(arrival.call.args[0]);
+        if arrival.call.nr != roles().clone3 {
+            return Ok(if arrival.call.nr == roles().clone {
+                arrival.call.args[0]
+            } else {
+                0
+            });
         }
         // struct clone_args begins with its flags.
         let mut flags = [0u8; 8];

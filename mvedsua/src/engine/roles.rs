@@ -9,7 +9,10 @@ use mvedsua_common::table;
 pub(super) struct Roles {
     pub(super) clone: u16,
     pub(super) clone3: u16,
+    pub(super) fork: u16,
+    pub(super) vfork: u16,
     pub(super) wait4: u16,
+    pub(super) waitid: u16,
     pub(super) close: u16,
     pub(super) close_range: u16,
     pub(super) exit: u16,
@@ -33,7 +36,10 @@ pub(super) fn roles() -> &'static Roles {
         Roles {
             clone: nr("clone"),
             clone3: nr("clone3"),
+            fork: nr("fork"),
+            vfork: nr("vfork"),
             wait4: nr("wait4"),
+            waitid: nr("waitid"),
             close: nr("close"),
             close_range: nr("close_range"),
             exit: nr("exit"),

@@ -4,10 +4,12 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollTimeout, poll};
 
+use super::family::Tree;
 use super::following::Following;
 use super::home::Home;
-use super::pair::Pair;
+use super::pair::{Pair, ROOT};
 use super::side::{Side, Why};
+use crate::sys::pidfd;
 use crate::sys::ptrace::{self, Wait};
 use crate::tracee::inspect;
 use crate::tracee::stub::Vdso;
@@ -22,20 +24,207 @@ impl Following {
     /// Kills the follower, detaches the recorder and frees the leader. Never fails: what does not
     /// work concerns threads that are gone.
     pub(super) fn abandon(mut self, home: &mut Home) {
-        let mut late = Vec::new();
-        let Pair {
-            mut leader,
-            mut follower,
-            vdso,
-            ..
-        } = self.pairs.into_root();
-        follower.kill(&mut |tid, wait| late.push((tid, wait)));
-        let _ = self.recorder.remove_process(leader.pid as u32);
-        for (tid, wait) in std::mem::take(&mut self.deferred).into_iter().chain(late) {
-            pass(&mut leader, tid, wait);
+        let mut late = std::mem::take(&mut self.deferred);
+        let mut pairs = self.pairs.into_all();
+        kill_followers(&mut pairs, &mut late);
+        for pair in &pairs {
+            let _ = self.recorder.remove_process(pair.leader.pid as u32);
         }
         drop(self.recorder);
-        free_leader(leader, &vdso, home, false);
+        let vdso = pairs[ROOT].vdso.clone();
+        let mut leaders = Family {
+            followed: self.tree.is_some(),
+            sides: pairs
+                .into_iter()
+                .filter(|pair| pair.child.is_none() || !pair.leader.is_gone())
+                .map(|pair| pair.leader)
+                .collect(),
+        };
+        for stranger in self.tree.into_iter().flat_map(Tree::into_strangers) {
+            leaders.adopt(stranger);
+        }
+        for (tid, wait) in late {
+            leaders.pass(tid, wait);
+        }
+        leaders.free(&vdso, home, false);
+    }
+}
+
+/// Kills all processes of the follower at once and waits until nothing of them is left. Reports of the
+/// leader that come meanwhile are kept in `late`.
+fn kill_followers(pairs: &mut [Pair], late: &mut Vec<(i32, Wait)>) {
+    for pair in pairs.iter().filter(|pair| !pair.follower.is_gone()) {
+        let _ = pidfd::kill(pair.follower.pid);
+    }
+    for at in 0..pairs.len() {
+        let (before, rest) = pairs.split_at_mut(at);
+        let Some((pair, after)) = rest.split_first_mut() else {
+            return;
+        };
+        pair.follower.kill(&mut |tid, wait| {
+            let mut others = before.iter_mut().chain(after.iter_mut());
+            match others.find(|other| other.follower.has(tid)) {
+                Some(other) if matches!(wait, Wait::Exited(_) | Wait::Killed(_)) => {
+                    other.follower.ended(tid);
+                }
+                Some(_) => {
+                    // An exit stop: on with it.
+                    let _ = ptrace::resume(tid, 0);
+                }
+                None => late.push((tid, wait)),
+            }
+        });
+    }
+}
+
+/// The processes of a leader that is not followed any more, the root first.
+pub(super) struct Family {
+    /// Children are traced because they were followed; else they are [`super::wards::Wards`].
+    pub(super) followed: bool,
+    pub(super) sides: Vec<Side>,
+}
+
+impl Family {
+    /// A process at its birth: a child of the leader, or else the follower's, which dies.
+    fn adopt(&mut self, stranger: Stopped) {
+        let pid = stranger.tid();
+        if self.is_child(pid) {
+            let mut side = Side::new(pid);
+            side.add_stopped(stranger, Why::Asked);
+            self.sides.push(side);
+        } else {
+            let _ = pidfd::kill(pid);
+        }
+    }
+
+    fn is_child(&self, pid: i32) -> bool {
+        let parent = inspect::status_field(pid, pid, "PPid").and_then(|pid| pid.parse().ok());
+        parent.is_some_and(|parent: i32| self.sides.iter().any(|side| side.pid == parent))
+    }
+
+    /// Whose thread this is. One that nobody knows may be a child at its birth, which comes in.
+    fn side_of(&mut self, tid: i32, wait: Wait) -> usize {
+        if let Some(at) = self.sides.iter().position(|side| side.has(tid)) {
+            return at;
+        }
+        let process = inspect::process_of(tid).unwrap_or(0);
+        if let Some(at) = self.sides.iter().rposition(|side| side.pid == process) {
+            return at;
+        }
+        if self.followed && wait == Wait::Interrupted && process == tid && self.is_child(tid) {
+            self.add_child(tid);
+            return self.sides.len() - 1;
+        }
+        ROOT
+    }
+
+    fn add_child(&mut self, pid: i32) {
+        let mut side = Side::new(pid);
+        side.vdso = self.sides[ROOT].vdso.clone();
+        side.add_running(Running::born(pid));
+        self.sides.push(side);
+    }
+
+    /// A thread has made a child: it is ours and will stop at its birth.
+    fn expect_child(&mut self, wait: Wait, tid: i32) {
+        if self.followed
+            && wait == Wait::Event(libc::PTRACE_EVENT_FORK)
+            && let Ok(child) = ptrace::event_message(tid)
+            && !self.sides.iter().any(|side| side.has(child as i32))
+        {
+            self.add_child(child as i32);
+        }
+    }
+
+    /// Handles a report: everything passes.
+    fn pass(&mut self, tid: i32, wait: Wait) {
+        let at = self.side_of(tid, wait);
+        self.expect_child(wait, tid);
+        pass(&mut self.sides[at], tid, wait);
+    }
+
+    fn runs(&self) -> bool {
+        self.sides.iter().any(Side::runs)
+    }
+
+    /// Stops all threads; signals that arrive are delivered. Returns only when all stand: a
+    /// thread that was left behind would stay in its next stop for ever.
+    pub(super) fn stop(&mut self) {
+        let start = Instant::now();
+        let mut warned = false;
+        for side in &self.sides {
+            side.interrupt_all();
+        }
+        while self.runs() {
+            if let Ok(Some((tid, wait))) = ptrace::wait(-1, false) {
+                self.stopping_report(tid, wait);
+                continue;
+            }
+            // Most threads stop within microseconds: the server stands still, so they are not slept for.
+            if start.elapsed() < QUICK_STOP {
+                std::thread::yield_now();
+                continue;
+            }
+            let stragglers: Vec<(i32, Wait)> = self
+                .sides
+                .iter_mut()
+                .flat_map(Side::settle_stragglers)
+                .collect();
+            for (tid, wait) in stragglers {
+                self.stopping_report(tid, wait);
+            }
+            if !warned && start.elapsed() > SLOW_STOP {
+                warned = true;
+                let running = self.sides.iter().flat_map(Side::running);
+                let tids: Vec<i32> = running.map(Running::tid).collect();
+                tracing::warn!(?tids, "these threads do not stop; waiting for them");
+            }
+            // No descriptor tells of a ptrace report to this thread alone.
+            let _ = poll(&mut [], PollTimeout::from(1u8));
+        }
+    }
+
+    fn stopping_report(&mut self, tid: i32, wait: Wait) {
+        let at = self.side_of(tid, wait);
+        self.expect_child(wait, tid);
+        stopping_report(&mut self.sides[at], tid, wait);
+    }
+
+    /// Makes the leader as it was before the update: its vDSO restored, its threads untraced (or, for a
+    /// promoted process, traced and its filter suspended as before). `foreign`: it ran untraced meanwhile.
+    pub(super) fn free(mut self, vdso: &Vdso, home: &mut Home, foreign: bool) {
+        self.stop();
+        for side in &mut self.sides {
+            // Threads that were held for other reasons go the same way.
+            let _ = side.rewind_stopped();
+            if let Err(error) = side.restore_vdso(vdso, foreign) {
+                tracing::warn!(pid = side.pid, %error, "the vDSO was not restored");
+            }
+        }
+        match home {
+            Home::Bare(_) => {
+                for mut side in self.sides {
+                    for tid in side.tids() {
+                        if let Some(thread) = side.reported(tid) {
+                            detach(side.pid, thread);
+                        }
+                    }
+                    free_unknown(side.pid);
+                }
+            }
+            Home::Kept(kept) => {
+                let mut sides = self.sides.into_iter();
+                let mut root = sides.next().unwrap_or_else(|| Side::new(0));
+                root.resume_all();
+                for mut child in sides {
+                    child.resume_all();
+                    for tid in child.tids() {
+                        root.wards.insert(tid);
+                    }
+                }
+                kept.side = root;
+            }
+        }
     }
 }
 
@@ -93,37 +282,15 @@ fn is_ours(tid: i32) -> bool {
     ptrace::signal_info(tid).is_ok_and(|info| info.si_code == libc::SI_KERNEL)
 }
 
-/// Stops all threads of a side; signals that arrive are delivered. Returns only when all stand: a
-/// thread that was left behind would stay in its next stop for ever.
+/// Stops all threads of a side; signals that arrive are delivered.
 pub(super) fn stop_side(side: &mut Side) {
-    let start = Instant::now();
-    let mut warned = false;
-    side.interrupt_all();
-    while side.running().next().is_some() {
-        if let Ok(Some((tid, wait))) = ptrace::wait(-1, false) {
-            stopping_report(side, tid, wait);
-            continue;
-        }
-        // Most threads stop within microseconds: the server stands still, so they are not slept for.
-        if start.elapsed() < QUICK_STOP {
-            std::thread::yield_now();
-            continue;
-        }
-        for (tid, wait) in side.settle_stragglers() {
-            stopping_report(side, tid, wait);
-        }
-        if !warned && start.elapsed() > SLOW_STOP {
-            warned = true;
-            let tids: Vec<i32> = side.running().map(Running::tid).collect();
-            tracing::warn!(
-                pid = side.pid,
-                ?tids,
-                "these threads do not stop; waiting for them"
-            );
-        }
-        // No descriptor tells of a ptrace report to this thread alone.
-        let _ = poll(&mut [], PollTimeout::from(1u8));
-    }
+    let pid = side.pid;
+    let mut family = Family {
+        followed: false,
+        sides: vec![std::mem::replace(side, Side::new(pid))],
+    };
+    family.stop();
+    *side = family.sides.swap_remove(ROOT);
 }
 
 fn stopping_report(side: &mut Side, tid: i32, wait: Wait) {
@@ -145,29 +312,13 @@ fn stopping_report(side: &mut Side, tid: i32, wait: Wait) {
     }
 }
 
-/// Makes the leader as it was before the update: its vDSO restored, its threads untraced (or, for a
-/// promoted process, traced and its filter suspended as before). `foreign`: it ran untraced meanwhile.
-pub(super) fn free_leader(mut leader: Side, vdso: &Vdso, home: &mut Home, foreign: bool) {
-    stop_side(&mut leader);
-    // Threads that were held for other reasons go the same way.
-    let _ = leader.rewind_stopped();
-    if let Err(error) = leader.restore_vdso(vdso, foreign) {
-        tracing::warn!(pid = leader.pid, %error, "the vDSO was not restored");
-    }
-    match home {
-        Home::Bare(_) => {
-            for tid in leader.tids() {
-                if let Some(thread) = leader.reported(tid) {
-                    detach(leader.pid, thread);
-                }
-            }
-            free_unknown(leader.pid);
-        }
-        Home::Kept(kept) => {
-            leader.resume_all();
-            kept.side = leader;
-        }
-    }
+/// Makes a leader without followed children as it was before the update.
+pub(super) fn free_leader(leader: Side, vdso: &Vdso, home: &mut Home, foreign: bool) {
+    let family = Family {
+        followed: false,
+        sides: vec![leader],
+    };
+    family.free(vdso, home, foreign);
 }
 
 /// Lets a stopped thread go. A `SIGSTOP` of the recorder that it has not seen yet must not stop the

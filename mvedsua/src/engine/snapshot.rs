@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::apply::{Applied, ApplyError, Placed, place};
 use super::attach::refused;
+use super::family::Tree;
 use super::following::{Following, Parts};
 use super::guard::Watched;
 use super::home::Home;
@@ -25,7 +26,9 @@ use crate::sys::ptrace;
 use crate::sys::seccomp::Listener;
 use crate::sys::wakeup::Wakeup;
 use crate::tracee::clock_slots;
-use crate::tracee::snapshot::{self, LEADER_OPTIONS, populate, seize_all};
+use crate::tracee::snapshot::{
+    self, FOLLOWER_OPTIONS, LEADER_OPTIONS, TREE_OPTIONS, populate, seize_all,
+};
 use crate::tracee::stub::{self, Vdso};
 use crate::tracee::thread::Stopped;
 use crate::tracee::{Result, TraceeError};
@@ -68,6 +71,7 @@ pub(super) fn begin(
     home: &mut Home,
     options: UpdateOptions,
     bundle: Option<&Bundle>,
+    tree: bool,
     wakeup: &Wakeup,
 ) -> std::result::Result<Begun, NotBegun> {
     let pid = home.pid();
@@ -100,6 +104,7 @@ pub(super) fn begin(
     vdso.write_stub(pid).map_err(told)?;
     let asked = Instant::now();
     let stopped = match home {
+        Home::Bare(_) if tree => seize_all(pid, LEADER_OPTIONS | TREE_OPTIONS),
         Home::Bare(_) => seize_all(pid, LEADER_OPTIONS),
         Home::Kept(kept) => kept.stop_all().map(|threads| (threads, asked)),
     };
@@ -142,7 +147,15 @@ pub(super) fn begin(
                 throw_away(copied.follower.tid());
                 return Err(error.into());
             }
-            let made = furnish(pid, copied.follower, &contexts, &vdso, listener, bundle)?;
+            let made = furnish(
+                pid,
+                copied.follower,
+                &contexts,
+                &vdso,
+                listener,
+                bundle,
+                tree,
+            )?;
             let addresses = contexts
                 .0
                 .iter()
@@ -166,6 +179,7 @@ pub(super) fn begin(
                 slots,
                 rules: rules.map(|set| Box::new(Rules::forward(&options, set, pid))),
                 reverse: false,
+                tree: tree.then(Tree::default),
                 options,
                 wakeup: wakeup.clone(),
                 middle,
@@ -178,7 +192,7 @@ pub(super) fn begin(
                 && let Err(stop) = following.start_transformer(placed)
             {
                 following.abandon(home);
-                let why = super::worker::describe(stop).0;
+                let why = super::following::describe(stop).0;
                 return Err(
                     refused("E242", format!("the transformer did not start: {why}")).into(),
                 );
@@ -320,6 +334,7 @@ fn furnish(
     vdso: &Vdso,
     listener: Option<Arc<Listener>>,
     bundle: Option<&Bundle>,
+    tree: bool,
 ) -> std::result::Result<Made, ApplyError> {
     let pid = copy.tid();
     let result = (|| {
@@ -347,7 +362,8 @@ fn furnish(
                 side.add_stopped(thread, super::side::Why::Transforming);
                 continue;
             }
-            thread.set_options(snapshot::FOLLOWER_OPTIONS)?;
+            let options = if tree { TREE_OPTIONS } else { 0 };
+            thread.set_options(FOLLOWER_OPTIONS | options)?;
             side.add_running(thread.resume(0)?);
         }
         Ok(Made {
@@ -397,6 +413,7 @@ pub(super) fn reverse(
         lanes,
         rules,
         pairs,
+        tree,
         ..
     } = following;
     let Pair {
@@ -432,7 +449,7 @@ pub(super) fn reverse(
     let made = recorded
         .map_err(|e| TraceeError::Unsuitable(e.to_string()))
         .and(logging)
-        .and_then(|()| turn_follower(old, &vdso, kept.previous.take()));
+        .and_then(|()| turn_follower(old, &vdso, kept.previous.take(), tree.is_some()));
     match made {
         Ok((side, installed)) => {
             let addresses = pairs
@@ -462,6 +479,7 @@ pub(super) fn reverse(
                 slots: Slots::new(base, owners.iter().map(|(new, _, slot)| (*new, *slot))),
                 rules: rules.map(|rules| Box::new(rules.reversed(new_pid))),
                 reverse: true,
+                tree,
                 options,
                 wakeup: wakeup.clone(),
                 middle: 0,
@@ -511,12 +529,14 @@ fn turn_follower(
     mut old: Side,
     vdso: &Vdso,
     listener: Option<Arc<Listener>>,
+    tree: bool,
 ) -> Result<(Side, follower::Installed)> {
     let pid = old.pid;
+    let options = FOLLOWER_OPTIONS | if tree { TREE_OPTIONS } else { 0 };
     let mut threads = old.take_stopped(super::side::Why::Asked);
     let result = (|| {
         for thread in &threads {
-            thread.set_options(snapshot::FOLLOWER_OPTIONS | ptrace::O_SUSPEND_SECCOMP)?;
+            thread.set_options(options | ptrace::O_SUSPEND_SECCOMP)?;
         }
         let first = threads
             .first_mut()
@@ -531,7 +551,7 @@ fn turn_follower(
     match result {
         Ok(installed) => {
             for thread in threads {
-                thread.set_options(snapshot::FOLLOWER_OPTIONS)?;
+                thread.set_options(options)?;
                 old.add_running(thread.resume(0)?);
             }
             Ok((old, installed))

@@ -18,7 +18,6 @@ use crate::sys::memory;
 use crate::sys::ptrace::{self, Registers, Wait};
 use crate::tracee::inject::Plain;
 use crate::tracee::inspect;
-use crate::tracee::snapshot::FOLLOWER_OPTIONS;
 use crate::tracee::symbol;
 use crate::tracee::thread::Stopped;
 use crate::tracee::unwind::Unwinder;
@@ -445,7 +444,7 @@ impl Following {
         threads.push(thread);
         self.pairs[pair].epoll.objects_moved(moved);
         for thread in threads {
-            thread.set_options(FOLLOWER_OPTIONS)?;
+            thread.set_options(self.follower_options())?;
             self.pairs[pair].follower.add_running(thread.resume(0)?);
         }
         self.progress = Instant::now();

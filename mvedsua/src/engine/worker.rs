@@ -11,7 +11,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::attach::refused;
 use super::attempt::{Attempt, tried_again};
-use super::following::{Following, Stop};
+use super::following::{Following, Stop, describe};
 use super::handle::{Request, Shared};
 use super::home::Home;
 use super::pair::ROOT;
@@ -51,6 +51,8 @@ pub(super) struct Worker {
     pub(super) changed: watch::Sender<u64>,
     pub(super) requests: Receiver<Request>,
     pub(super) wakeup: Wakeup,
+    /// The children of the service are followed.
+    pub(super) tree: bool,
     /// A promotion that waits for the follower to catch up: the leader serves on meanwhile.
     promotion: Option<PendingPromotion>,
     /// Who waits for the end of `update`.
@@ -79,6 +81,7 @@ impl Worker {
         changed: watch::Sender<u64>,
         requests: Receiver<Request>,
         wakeup: Wakeup,
+        tree: bool,
     ) -> Self {
         let now = Instant::now();
         Self {
@@ -87,6 +90,7 @@ impl Worker {
             changed,
             requests,
             wakeup,
+            tree,
             promotion: None,
             waiting: None,
             attempt: None,
@@ -597,8 +601,14 @@ impl Worker {
             (Stop::LeaderCrashed { how, held: false } | Stop::LeaderEnded(how), _) => {
                 let mut following = following;
                 let root = following.pairs.root_mut();
-                let leader = &mut root.leader;
-                root.follower.kill(&mut |tid, wait| pass(leader, tid, wait));
+                if following.tree.is_some() {
+                    // Children of the leader may go on.
+                    let mut home = Home::Bare(root.leader.pid);
+                    following.abandon(&mut home);
+                } else {
+                    let leader = &mut root.leader;
+                    root.follower.kill(&mut |tid, wait| pass(leader, tid, wait));
+                }
                 if let Some(reply) = self.waiting.take() {
                     let _ = reply.send(Err(Failure::Ended {
                         reason: how.clone(),
@@ -773,15 +783,6 @@ impl Live {
             Self::Outdated(token, home) => (token.take_over(), home),
             Self::Updated(token, home) => (token.take_over(), home),
         }
-    }
-}
-
-pub(super) fn describe(stop: Stop) -> (String, Option<String>) {
-    match stop {
-        Stop::Later(reason) => (reason, None),
-        Stop::RollBack(reason, report) => (reason, report),
-        Stop::LeaderCrashed { how, .. } => (format!("the leader crashed: {how}"), None),
-        Stop::LeaderEnded(how) => (format!("the leader ended: {how}"), None),
     }
 }
 

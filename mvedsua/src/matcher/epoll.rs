@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::dsu::Moved;
 
 /// What was registered since the snapshot, and the translation of data words leader -> follower.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct EpollData {
     /// (epoll descriptor, leader's data) -> follower's data, only where they differ.
     translation: HashMap<(i32, u64), u64>,

@@ -8,7 +8,7 @@ mod stage;
 mod status;
 mod timeline;
 
-pub use options::{Command, Done, Failure, OnFull, UpdateKind, UpdateOptions, WaitFor};
+pub use options::{Children, Command, Done, Failure, OnFull, UpdateKind, UpdateOptions, WaitFor};
 pub use stage::{OutdatedLeader, Promoting, SingleLeader, Stage, UpdatedLeader, Updating};
 pub use status::{
     Events, FollowerStatus, LastUpdate, LeaderStatus, NextTry, Outcome, Pauses, RingStatus,

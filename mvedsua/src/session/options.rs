@@ -29,6 +29,19 @@ pub enum UpdateKind {
     },
 }
 
+/// What becomes of the child processes of a server while it is updated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Children {
+    /// They are followed if the server has any when it is attached.
+    #[default]
+    Auto,
+    /// They are followed: each gets a counterpart, and the tree is updated as a whole.
+    Follow,
+    /// They are the server's alone; no promotion while one lives.
+    Alone,
+}
+
 /// What happens when the leader runs ahead of the follower by a whole ring.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Stage;
+use super::{Children, Stage};
 use crate::rules::ast::Direction;
 use crate::rules::engine::RuleCount;
 use crate::rules::tools::Divergence;
@@ -14,6 +14,9 @@ pub struct Status {
     pub name: String,
     /// Where in its life it is.
     pub stage: Stage,
+    /// What becomes of its child processes in an update.
+    #[serde(default)]
+    pub children: Children,
     /// The process that serves.
     pub leader: LeaderStatus,
     /// The process that follows, if an update runs.
@@ -237,6 +240,7 @@ impl Status {
         Self {
             name,
             stage: Stage::SingleLeader,
+            children: Children::Alone,
             leader: LeaderStatus { pid, threads },
             follower: None,
             ring: RingStatus::default(),

@@ -26,6 +26,8 @@ pub const LEADER_OPTIONS: u32 =
     ptrace::O_TRACECLONE | ptrace::O_TRACEEXEC | ptrace::O_TRACEEXIT | ptrace::O_TRACESYSGOOD;
 /// Options of a follower: it shares the leader's sockets and must never outlive its tracer.
 pub const FOLLOWER_OPTIONS: u32 = LEADER_OPTIONS | ptrace::O_EXITKILL;
+/// What comes to both where children are followed. Not `vfork`: such a child shares its maker's memory.
+pub const TREE_OPTIONS: u32 = ptrace::O_TRACEFORK;
 /// Moments at which a thread is found inside the vDSO before it is given up on.
 const MOST_LOOKS: u32 = 200;
 /// How long a thread that was in the vDSO runs between two looks: 1 us to this many.
@@ -278,7 +280,10 @@ pub fn take(
                     && follower_tid != Some(who)
                     && inspect::process_of(who) == Some(pid))
         };
-        if (who == tid && serves) || (who != tid && is_other(who)) {
+        // Once the copy is known, every other process is a child that the leader has made meanwhile.
+        let is_child =
+            |who| follower_tid.is_some_and(|copy| copy != who) && middle != Some(who) && who != tid;
+        if (who == tid && serves) || (who != tid && is_other(who)) || is_child(who) {
             deferred.push((who, wait));
         } else if who == tid {
             let stopped = cloner.take().expect("reported, so it ran").reported();

@@ -1,0 +1,431 @@
+//! Child processes that are followed: born, ended and waited for while an update runs.
+//!
+//! A child of the leader is reported by ptrace at its birth, before it has run, and recorded from there
+//! on. The follower makes its own child by the same call, and the two are a pair: the n-th birth of the
+//! one thread is that of the other. What the leader's `wait4` got is answered from the log like any call, but only
+//! once the follower's own child has ended, too; that one is then waited for inside the follower, so that
+//! both trees stay equal.
+//!
+//! A child that shares its maker's memory (`vfork`) is the leader's alone: it is about to execute another program.
+
+use std::collections::{HashMap, HashSet};
+
+use mvedsua_common::table::number;
+
+use super::following::{Following, Stop};
+use super::guard::Watched;
+use super::lane::Item;
+use super::leader_events::died_of;
+use super::pair::{Child, Pair};
+use super::readings::Slots;
+use super::replay::record_of;
+use super::roles::roles;
+use super::side::{Side, Why};
+use crate::sys::memory;
+use crate::sys::ptrace::{self, Wait};
+use crate::tracee::inject::Plain;
+use crate::tracee::inspect;
+use crate::tracee::snapshot::{FOLLOWER_OPTIONS, TREE_OPTIONS};
+use crate::tracee::thread::{Running, Stopped};
+
+/// What a child may be made with and still be a process of its own: other flags would have it share with its
+/// maker what promotion gives to each.
+const SHARING: u64 = (libc::CLONE_VM
+    | libc::CLONE_FS
+    | libc::CLONE_FILES
+    | libc::CLONE_SIGHAND
+    | libc::CLONE_PARENT) as u64;
+
+/// Where `si_pid` is in the `siginfo_t` of a `waitid`.
+const PID_IN_SIGINFO: usize = 16 - 4;
+
+/// What is kept of a tree besides its pairs.
+#[derive(Debug, Default)]
+pub(super) struct Tree {
+    /// Processes of either side that were reported at their birth before their maker was.
+    strangers: HashMap<i32, Stopped>,
+    /// Processes that share their maker's memory and have not been reported at their birth yet.
+    alone: HashSet<i32>,
+}
+
+impl Tree {
+    /// Nobody has named them yet; whose they are nobody will say any more.
+    pub(super) fn into_strangers(self) -> impl Iterator<Item = Stopped> {
+        self.strangers.into_values()
+    }
+}
+
+/// The flags of the call that made a child, whose maker stands in its event.
+fn flags_of(thread: &Stopped) -> Result<u64, Stop> {
+    let regs = thread.registers()?;
+    let nr = regs.orig_rax as u16;
+    if nr == roles().clone {
+        return Ok(regs.rdi);
+    }
+    if nr != roles().clone3 {
+        return Ok(libc::SIGCHLD as u64);
+    }
+    let mut flags = [0u8; 8];
+    memory::read(thread.tid(), regs.rdi, &mut flags)
+        .map_err(|e| Stop::roll_back(format!("reading clone3's arguments: {e}")))?;
+    Ok(u64::from_le_bytes(flags))
+}
+
+/// The id of `child` as `maker` sees it.
+fn told(maker: i32, child: i32) -> i32 {
+    let (levels, ids) = (inspect::ids(maker).len(), inspect::ids(child));
+    levels
+        .checked_sub(1)
+        .and_then(|level| ids.get(level))
+        .copied()
+        .unwrap_or(child)
+}
+
+impl Following {
+    /// A process at its birth, before its maker's event says whose it is.
+    pub(super) fn stranger(&mut self, thread: Stopped) {
+        if let Some(tree) = &mut self.tree
+            && !tree.alone.remove(&thread.tid())
+        {
+            tree.strangers.insert(thread.tid(), thread);
+        } else {
+            // A child process of the leader's: its alone.
+            self.let_alone(thread.tid());
+        }
+    }
+
+    fn let_alone(&mut self, tid: i32) {
+        let leader = &mut self.pairs.root_mut().leader;
+        leader.wards.report(tid, Wait::Interrupted);
+    }
+
+    /// A process whose birth was reported before that of its maker was.
+    fn take_stranger(&mut self, pid: i32) -> Option<Stopped> {
+        self.tree.as_mut()?.strangers.remove(&pid)
+    }
+
+    /// A thread of the leader, a promoted process, has made a child that shares its memory.
+    pub(super) fn leader_vforked(&mut self, child: i32) {
+        if self.take_stranger(child).is_some() {
+            self.let_alone(child);
+        } else if let Some(tree) = &mut self.tree {
+            tree.alone.insert(child);
+        }
+    }
+
+    /// A thread of the leader has made a child process; it stands in that event.
+    pub(super) fn leader_bore(&mut self, pair: usize, thread: &Stopped) -> Result<(), Stop> {
+        let (creator, child) = (thread.tid(), thread.event_message()? as i32);
+        if self.tree.is_none() {
+            return Ok(());
+        }
+        if flags_of(thread)? & SHARING != 0 {
+            if self.take_stranger(child).is_some() {
+                self.let_alone(child);
+            }
+            return Err(Stop::roll_back(
+                "the leader made a child process that shares its descriptors or memory with it, which cannot be followed",
+            ));
+        }
+        let told = told(creator, child);
+        self.recorder.add_process(child as u32)?;
+        let parent = &self.pairs[pair];
+        let mut born = Pair {
+            leader: Side::new(child),
+            follower: Side::new(0),
+            vdso: parent.vdso.clone(),
+            epoll: Default::default(),
+            slots: Slots::inherited(&parent.slots, creator, child),
+            opened: HashMap::new(),
+            lasting: Default::default(),
+            gifts: HashMap::new(),
+            tid_addresses: HashMap::new(),
+            middle: 0,
+            cloner: 0,
+            child: Some(Child::new(pair, told)),
+            _watched: Watched::watch(child),
+        };
+        born.leader.vdso = parent.leader.vdso.clone();
+        born.leader.add_running(Running::born(child));
+        let number = self.pairs.add(born);
+        self.births.add(creator, child, told);
+        if self.take_stranger(child).is_some() {
+            self.leader_report(number, child, Wait::Interrupted)?;
+        }
+        self.set_margin()
+    }
+
+    /// A thread of the follower has made the child process of `pair`.
+    pub(super) fn follower_bore(
+        &mut self,
+        parent: usize,
+        creator: i32,
+        pair: usize,
+        born: i32,
+    ) -> Result<(), Stop> {
+        let seen = told(creator, born);
+        let (opened, epoll) = (
+            self.pairs[parent].opened.clone(),
+            self.pairs[parent].epoll.clone(),
+        );
+        let child = &mut self.pairs[pair];
+        (child.opened, child.epoll) = (opened, epoll);
+        child.follower = Side::new(born);
+        child.follower.add_running(Running::born(born));
+        if let Some(of) = &mut child.child {
+            of.follower_told = seen;
+        }
+        if self.take_stranger(born).is_some() {
+            self.follower_report(pair, born, Wait::Interrupted)?;
+        }
+        Ok(())
+    }
+
+    /// A process of the leader's tree, not its root, is about to end, or has.
+    pub(super) fn child_ends(&mut self, pair: usize, how: Wait) -> Result<(), Stop> {
+        if let Some(child) = &mut self.pairs[pair].child {
+            child.leader_end.get_or_insert(how);
+        }
+        self.compare_ends(pair)
+    }
+
+    /// The last thread of a process of the leader's tree is gone.
+    pub(super) fn child_gone(&mut self, pair: usize, how: Wait) -> Result<(), Stop> {
+        self.drain_ring()?;
+        self.recorder
+            .remove_process(self.pairs[pair].leader.pid as u32)?;
+        // One that was killed may have had no time to report that it was about to end.
+        for index in 0..self.lanes.len() {
+            if self.lanes[index].pair == pair && !self.lanes[index].leaving {
+                self.lanes[index].leaving = true;
+                self.push_ruled(index, Item::Exit)?;
+            }
+        }
+        self.child_ends(pair, how)
+    }
+
+    /// The same for the follower's.
+    pub(super) fn follower_child_gone(&mut self, pair: usize, how: Wait) -> Result<(), Stop> {
+        if let Some(child) = &mut self.pairs[pair].child {
+            child.follower_end = Some(how);
+        }
+        for index in 0..self.lanes.len() {
+            if self.lanes[index].pair == pair
+                && matches!(
+                    self.order.next(index),
+                    Some((Item::Call(_) | Item::Expected(_) | Item::Reading(_), _))
+                )
+            {
+                let report = self.hang_report();
+                return Err(Stop::RollBack(
+                    format!(
+                        "child process {} of the follower ended ({how:?}) where the leader's went on",
+                        self.pairs[pair].follower.pid
+                    ),
+                    Some(report),
+                ));
+            }
+        }
+        self.compare_ends(pair)
+    }
+
+    fn compare_ends(&mut self, pair: usize) -> Result<(), Stop> {
+        let pair = &self.pairs[pair];
+        let Some(child) = &pair.child else {
+            return Ok(());
+        };
+        match (child.leader_end, child.follower_end) {
+            (Some(leader), Some(follower)) if leader != follower => Err(Stop::roll_back(format!(
+                "child process {} of the leader ended with {leader:?}, its counterpart with {follower:?}",
+                pair.leader.pid
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// All that the threads of the leader's child did has been done again but for their ends.
+    fn all_at_their_end(&self, pair: usize) -> bool {
+        (0..self.lanes.len())
+            .filter(|index| self.lanes[*index].pair == pair)
+            .all(|index| {
+                self.lanes[index].leaving
+                    && matches!(self.order.next(index), None | Some((Item::Exit, _)))
+            })
+    }
+
+    /// A thread of the leader's child has ended with its whole process: so must the follower's, in its own
+    /// way. Returns whether it got further.
+    pub(super) fn step_end(&mut self, index: usize) -> Result<bool, Stop> {
+        let pair = self.lanes[index].pair;
+        let Some(how) = self.pairs[pair].child.as_ref().and_then(|c| c.leader_end) else {
+            return Ok(false);
+        };
+        if !self.all_at_their_end(pair) {
+            return Ok(false);
+        }
+        match (how, self.lanes[index].waiting) {
+            (Wait::Exited(status), Some(arrival)) if arrival.call.nr == roles().exit_group => {
+                let own = arrival.call.args[0] as i32 & 0xff;
+                if own != status {
+                    return Err(Stop::roll_back(format!(
+                        "divergence in thread {}: the leader's child process exited with status {status}, the \
+                         follower's with {own}",
+                        self.lanes[index].leader
+                    )));
+                }
+                self.lanes[index].waiting = None;
+                self.let_run(&arrival)?;
+                Ok(true)
+            }
+            // A signal that can be caught was given to the follower where the leader got it.
+            (Wait::Killed(libc::SIGKILL), _) => {
+                let child = self.pairs[pair].child.as_mut();
+                if child.is_some_and(|child| !std::mem::replace(&mut child.killed, true)) {
+                    let _ = crate::sys::pidfd::kill(self.pairs[pair].follower.pid);
+                }
+                Ok(false)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// The child whose end the next call of a lane, a `wait4` or `waitid`, has taken notice of.
+    fn reaped(&self, index: usize) -> Option<usize> {
+        let (item, _) = self.order.next(index)?;
+        let record = record_of(&self.recorder, &self.fetched, item)?;
+        let header = record.header;
+        let id = if header.nr == roles().wait4 {
+            if header.ret <= 0 {
+                return None;
+            }
+            let status = record
+                .data(1)
+                .and_then(|data| data.first_chunk::<4>())
+                .map(|word| i32::from_le_bytes(*word));
+            if status.is_some_and(|s| libc::WIFSTOPPED(s) || libc::WIFCONTINUED(s)) {
+                return None;
+            }
+            header.ret as i32
+        } else if header.nr == roles().waitid {
+            if header.ret != 0 || header.args[3] & libc::WNOWAIT as u64 != 0 {
+                return None;
+            }
+            let info = record.data(2)?;
+            let word = |at: usize| Some(i32::from_le_bytes(info.get(at..at + 4)?.try_into().ok()?));
+            let code = word(8)?;
+            if [libc::CLD_STOPPED, libc::CLD_CONTINUED, libc::CLD_TRAPPED].contains(&code) {
+                return None;
+            }
+            word(PID_IN_SIGINFO)?
+        } else {
+            return None;
+        };
+        self.pairs.child_named(self.lanes[index].pair, id)
+    }
+
+    /// False while the next call of a lane waits for a child that has not ended in the follower yet.
+    pub(super) fn may_reap(&self, index: usize) -> bool {
+        self.tree.is_none()
+            || self
+                .reaped(index)
+                .is_none_or(|child| self.pairs[child].has_ended())
+    }
+
+    /// The next call of a lane was equal: if it has waited for a child, the follower's thread waits for its own,
+    /// too, on its way out of the call.
+    pub(super) fn note_reaping(&mut self, index: usize, tid: i32) {
+        if self.tree.is_none() {
+            return;
+        }
+        let Some(pair) = self.reaped(index) else {
+            return;
+        };
+        if let Some(child) = &mut self.pairs[pair].child {
+            child.reaped = true;
+            self.lanes[index].reaps = Some(child.follower_told);
+            let parent = self.lanes[index].pair;
+            self.pairs[parent].follower.interrupt(tid);
+        }
+    }
+
+    /// A thread of the follower stands on its way out of a wait: it waits for its own child.
+    pub(super) fn reap(&mut self, pair: usize, thread: &mut Stopped) -> Result<(), Stop> {
+        let tid = thread.tid();
+        let Some(index) = self.lanes.of_follower(tid) else {
+            return Ok(());
+        };
+        let Some(id) = self.lanes[index].reaps.take() else {
+            return Ok(());
+        };
+        let failed = |e| Stop::roll_back(format!("changing the signal mask of thread {tid}: {e}"));
+        let own = ptrace::signal_mask(tid).map_err(failed)?;
+        ptrace::set_signal_mask(tid, u64::MAX).map_err(failed)?;
+        let options = FOLLOWER_OPTIONS | TREE_OPTIONS;
+        thread.set_options(options | ptrace::O_SUSPEND_SECCOMP)?;
+        let plain = Plain {
+            vdso: &self.pairs[pair].vdso,
+        };
+        let how = (libc::WNOHANG | libc::__WALL) as u64;
+        let args = [id as u64, 0, how, 0, 0, 0];
+        let got = plain.call_ok(thread, "wait4", number("wait4"), &args)?;
+        thread.set_options(options)?;
+        ptrace::set_signal_mask(tid, own).map_err(failed)?;
+        if got as i32 != id {
+            return Err(Stop::roll_back(format!(
+                "the follower's child process {id} has ended and cannot be waited for"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Options of a process of the follower.
+    pub(super) const fn follower_options(&self) -> u32 {
+        if self.tree.is_some() {
+            FOLLOWER_OPTIONS | TREE_OPTIONS
+        } else {
+            FOLLOWER_OPTIONS
+        }
+    }
+
+    /// A thread of a child of the follower has made a fault: it stands until it is known whether the leader's
+    /// does the same.
+    pub(super) fn child_faults(
+        &mut self,
+        index: usize,
+        thread: Stopped,
+        signal: i32,
+        report: String,
+    ) -> Result<(), Stop> {
+        self.settle_readings(index)?;
+        let pair = self.lanes[index].pair;
+        self.pairs[pair].follower.add_stopped(thread, Why::Dying);
+        self.lanes[index].fault = Some((signal, report));
+        self.step(index).map(drop)
+    }
+
+    /// The follower's thread has made a fault; the leader's must have made the same now.
+    pub(super) fn step_fault(&mut self, index: usize) -> Result<bool, Stop> {
+        let Some((signal, report)) = &self.lanes[index].fault else {
+            return Ok(false);
+        };
+        let signal = *signal;
+        match self.order.next(index) {
+            None => return Ok(false),
+            Some((Item::Signal(delivered), _))
+                if delivered.is_fault() && delivered.info.si_signo == signal => {}
+            Some(_) => {
+                let why = format!("a child process of the follower {}", died_of(signal));
+                return Err(Stop::RollBack(why, Some(report.clone())));
+            }
+        }
+        self.order.take(index);
+        self.lanes[index].fault = None;
+        let pair = self.lanes[index].pair;
+        let thread = self.lanes[index].follower;
+        if let Some(thread) = thread.and_then(|tid| self.pairs[pair].follower.reported(tid)) {
+            let running = thread.resume(signal)?;
+            self.pairs[pair].follower.add_running(running);
+        }
+        Ok(true)
+    }
+}

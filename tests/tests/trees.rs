@@ -1,0 +1,89 @@
+//! Servers with child processes that are followed: each child has a counterpart, and the tree is rolled
+//! back as a whole.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use mvedsua_tests::mvedsua::Status;
+use mvedsua_tests::{Mvedsua, Need, Victim, can_run, process, wait_until};
+
+const NEEDS: &[Need] = &[Need::Root, Need::Program("cc")];
+const LIMIT: Duration = Duration::from_secs(60);
+
+fn ensure_equal(status: &Status) -> Result<()> {
+    ensure!(
+        status.stage == "outdated-leader" && status.events.diverged == 0,
+        "{status:?}\n{}",
+        status
+            .last_update
+            .as_ref()
+            .and_then(|update| update.report.clone())
+            .unwrap_or_default()
+    );
+    Ok(())
+}
+
+/// Has it followed with its children for `rounds` rounds.
+fn follow(mvedsua: &Mvedsua, victim: &Victim, name: &str, rounds: u64) -> Result<()> {
+    mvedsua.update_identity(name, &[])?;
+    victim.wait_rounds(rounds)?;
+    let done = mvedsua.status(name)?.events.recorded;
+    let status = mvedsua.wait_for(name, LIMIT, |status| {
+        status
+            .follower
+            .is_none_or(|follower| status.events.recorded - follower.lag_events >= done)
+    })?;
+    ensure_equal(&status)
+}
+
+/// The follower makes children of its own, and after a rollback no process of the server is held any more.
+fn rolled_back(name: &str, rounds: u64) -> Result<()> {
+    let victim = Victim::start(name)?;
+    let before = victim.footprint()?;
+    let mvedsua = Mvedsua::start()?;
+    mvedsua.attach_with_children(victim.pid(), name)?;
+    follow(&mvedsua, &victim, name, rounds)?;
+    let follower = mvedsua
+        .status(name)?
+        .follower
+        .map_or(0, |follower| follower.pid);
+    ensure!(
+        wait_until(LIMIT, || !process::children(follower).is_empty()),
+        "the follower makes no children"
+    );
+    mvedsua.rollback(name)?;
+    ensure!(process::is_untraced(victim.pid()) && process::is_unfiltered(victim.pid()));
+    let program = victim.dir().join(name);
+    let all_bare = || {
+        process::with_program(&program)
+            .iter()
+            .all(|pid| process::is_untraced(*pid) && process::is_unfiltered(*pid))
+    };
+    ensure!(
+        wait_until(LIMIT, all_bare),
+        "some are still traced: {:?}",
+        process::with_program(&program)
+    );
+    victim.wait_rounds(rounds)?;
+    // How many children it has at a time is not the same in every round.
+    ensure!(victim.footprint()?.vdso == before.vdso, "another vDSO");
+    victim.end()
+}
+
+#[test]
+fn a_tree_of_forks_is_followed_and_rolled_back() -> Result<()> {
+    if !can_run("a_tree_of_forks_is_followed_and_rolled_back", NEEDS) {
+        return Ok(());
+    }
+    rolled_back("forks", 100)
+}
+
+/// Children that change their user, root and limits, live in namespaces of their own, get descriptors passed,
+/// crash, and are waited for in a handler of `SIGCHLD`.
+#[test]
+fn sessions_of_all_kinds_are_followed_and_rolled_back() -> Result<()> {
+    if !can_run("sessions_of_all_kinds_are_followed_and_rolled_back", NEEDS) {
+        return Ok(());
+    }
+    rolled_back("sessions", 60)
+}
