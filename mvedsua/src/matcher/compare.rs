@@ -1,7 +1,7 @@
 //! Is this call of the follower the one that the leader made?
 
 use mvedsua_common::event::{PART_MSG_CONTROL, PART_MSG_DATA, PART_MSG_HEADER, PART_MSG_NAME};
-use mvedsua_common::spec::{Arg, Dir, Len};
+use mvedsua_common::spec::{Arg, Dir, Len, unread};
 use mvedsua_common::table;
 
 use super::{Call, Fault, Memory, Record, each_vector, msghdr, word};
@@ -115,9 +115,8 @@ impl Comparison<'_> {
                 }
                 Arg::Mem(Dir::In, Len::Msg) => self.message(follower, part.flags, part.data)?,
                 Arg::Mem(Dir::In, Len::Mmsg) => {}
-                Arg::Mem(Dir::In, _) | Arg::SockaddrIn(_) | Arg::Struct(Dir::In, ..) => {
-                    self.bytes(follower, part.data)?;
-                }
+                Arg::Mem(Dir::In, _) | Arg::SockaddrIn(_) => self.bytes(follower, part.data)?,
+                Arg::Struct(Dir::In, _, name) => self.fields(follower, part.data, name)?,
                 Arg::EpollEvent => self.bytes(follower, &part.data[..part.data.len().min(4)])?,
                 Arg::PollFds(_) => self.poll_set(follower, part.data)?,
                 _ => {}
@@ -143,6 +142,22 @@ impl Comparison<'_> {
     fn bytes(&mut self, address: u64, expected: &[u8]) -> Result<(), What> {
         let got = self.read(address, expected.len())?;
         equal(expected, got)
+    }
+
+    /// A C struct, but for what the kernel does not read of it.
+    fn fields(&mut self, address: u64, expected: &[u8], name: &str) -> Result<(), What> {
+        let unread = unread(name);
+        let read = self.read(address, expected.len())?;
+        if unread.is_empty() {
+            return equal(expected, read);
+        }
+        let mut got = read.to_vec();
+        for &(from, to) in unread {
+            if let (Some(got), Some(theirs)) = (got.get_mut(from..to), expected.get(from..to)) {
+                got.copy_from_slice(theirs);
+            }
+        }
+        equal(expected, &got)
     }
 
     fn vectors(&mut self, address: u64, count: u64, expected: &[u8]) -> Result<(), What> {

@@ -141,3 +141,28 @@ proptest! {
         let _ = super::finish_messages(&record, &call, &mut memory);
     }
 }
+
+#[test]
+fn what_the_kernel_does_not_read_of_a_struct_is_not_compared() {
+    let fcntl = mvedsua_common::table::number("fcntl");
+    let call = Call {
+        nr: fcntl,
+        // F_SETLK
+        args: [3, 6, page(2), 0, 0, 0],
+    };
+    let mut payload = Vec::new();
+    push_part(&mut payload, 2, PART_WHOLE, &[7; 32]);
+    let record = Record {
+        header: header(&call, 0),
+        payload: &payload,
+    };
+    let unread = mvedsua_common::spec::unread("flock");
+    for at in 0..32 {
+        let mut pages = vec![[0u8; 256]; 6];
+        pages[2][..32].copy_from_slice(&[7; 32]);
+        pages[2][at] ^= 1;
+        let found = compare(&record, &call, &mut Pages(pages), &mut Vec::new());
+        let padding = unread.iter().any(|&(from, to)| (from..to).contains(&at));
+        assert_eq!(found.is_ok(), padding, "byte {at}");
+    }
+}
