@@ -11,7 +11,7 @@ use super::debug_files::{Build, DebugSearch};
 use super::error::{Blocker, DsuError};
 use super::file::Bundle;
 use super::image::Reloc;
-use super::leave::called_by_private_convention;
+use super::leave::{called_by_private_convention, comes_back_to_its_first_bytes};
 use super::manifest::{BuildName, CallFrames, Control, JUMP, Manifest, Patch, Redirect};
 use super::meaning::{Pair, Side};
 use super::report::{FunctionNote, ObjectNote, Report, Risk, Why};
@@ -582,9 +582,15 @@ impl Analyser<'_> {
             self.report.functions.iter().any(|f| f.name == label)
         };
         for (name, _) in lines.iter().filter(|l| l.1 == Control::Leave) {
-            let callee = (self.pair.old.catalog.entities.iter().enumerate())
-                .filter(|(_, e)| e.kind == EntityKind::Function && is_named(&e.label(), name))
-                .find_map(|(id, _)| called_by_private_convention(self.pair, id, changed));
+            let named = || {
+                (self.pair.old.catalog.entities.iter().enumerate())
+                    .filter(|(_, e)| e.kind == EntityKind::Function && is_named(&e.label(), name))
+            };
+            if named().any(|(id, _)| comes_back_to_its_first_bytes(self.pair, id)) {
+                self.blockers.insert(Blocker { code: "E441", symbol: name.clone(), reason: "it cannot be left in old code: that comes back to its own first bytes, which lead to the new version from now on; use restart, or compile the old one's loop with -falign-loops".into() });
+            }
+            let callee =
+                named().find_map(|(id, _)| called_by_private_convention(self.pair, id, changed));
             if let Some(callee) = callee {
                 self.blockers.insert(Blocker { code: "E441", symbol: name.clone(), reason: format!("it cannot be left in old code: it calls {callee}, which changes, and the compiler has made its arguments fit this one caller; mark that function noinline and global, or use restart") });
             }

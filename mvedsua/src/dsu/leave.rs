@@ -1,7 +1,10 @@
 //! What speaks against leaving an old frame of a changed function in old code (`--control f=leave`).
 
+use iced_x86::FlowControl;
+
 use super::catalog::{Entity, EntityKind};
 use super::code::Access;
+use super::manifest::JUMP;
 use super::meaning::{Meaning, Pair, Side};
 
 /// The first function that the old version of `id` calls in a way of the compiler's own, among those that
@@ -36,6 +39,24 @@ pub(super) fn called_by_private_convention(
         }
     }
     None
+}
+
+/// An old frame of `id` that runs on would come back to the function's first bytes, by a jump or out of a call:
+/// these lead to the new version from now on, and an instruction that began among them is no more.
+pub(super) fn comes_back_to_its_first_bytes(pair: &Pair, id: usize) -> bool {
+    let start = pair.old.catalog.entities[id].addr;
+    let first = start..start + JUMP as u64;
+    let Some(code) = pair.old.code.get(&id) else {
+        return false;
+    };
+    code.insns.iter().any(|insn| {
+        let jumps = insn
+            .refs
+            .iter()
+            .any(|r| r.access == Access::Branch && first.contains(&r.addr));
+        let calls = matches!(insn.flow, FlowControl::Call | FlowControl::IndirectCall);
+        jumps || (calls && insn.at >= start && first.contains(&(insn.at + u64::from(insn.len))))
+    })
 }
 
 /// gcc renames functions whose arguments it has changed, LLVM says so in the debug information.

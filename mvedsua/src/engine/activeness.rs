@@ -4,7 +4,7 @@
 use gimli::{Register, X86_64};
 use mvedsua_common::table;
 
-use crate::dsu::{Busy, Control, Manifest, Parameter, Place, Placement, Restart, is_named};
+use crate::dsu::{Busy, Control, JUMP, Manifest, Parameter, Place, Placement, Restart, is_named};
 use crate::sys::memory;
 use crate::sys::ptrace::Registers;
 use crate::tracee::inspect::{self, Mapping};
@@ -159,8 +159,12 @@ impl Scene<'_> {
         self.busy
             .iter()
             .find(|range| range.start <= address && address < range.end)
+            // A frame that is left must not stand in the bytes that become a jump.
+            .filter(|range| {
+                let overwritten = range.start < address && address < range.start + JUMP as u64;
+                overwritten || !self.says(&range.name, Control::Leave)
+            })
             .map(|range| range.name.as_str())
-            .filter(|name| !self.says(name, Control::Leave))
     }
 
     /// Any word of the stack that could be a return address into a busy range. The address of a

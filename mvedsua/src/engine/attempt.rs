@@ -303,6 +303,7 @@ impl Worker {
         let Some(done) = following.transformation.take_finished() else {
             return;
         };
+        self.consumes_since = Instant::now();
         let what = format!(
             "{} transformed {} objects in {:.1} ms and declared {}; the new version is in force ({} functions, {} bytes), \
              the follower consumes events",
@@ -321,6 +322,7 @@ impl Worker {
     fn begun(&mut self, pid: i32, begun: Begun, mut attempt: Attempt) -> Following {
         let pause = begun.pause.as_secs_f64() * 1e3;
         self.started = Instant::now();
+        self.consumes_since = self.started;
         let mut following = begun.following;
         self.left = Left::default();
         self.change(|status| {

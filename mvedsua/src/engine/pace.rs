@@ -33,7 +33,9 @@ impl Following {
     /// # Errors
     /// When the recorder cannot be told.
     pub(super) fn pace(&mut self, wanted: bool) -> Result<(), Stop> {
-        if !wanted || self.options.on_full == OnFull::Rollback {
+        // A follower whose state is being transformed consumes nothing: the leader would stand until it is done.
+        let consumes = !self.transformation.is_running();
+        if !wanted || !consumes || self.options.on_full == OnFull::Rollback {
             if self.pace.take().is_some() {
                 self.set_margin()?;
             }

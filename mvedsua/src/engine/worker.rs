@@ -65,6 +65,8 @@ pub(super) struct Worker {
     pub(super) runs: Option<Attempt>,
     refreshed: Instant,
     pub(super) started: Instant,
+    /// When its follower began to consume events: later, if its state was transformed first.
+    pub(super) consumes_since: Instant,
 }
 
 /// What an update says at its end besides the reason.
@@ -98,6 +100,7 @@ impl Worker {
             runs: None,
             refreshed: now,
             started: now,
+            consumes_since: now,
         }
     }
 
@@ -306,7 +309,7 @@ impl Worker {
     /// The follower is to get near, and had its time to do so by itself, or there is none to lose.
     fn must_catch_up(&self, stage: &Live) -> bool {
         let since = match stage {
-            Live::Updating(..) => Some(self.started),
+            Live::Updating(..) => Some(self.consumes_since),
             _ => self.promotion.as_ref().map(|pending| pending.asked),
         };
         self.promotion

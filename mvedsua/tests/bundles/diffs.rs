@@ -225,6 +225,25 @@ fn an_old_frame_that_calls_what_the_compiler_specialised_is_not_left() {
 }
 
 #[test]
+fn an_old_frame_that_loops_through_its_first_bytes_is_not_left() {
+    let control = [("serve".to_owned(), mvedsua::dsu::Control::Leave)];
+    for (flags, refused) in [("-Os", true), ("-O2", false)] {
+        let pair = Pair::new(&["early.c"], &[flags, "-falign-loops=16"]);
+        let options = BuildOptions {
+            control: control.clone().into(),
+            ..pair.options()
+        };
+        let text = build(&options).map_or_else(|error| error.to_string(), |_| String::new());
+        assert_eq!(text.contains("E441: serve"), refused, "{flags}: {text}");
+        assert_eq!(
+            text.contains("its own first bytes"),
+            refused,
+            "{flags}: {text}"
+        );
+    }
+}
+
+#[test]
 fn a_control_line_for_what_does_not_change_is_refused() {
     let pair = Pair::new(&["basic.c"], &[]);
     let options = BuildOptions {

@@ -122,9 +122,10 @@ impl Store {
         measured.outdated_leader_ms.push(t3.unix_ms as f64 - asked);
         measured.served_per_s.push(self.served(t1, t2)?);
         std::thread::sleep(follows);
-        self.mvedsua.promote(NAME)?;
+        // The counts begin anew with the promotion.
         let blocked = self.mvedsua.status(NAME)?.ring.blocked_ms;
         measured.blocked_ms.push(blocked);
+        self.mvedsua.promote(NAME)?;
         self.mvedsua.finalize(NAME)?;
         self.server.reap();
         std::thread::sleep(follows);
