@@ -206,7 +206,7 @@ fn the_follower_takes_over_from_a_crashed_leader_when_it_has_caught_up() -> Resu
     let mut server = redis()?;
     server.update(&[])?;
     server.more_requests(1_000)?;
-    takes_over(&mut server, |_| Ok(()))?;
+    takes_over(&mut server, Signal::SIGSEGV, |_| Ok(()))?;
     // What took over is as good as a promoted one.
     server.update(&[])?;
     server.more_requests(500)?;
@@ -229,7 +229,7 @@ fn the_follower_takes_over_from_a_crashed_leader_with_a_backlog() -> Result<()> 
     server.mvedsua.wait_for(NAME, LIMIT, |s| {
         s.follower.is_some_and(|f| f.lag_events > 3_000)
     })?;
-    takes_over(&mut server, |_| {
+    takes_over(&mut server, Signal::SIGSEGV, |_| {
         Ok(process::send(follower, Signal::SIGCONT)?)
     })?;
     server.finish()
@@ -244,17 +244,44 @@ fn the_follower_takes_over_while_it_still_catches_up() -> Result<()> {
     server
         .run("update", &["--identity", "--wait", "none"])?
         .ok()?;
-    takes_over(&mut server, |_| Ok(()))?;
+    takes_over(&mut server, Signal::SIGSEGV, |_| Ok(()))?;
+    server.finish()
+}
+
+/// Even `SIGKILL` leaves a moment in which the files of the process are still open.
+#[test]
+fn the_follower_takes_over_from_a_leader_that_was_killed() -> Result<()> {
+    if !can_run(
+        "the_follower_takes_over_from_a_leader_that_was_killed",
+        NEEDS,
+    ) {
+        return Ok(());
+    }
+    let mut server = redis()?;
+    server.update(&[])?;
+    server.more_requests(1_000)?;
+    takes_over(&mut server, Signal::SIGKILL, |_| Ok(()))?;
+    // What took over, with a backlog this time.
+    server.update(&[])?;
+    let follower = server.follower()?;
+    process::send(follower, Signal::SIGSTOP)?;
+    server.mvedsua.wait_for(NAME, LIMIT, |s| {
+        s.follower.is_some_and(|f| f.lag_events > 3_000)
+    })?;
+    takes_over(&mut server, Signal::SIGKILL, |_| {
+        Ok(process::send(follower, Signal::SIGCONT)?)
+    })?;
     server.finish()
 }
 
 /// Crashes the leader; the follower must serve then, with every connection.
 fn takes_over(
     server: &mut Supervised,
+    signal: Signal,
     afterwards: impl FnOnce(&Supervised) -> Result<()>,
 ) -> Result<()> {
     let (old, new) = (server.status()?.leader.pid, server.follower()?);
-    process::send(old, Signal::SIGSEGV)?;
+    process::send(old, signal)?;
     afterwards(server)?;
     let status = server.ended_as("took-over")?;
     ensure!(status.leader.pid == new, "{new} expected: {status:?}");
@@ -262,7 +289,7 @@ fn takes_over(
         status
             .last_update
             .as_ref()
-            .is_some_and(|u| u.reason.contains("SIGSEGV")),
+            .is_some_and(|u| u.reason.contains(signal.as_str())),
         "{status:?}"
     );
     println!("took over: {:?}", status.pauses_ms);
@@ -369,7 +396,7 @@ fn the_old_version_takes_over_from_a_new_one_that_crashes() -> Result<()> {
     let mut server = redis()?;
     let (old, _) = promoted(&server)?;
     server.more_requests(1_000)?;
-    takes_over(&mut server, |_| Ok(()))?;
+    takes_over(&mut server, Signal::SIGSEGV, |_| Ok(()))?;
     ensure!(server.status()?.leader.pid == old);
     server.update(&[])?;
     server.more_requests(500)?;

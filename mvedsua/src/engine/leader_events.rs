@@ -198,9 +198,14 @@ impl Following {
         let status = thread.event_message()? as i32;
         self.drain_ring()?;
         self.collect_readings(pair, tid)?;
-        self.push(tid, Item::Exit)?;
-        if let Some(index) = self.lanes.of_leader(tid) {
-            self.lanes[index].leaving = true;
+        // No end that the program came to: its follower's thread goes on from its last call.
+        let killed =
+            pair == ROOT && libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGKILL;
+        if !killed {
+            self.push(tid, Item::Exit)?;
+            if let Some(index) = self.lanes.of_leader(tid) {
+                self.lanes[index].leaving = true;
+            }
         }
         let whole = is_group_exit(self.pairs[pair].leader.pid, tid, status);
         if whole && pair != ROOT {
@@ -215,7 +220,7 @@ impl Following {
             self.pairs[pair].leader.add_running(thread.resume(0)?);
             return Err(Stop::LeaderEnded("it exited with status 0".into()));
         }
-        if libc::WIFSIGNALED(status) && !FAULTS.contains(&libc::WTERMSIG(status)) {
+        if libc::WIFSIGNALED(status) && !killed && !FAULTS.contains(&libc::WTERMSIG(status)) {
             self.pairs[pair].leader.add_running(thread.resume(0)?);
             return Err(Stop::LeaderEnded(died_of(libc::WTERMSIG(status))));
         }

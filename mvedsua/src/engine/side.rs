@@ -208,6 +208,13 @@ impl Side {
             return;
         }
         let _ = crate::sys::pidfd::kill(self.pid);
+        for (tid, thread) in &self.threads {
+            // One that is dying already stands at its exit, and the kernel drops the signal; no other
+            // gets any further.
+            if matches!(thread, Thread::Stopped(..)) {
+                let _ = ptrace::resume(*tid, 0);
+            }
+        }
         while !self.threads.is_empty() {
             match ptrace::wait(-1, true) {
                 Ok(Some((tid, Wait::Exited(_) | Wait::Killed(_)))) if self.has(tid) => {

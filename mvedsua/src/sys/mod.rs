@@ -4,6 +4,7 @@
 //! mapping), each with the invariants that it relies on. Nothing here knows what an update is.
 
 pub mod features;
+pub mod heap;
 pub mod limits;
 pub mod memory;
 pub mod mortal;
