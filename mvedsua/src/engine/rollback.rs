@@ -31,6 +31,8 @@ impl Following {
             let _ = self.recorder.remove_process(pair.leader.pid as u32);
         }
         drop(self.recorder);
+        // Loading it took megabytes, which else stay now and then: seen in a thousand updates.
+        crate::sys::heap::trim();
         let vdso = pairs[ROOT].vdso.clone();
         let mut leaders = Family {
             followed: self.tree.is_some(),

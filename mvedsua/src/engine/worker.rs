@@ -691,8 +691,6 @@ impl Worker {
         if outcome == Outcome::RolledBack {
             self.mark(None, Stage::SingleLeader, format!("rolled back: {reason}"));
         }
-        // Loading the recorder took megabytes, which else stay now and then: seen in a thousand updates.
-        crate::sys::heap::trim();
         let left = std::mem::take(&mut self.left);
         self.ended_as(LastUpdate {
             outcome,
