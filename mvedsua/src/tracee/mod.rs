@@ -14,6 +14,7 @@ pub mod inspect;
 pub mod module;
 pub mod pid_namespace;
 pub mod posix_timers;
+pub mod rebuild;
 pub mod snapshot;
 pub mod stub;
 pub mod symbol;

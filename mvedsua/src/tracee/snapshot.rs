@@ -319,6 +319,9 @@ pub fn take(
                     });
                 }
             }
+        } else if middle != Some(who) && Some(who) != follower_tid && !is_ours(who, pid, middle) {
+            // Of another process that this thread traces.
+            deferred.push((who, wait));
         } else if Some(who) == follower_tid || (middle.is_some() && middle != Some(who)) {
             if wait == Wait::Interrupted {
                 follower = Some(Running::born(who).reported());
@@ -364,6 +367,13 @@ pub fn take(
         middle: middle.expect("it made the copy"),
         deferred,
     })
+}
+
+/// Whether a process whose birth is reported before the event that names it is the middle process, a child
+/// of the leader, or the copy, a child of the middle process.
+fn is_ours(who: i32, leader: i32, middle: Option<i32>) -> bool {
+    let parent = inspect::status_field(who, who, "PPid").and_then(|pid| pid.parse().ok());
+    parent == Some(middle.unwrap_or(leader))
 }
 
 /// Whether a new thread has the id, in its own pid namespace, that it was to get.

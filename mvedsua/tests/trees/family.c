@@ -185,7 +185,7 @@ static void differ(void)
         CHECK(!syscall(SYS_capset, &header, data));
         CHECK(!prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_NET_BIND_SERVICE, 0, 0));
     } else if (!strcmp(kind, "threads")) {
-        CHECK(!pipe(ends) && !pthread_barrier_init(&born, NULL, 3));
+        CHECK(!pthread_barrier_init(&born, NULL, 3));
         pthread_t id;
         for (uintptr_t i = 1; i <= 2; i++)
             CHECK(!pthread_create(&id, NULL, thread, (void *)i));
@@ -210,7 +210,6 @@ static void differ(void)
         CHECK(!setpgid(0, 0));
     } else if (!strcmp(kind, "grand")) {
         CHECK(setsid() == getpid());
-        CHECK(!pipe(pipes[MOST - 1]));
         pid_t grandchild = fork();
         CHECK(grandchild >= 0);
         if (!grandchild) {
@@ -326,6 +325,8 @@ int main(int argc, char **argv)
     fill(later, 2 * 4096);
     memory[memories].at = (unsigned char *)later + 8 * 4096;
     memory[memories++].len = 4096;
+    /* Descriptors that a child makes for itself its copy would not have. */
+    CHECK(!pipe(ends) && !pipe(pipes[MOST - 1]));
     for (int i = 1; i < argc; i++)
         CHECK(!pipe(pipes[i - 1]));
     for (int i = 1; i < argc; i++) {

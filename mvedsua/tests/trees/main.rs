@@ -3,6 +3,7 @@
 mod clone;
 mod family;
 mod namespace;
+mod rebuild;
 
 use std::path::Path;
 
