@@ -12,9 +12,9 @@ use std::collections::{HashMap, HashSet};
 
 use mvedsua_common::table::number;
 
-use super::following::{Following, Stop};
+use super::following::{Following, Stop, makes};
 use super::guard::Watched;
-use super::lane::Item;
+use super::lane::{Birth, Item};
 use super::leader_events::died_of;
 use super::pair::{Child, Pair};
 use super::readings::Slots;
@@ -25,6 +25,7 @@ use crate::sys::memory;
 use crate::sys::ptrace::{self, Wait};
 use crate::tracee::inject::Plain;
 use crate::tracee::inspect;
+use crate::tracee::pid_namespace::PidNamespace;
 use crate::tracee::snapshot::{FOLLOWER_OPTIONS, TREE_OPTIONS};
 use crate::tracee::thread::{Running, Stopped};
 
@@ -40,8 +41,15 @@ const SHARING: u64 = (libc::CLONE_VM
 const PID_IN_SIGINFO: usize = 16 - 4;
 
 /// What is kept of a tree besides its pairs.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Tree {
+    /// Where the follower's processes live, with the ids of the leader's.
+    namespace: PidNamespace,
+    /// How many pid namespaces the leader's root is below ours.
+    depth: usize,
+    /// The lane whose thread of the follower makes a thread or process now: one at a time, or they would
+    /// get each other's ids.
+    bearing: Option<usize>,
     /// Processes of either side that were reported at their birth before their maker was.
     strangers: HashMap<i32, Stopped>,
     /// Processes that share their maker's memory and have not been reported at their birth yet.
@@ -49,9 +57,26 @@ pub(super) struct Tree {
 }
 
 impl Tree {
+    /// Of the leader `root`, whose copy lives in `namespace`.
+    pub(super) fn new(namespace: PidNamespace, root: i32) -> Self {
+        Self {
+            namespace,
+            depth: inspect::ids(root).len().saturating_sub(1),
+            bearing: None,
+            strangers: HashMap::new(),
+            alone: HashSet::new(),
+        }
+    }
+
+    /// Kills all processes of the follower, those too of which nobody has heard yet.
+    pub(super) fn kill(&self) {
+        // It may have ended with them.
+        let _ = self.namespace.kill();
+    }
+
     /// Nobody has named them yet; whose they are nobody will say any more.
-    pub(super) fn into_strangers(self) -> impl Iterator<Item = Stopped> {
-        self.strangers.into_values()
+    pub(super) fn take_strangers(&mut self) -> impl Iterator<Item = Stopped> {
+        std::mem::take(&mut self.strangers).into_values()
     }
 }
 
@@ -82,6 +107,62 @@ fn told(maker: i32, child: i32) -> i32 {
 }
 
 impl Following {
+    /// The id of a thread of the leader in the pid namespace of the leader's root.
+    fn root_id(&self, tid: i32) -> i32 {
+        let depth = self.tree.as_ref().map_or(0, |tree| tree.depth);
+        inspect::ids(tid).get(depth).copied().unwrap_or(tid)
+    }
+
+    /// A new thread of the leader.
+    pub(super) fn birth_of(&self, tid: i32) -> Birth {
+        Birth {
+            tid,
+            told: inspect::own_id(tid).unwrap_or(tid),
+            id: self.root_id(tid),
+            pair: None,
+        }
+    }
+
+    /// A thread of the follower is about to make one, which is to get the id of the leader's.
+    pub(super) fn number_next(&mut self, index: usize) -> Result<(), Stop> {
+        if let Some(tree) = &mut self.tree
+            && let Some(made) = self.lanes[index].cloning
+        {
+            tree.bearing = Some(index);
+            tree.namespace.set_next(made.id).map_err(|e| {
+                Stop::roll_back(format!(
+                    "giving the follower's thread the id {}: {e}",
+                    made.id
+                ))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Another thread of the follower makes one just now.
+    pub(super) fn must_wait_to_bear(&self, index: usize) -> bool {
+        self.tree
+            .as_ref()
+            .is_some_and(|tree| tree.bearing.is_some())
+            && matches!(self.order.next(index), Some((Item::Call(event), _)) if makes(event.header.nr))
+    }
+
+    /// The follower has made a thread, which must have this id.
+    pub(super) fn has_id(&mut self, born: i32, id: i32) -> Result<(), Stop> {
+        let Some(tree) = &mut self.tree else {
+            return Ok(());
+        };
+        tree.bearing = None;
+        // The follower's namespace is one below the leader's.
+        let got = inspect::ids(born).get(tree.depth + 1).copied();
+        if got == Some(id) {
+            return Ok(());
+        }
+        Err(Stop::roll_back(format!(
+            "the follower's thread {born} has the id {got:?} in its pid namespace and was to have {id}"
+        )))
+    }
+
     /// A process at its birth, before its maker's event says whose it is.
     pub(super) fn stranger(&mut self, thread: Stopped) {
         if let Some(tree) = &mut self.tree
@@ -97,6 +178,11 @@ impl Following {
     fn let_alone(&mut self, tid: i32) {
         let leader = &mut self.pairs.root_mut().leader;
         leader.wards.report(tid, Wait::Interrupted);
+    }
+
+    /// A process of which nobody knew whose it is has ended.
+    pub(super) fn stranger_gone(&mut self, pid: i32) {
+        let _ = self.take_stranger(pid);
     }
 
     /// A process whose birth was reported before that of its maker was.
@@ -148,7 +234,13 @@ impl Following {
         born.leader.vdso = parent.leader.vdso.clone();
         born.leader.add_running(Running::born(child));
         let number = self.pairs.add(born);
-        self.births.add(creator, child, told);
+        let birth = Birth {
+            tid: child,
+            told,
+            id: self.root_id(child),
+            pair: Some(number),
+        };
+        self.births.add(creator, birth);
         if self.take_stranger(child).is_some() {
             self.leader_report(number, child, Wait::Interrupted)?;
         }
@@ -278,7 +370,7 @@ impl Following {
                 Ok(true)
             }
             // A signal that can be caught was given to the follower where the leader got it.
-            (Wait::Killed(libc::SIGKILL), _) => {
+            (Wait::Killed(libc::SIGKILL), _) if !self.pairs[pair].follower.is_gone() => {
                 let child = self.pairs[pair].child.as_mut();
                 if child.is_some_and(|child| !std::mem::replace(&mut child.killed, true)) {
                     let _ = crate::sys::pidfd::kill(self.pairs[pair].follower.pid);

@@ -28,7 +28,9 @@ use crate::session::{Events, OnFull, UpdateKind, UpdateOptions};
 use crate::sys::ptrace::{self, Wait};
 use crate::sys::seccomp::Listener;
 use crate::sys::wakeup::Wakeup;
+use crate::tracee::inspect;
 use crate::tracee::stub::Vdso;
+use crate::tracee::thread::Running;
 
 /// While the follower has nothing to do, the ring is looked at this often: the leader wakes nobody.
 const RING_LOOK: Duration = Duration::from_millis(1);
@@ -109,6 +111,24 @@ fn makes_thread(event: &EventRef) -> bool {
 pub(super) fn makes(nr: u16) -> bool {
     let roles = super::roles::roles();
     [roles.clone, roles.clone3, roles.fork, roles.vfork].contains(&nr)
+}
+
+/// A child process can be killed at any moment, by its maker or (the follower's) by us: what fails with it then is
+/// no failure, and its end will be reported.
+fn or_dying(
+    pair: usize,
+    side: &mut Side,
+    (tid, wait): (i32, Wait),
+    outcome: Result<(), Stop>,
+) -> Result<(), Stop> {
+    let is_end = matches!(wait, Wait::Exited(_) | Wait::Killed(_));
+    if outcome.is_err() && !is_end && pair != ROOT && inspect::is_dying(side.pid) {
+        if !side.has(tid) {
+            side.add_running(Running::born(tid));
+        }
+        return Ok(());
+    }
+    outcome
 }
 
 /// A running update.
@@ -335,6 +355,7 @@ impl Following {
         }
         if self.lanes[index].cloning.is_some() && makes(arrival.call.nr) {
             // A signal came between: the kernel makes the call again.
+            self.number_next(index)?;
             return self.let_run(&arrival);
         }
         self.lanes[index].waiting = Some(arrival);
@@ -381,11 +402,15 @@ impl Following {
             _ => return self.push_ruled(index, item),
         };
         self.push_ruled(index, item)?;
-        if let Some(born) = self.births.take(self.lanes[index].leader, made) {
-            let pair = self.pairs.of_leader_process(born);
-            let lane = self.open_lane(pair.unwrap_or(self.lanes[index].pair), born);
-            let result = made;
-            self.lanes[index].bears.push_back(Cloning { result, lane });
+        if let Some(birth) = self.births.take(self.lanes[index].leader, made) {
+            let born = birth.tid;
+            let pair = birth.pair.unwrap_or(self.lanes[index].pair);
+            let lane = self.open_lane(pair, born);
+            self.lanes[index].bears.push_back(Cloning {
+                result: made,
+                lane,
+                id: birth.id,
+            });
             for item in self.early.remove(&born).unwrap_or_default() {
                 self.queue(lane, item)?;
             }
@@ -451,9 +476,13 @@ impl Following {
 
     pub(super) fn report(&mut self, tid: i32, wait: Wait) -> Result<(), Stop> {
         if let Some(pair) = self.pairs.of_leader(tid) {
-            self.leader_report(pair, tid, wait)
+            let outcome = self.leader_report(pair, tid, wait);
+            let leader = &mut self.pairs[pair].leader;
+            or_dying(pair, leader, (tid, wait), outcome)
         } else if let Some(pair) = self.pairs.of_follower(tid) {
-            self.follower_report(pair, tid, wait)
+            let outcome = self.follower_report(pair, tid, wait);
+            let follower = &mut self.pairs[pair].follower;
+            or_dying(pair, follower, (tid, wait), outcome)
         } else {
             self.strange_report(tid, wait)
         }

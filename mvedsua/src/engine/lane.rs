@@ -81,6 +81,8 @@ pub(super) struct Cloning {
     pub(super) result: i32,
     /// The lane of the new thread.
     pub(super) lane: usize,
+    /// The new thread's id in the leader's pid namespace.
+    pub(super) id: i32,
 }
 
 /// A thread pair.
@@ -131,36 +133,47 @@ pub(super) struct Lanes {
     by_follower: HashMap<i32, usize>,
 }
 
-/// Threads of the leader that were born and whose creation is not in a queue yet: by their maker, in
-/// order, each with its id and the id that its maker sees.
+/// A thread of the leader that was born.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Birth {
+    pub(super) tid: i32,
+    /// Its id as its maker sees it: the result of the call.
+    pub(super) told: i32,
+    /// Its id in the pid namespace of the leader's root.
+    pub(super) id: i32,
+    /// The pair that it is the first thread of, if it is a process.
+    pub(super) pair: Option<usize>,
+}
+
+/// Threads of the leader that were born and whose creation is not in a queue yet, by their maker, in order.
 #[derive(Debug, Default)]
 pub(super) struct Births {
-    made: HashMap<i32, VecDeque<(i32, i32)>>,
+    made: HashMap<i32, VecDeque<Birth>>,
     /// Those that were reported at their birth before their maker was: it may be told of one that has ended.
-    alone: HashMap<i32, i32>,
+    alone: HashMap<i32, Birth>,
 }
 
 impl Births {
-    /// The leader's thread `creator` has made the thread `born`, and sees the id `told`.
-    pub(super) fn add(&mut self, creator: i32, born: i32, told: i32) {
+    /// The leader's thread `creator` has made a thread.
+    pub(super) fn add(&mut self, creator: i32, born: Birth) {
         let made = self.made.entry(creator).or_default();
-        made.push_back((born, told));
+        made.push_back(born);
     }
 
-    /// A thread, which sees the id `told` of itself, was reported before its maker.
-    pub(super) fn add_alone(&mut self, born: i32, told: i32) {
-        self.alone.insert(born, told);
+    /// A thread was reported before its maker.
+    pub(super) fn add_alone(&mut self, born: Birth) {
+        self.alone.insert(born.tid, born);
     }
 
-    /// Its maker is reported now: the id that such a thread saw of itself.
-    pub(super) fn take_alone(&mut self, born: i32) -> Option<i32> {
-        self.alone.remove(&born)
+    /// Such a thread, whose maker is reported now.
+    pub(super) fn take_alone(&mut self, tid: i32) -> Option<Birth> {
+        self.alone.remove(&tid)
     }
 
     /// The next one that `creator` has made, if that is what it sees under the id `told`.
-    pub(super) fn take(&mut self, creator: i32, told: i32) -> Option<i32> {
+    pub(super) fn take(&mut self, creator: i32, told: i32) -> Option<Birth> {
         let made = self.made.get_mut(&creator)?;
-        let (born, _) = made.pop_front_if(|next| next.1 == told)?;
+        let born = made.pop_front_if(|next| next.told == told)?;
         if made.is_empty() {
             self.made.remove(&creator);
         }

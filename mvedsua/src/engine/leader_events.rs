@@ -65,11 +65,11 @@ impl Following {
 
     /// The kernel may report a new thread's birth stop before its creator's event, or after it.
     fn leader_birth(&mut self, pair: usize, creator: i32, born: i32) -> Result<(), Stop> {
-        if let Some(told) = self.births.take_alone(born) {
-            self.births.add(creator, born, told);
+        if let Some(birth) = self.births.take_alone(born) {
+            self.births.add(creator, birth);
         } else if inspect::threads(self.pairs[pair].leader.pid)?.contains(&born) {
-            let told = inspect::own_id(born).unwrap_or(born);
-            self.births.add(creator, born, told);
+            let birth = self.birth_of(born);
+            self.births.add(creator, birth);
             self.pairs[pair].slots.expect_birth(born);
             self.pairs[pair].leader.add_running(Running::born(born));
             self.set_margin()?;
@@ -83,6 +83,9 @@ impl Following {
         if wait == Wait::Interrupted {
             return self.newborn(tid);
         }
+        if matches!(wait, Wait::Exited(_) | Wait::Killed(_)) {
+            self.stranger_gone(tid);
+        }
         self.pairs.root_mut().leader.wards.report(tid, wait);
         Ok(())
     }
@@ -92,8 +95,8 @@ impl Following {
         let process = inspect::process_of(tid).unwrap_or(0);
         let thread = Running::born(tid).reported();
         if let Some(pair) = self.pairs.of_leader_process(process) {
-            let told = inspect::own_id(tid).unwrap_or(tid);
-            self.births.add_alone(tid, told);
+            let birth = self.birth_of(tid);
+            self.births.add_alone(birth);
             self.give_slot(pair, &thread)?;
             if self.stopping {
                 self.pairs[pair].leader.add_stopped(thread, Why::Asked);
@@ -391,13 +394,14 @@ impl Following {
     fn follower_cloned(&mut self, pair: usize, thread: Stopped) -> Result<(), Stop> {
         let (creator, born) = (thread.tid(), thread.event_message()? as i32);
         let lane = self.lanes.of_follower(creator);
-        let Some((creator_lane, Cloning { result, lane })) =
+        let Some((creator_lane, Cloning { result, lane, id })) =
             lane.and_then(|index| Some((index, self.lanes[index].cloning.take()?)))
         else {
             return Err(Stop::roll_back(format!(
                 "thread {creator} of the follower made a thread that the leader did not make"
             )));
         };
+        self.has_id(born, id)?;
         self.lanes.pair(lane, born);
         self.lanes[creator_lane].cloned = Some(result);
         // The words in which the new thread's id was stored must hold the leader's. The creator still

@@ -129,14 +129,16 @@ impl Pairs {
         self.0.iter().position(|pair| pair.follower.has(tid))
     }
 
-    /// The pair whose leader is this process: the newest, for an id comes again.
+    /// The pair whose leader is this process, which lives: an id comes again.
     pub(super) fn of_leader_process(&self, pid: i32) -> Option<usize> {
-        self.0.iter().rposition(|pair| pair.leader.pid == pid)
+        let lives = |pair: &Pair| pair.leader.pid == pid && !pair.leader.is_gone();
+        self.0.iter().rposition(lives)
     }
 
-    /// The pair whose follower is this process.
+    /// The pair whose follower is this process, which lives.
     pub(super) fn of_follower_process(&self, pid: i32) -> Option<usize> {
-        self.0.iter().rposition(|pair| pair.follower.pid == pid)
+        let lives = |pair: &Pair| pair.follower.pid == pid && !pair.follower.is_gone();
+        self.0.iter().rposition(lives)
     }
 
     /// The pair that a process of the leader, of the pair `by`, may wait for under the id `told`: its child, or

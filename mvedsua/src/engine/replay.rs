@@ -58,7 +58,7 @@ impl Following {
         if let Some(reading) = self.next_reading(index) {
             return self.step_reading(index, &reading);
         }
-        if !self.may_reap(index) {
+        if !self.may_reap(index) || self.must_wait_to_bear(index) {
             return Ok(false);
         }
         let next = match self.order.next(index) {
@@ -462,6 +462,7 @@ impl Following {
             let of_pair = made.map(|made| self.lanes[made.lane].pair == pair);
             if of_pair == Some(makes_thread) {
                 self.lanes[index].cloning = made;
+                self.number_next(index)?;
                 return self.let_run(arrival);
             }
             if makes_thread || made.is_some() {

@@ -26,6 +26,9 @@ impl Following {
     pub(super) fn abandon(mut self, home: &mut Home) {
         let mut late = std::mem::take(&mut self.deferred);
         let mut pairs = self.pairs.into_all();
+        if let Some(tree) = &self.tree {
+            tree.kill();
+        }
         kill_followers(&mut pairs, &mut late);
         for pair in &pairs {
             let _ = self.recorder.remove_process(pair.leader.pid as u32);
@@ -42,7 +45,7 @@ impl Following {
                 .map(|pair| pair.leader)
                 .collect(),
         };
-        for stranger in self.tree.into_iter().flat_map(Tree::into_strangers) {
+        for stranger in self.tree.iter_mut().flat_map(Tree::take_strangers) {
             leaders.adopt(stranger);
         }
         for (tid, wait) in late {
@@ -58,24 +61,32 @@ fn kill_followers(pairs: &mut [Pair], late: &mut Vec<(i32, Wait)>) {
     for pair in pairs.iter().filter(|pair| !pair.follower.is_gone()) {
         let _ = pidfd::kill(pair.follower.pid);
     }
-    for at in 0..pairs.len() {
-        let (before, rest) = pairs.split_at_mut(at);
-        let Some((pair, after)) = rest.split_first_mut() else {
-            return;
-        };
-        pair.follower.kill(&mut |tid, wait| {
-            let mut others = before.iter_mut().chain(after.iter_mut());
-            match others.find(|other| other.follower.has(tid)) {
-                Some(other) if matches!(wait, Wait::Exited(_) | Wait::Killed(_)) => {
-                    other.follower.ended(tid);
+    while pairs.iter().any(|pair| !pair.follower.is_gone()) {
+        let Ok(Some((tid, wait))) = ptrace::wait(-1, false) else {
+            // Not even a report that never comes may keep the leader waiting.
+            for pair in &mut *pairs {
+                let pid = pair.follower.pid;
+                for tid in pair.follower.tids() {
+                    if inspect::status_field(pid, tid, "State").is_none() {
+                        pair.follower.ended(tid);
+                    }
                 }
-                Some(_) => {
-                    // An exit stop: on with it.
-                    let _ = ptrace::resume(tid, 0);
-                }
-                None => late.push((tid, wait)),
             }
-        });
+            // No descriptor tells of a ptrace report to this thread alone.
+            let _ = poll(&mut [], PollTimeout::from(1u8));
+            continue;
+        };
+        let mut followers = pairs.iter_mut().map(|pair| &mut pair.follower);
+        match followers.find(|follower| follower.has(tid)) {
+            Some(follower) if matches!(wait, Wait::Exited(_) | Wait::Killed(_)) => {
+                follower.ended(tid);
+            }
+            Some(_) => {
+                // An exit stop: on with it.
+                let _ = ptrace::resume(tid, 0);
+            }
+            None => late.push((tid, wait)),
+        }
     }
 }
 
@@ -87,16 +98,19 @@ pub(super) struct Family {
 }
 
 impl Family {
-    /// A process at its birth: a child of the leader, or else the follower's, which dies.
+    /// A process at its birth, of which nobody has said whose it is: of the leader's tree, unless it is dying
+    /// with the follower's.
     fn adopt(&mut self, stranger: Stopped) {
         let pid = stranger.tid();
-        if self.is_child(pid) {
-            let mut side = Side::new(pid);
-            side.add_stopped(stranger, Why::Asked);
-            self.sides.push(side);
-        } else {
-            let _ = pidfd::kill(pid);
+        if inspect::is_dying(pid) {
+            // Its end is reported, and passes.
+            let _ = stranger.resume(0);
+            return;
         }
+        let mut side = Side::new(pid);
+        side.vdso = self.sides[ROOT].vdso.clone();
+        side.add_stopped(stranger, Why::Asked);
+        self.sides.push(side);
     }
 
     fn is_child(&self, pid: i32) -> bool {

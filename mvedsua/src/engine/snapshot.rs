@@ -1,6 +1,7 @@
 //! t1 and t2: from a single leader to a follower that consumes events.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -26,6 +27,7 @@ use crate::sys::ptrace;
 use crate::sys::seccomp::Listener;
 use crate::sys::wakeup::Wakeup;
 use crate::tracee::clock_slots;
+use crate::tracee::pid_namespace::PidNamespace;
 use crate::tracee::snapshot::{
     self, FOLLOWER_OPTIONS, LEADER_OPTIONS, TREE_OPTIONS, populate, seize_all,
 };
@@ -92,6 +94,12 @@ pub(super) fn begin(
     };
     let vdso = Vdso::of(pid).map_err(told)?;
     no_wards(home)?;
+    let mut namespace = None;
+    if tree {
+        let program = Path::new("/proc/self/exe");
+        let made = PidNamespace::create(program, pid);
+        namespace = Some(made.map_err(|e| refused("E214", e.to_string()))?);
+    }
     // Everything that takes its time happens before the pause.
     let mut recorder =
         Recorder::load(options.ring_bytes).map_err(|e| refused("E221", e.to_string()))?;
@@ -128,7 +136,15 @@ pub(super) fn begin(
         super::rollback::free_leader(leader, &vdso, home, false);
         return Err(refusal.into());
     }
-    let copied = copy(pid, threads, &vdso, write_down, &mut recorder, &mut leader);
+    let copied = copy(
+        pid,
+        threads,
+        &vdso,
+        write_down,
+        namespace.as_ref(),
+        &mut recorder,
+        &mut leader,
+    );
     let (pause, copied_at) = (start.elapsed(), SystemTime::now());
     tracing::debug!(
         ?pause,
@@ -154,7 +170,7 @@ pub(super) fn begin(
                 &vdso,
                 listener,
                 bundle,
-                tree,
+                namespace.as_mut(),
             )?;
             let addresses = contexts
                 .0
@@ -179,7 +195,7 @@ pub(super) fn begin(
                 slots,
                 rules: rules.map(|set| Box::new(Rules::forward(&options, set, pid))),
                 reverse: false,
-                tree: tree.then(Tree::default),
+                tree: namespace.map(|namespace| Tree::new(namespace, pid)),
                 options,
                 wakeup: wakeup.clone(),
                 middle,
@@ -260,6 +276,7 @@ fn copy(
     threads: Vec<Stopped>,
     vdso: &Vdso,
     write_down: bool,
+    into: Option<&PidNamespace>,
     recorder: &mut Recorder,
     leader: &mut Side,
 ) -> Result<(snapshot::Copied, Contexts)> {
@@ -288,7 +305,7 @@ fn copy(
             .tid;
         let mut resumed = Vec::new();
         let captured_at = Instant::now();
-        let copied = snapshot::take(pid, &mut captured, vdso, slots, None, &mut |others| {
+        let copied = snapshot::take(pid, &mut captured, vdso, slots, into, &mut |others| {
             for other in others {
                 if let Ok(running) = other.resume(0) {
                     resumed.push(running);
@@ -334,11 +351,12 @@ fn furnish(
     vdso: &Vdso,
     listener: Option<Arc<Listener>>,
     bundle: Option<&Bundle>,
-    tree: bool,
+    mut namespace: Option<&mut PidNamespace>,
 ) -> std::result::Result<Made, ApplyError> {
+    let tree = namespace.is_some();
     let pid = copy.tid();
     let result = (|| {
-        let mut threads = populate(leader, copy, &contexts.0, vdso, None)?;
+        let mut threads = populate(leader, copy, &contexts.0, vdso, namespace.as_deref_mut())?;
         if contexts.2.is_some() {
             for context in &contexts.0 {
                 clock_slots::clear(pid, context.regs.gs_base)?;

@@ -165,6 +165,20 @@ pub fn own_id(tid: i32) -> Option<i32> {
     ids(tid).last().copied()
 }
 
+/// The process is gone, a zombie, or about to die of a `SIGKILL`.
+#[must_use]
+pub fn is_dying(pid: i32) -> bool {
+    let kill = 1u64 << (libc::SIGKILL - 1);
+    let killed = |field| {
+        status_field(pid, pid, field)
+            .and_then(|hex| u64::from_str_radix(&hex, 16).ok())
+            .is_some_and(|pending| pending & kill != 0)
+    };
+    status_field(pid, pid, "State").is_none_or(|state| state.starts_with(['Z', 'X']))
+        || killed("SigPnd")
+        || killed("ShdPnd")
+}
+
 /// Bit n-1 set: signal n waits for this thread and is not blocked.
 #[must_use]
 pub fn deliverable_signals(pid: i32, tid: i32) -> u64 {
