@@ -50,7 +50,12 @@ pub(super) fn check(pid: i32, ours: bool) -> Result<(), Failure> {
     if state.starts_with(['T', 't']) && !ours {
         return Err(refused(
             "E204",
-            format!("process {pid} is stopped; let it run first (kill -CONT {pid})"),
+            match status("TracerPid").filter(|tracer| tracer != "0") {
+                Some(tracer) => format!(
+                    "process {pid} is stopped by thread {tracer}, which traces it; let that one end first"
+                ),
+                None => format!("process {pid} is stopped; let it run first (kill -CONT {pid})"),
+            },
         ));
     }
     check_class(pid, &exe)?;

@@ -13,7 +13,7 @@ use crate::sys::pidfd;
 use crate::sys::ptrace::{self, Wait};
 use crate::tracee::inspect;
 use crate::tracee::stub::Vdso;
-use crate::tracee::thread::{Running, Stopped};
+use crate::tracee::thread::{Running, Stopped, is_recorders_stop};
 
 /// For this long the stop of a thread is waited for without sleeping.
 const QUICK_STOP: Duration = Duration::from_micros(500);
@@ -266,7 +266,7 @@ pub(super) fn pass(side: &mut Side, tid: i32, wait: Wait) {
         return;
     };
     let signal = match wait {
-        Wait::Signal(libc::SIGSTOP) if is_ours(tid) => 0,
+        Wait::Signal(signal) if is_recorders_stop(tid, signal) => 0,
         Wait::Signal(signal) => {
             side.evade(&thread);
             signal
@@ -291,11 +291,6 @@ pub(super) fn pass(side: &mut Side, tid: i32, wait: Wait) {
     if let Ok(running) = thread.resume(signal) {
         side.add_running(running);
     }
-}
-
-/// A `SIGSTOP` that the recorder sent, not a user.
-fn is_ours(tid: i32) -> bool {
-    ptrace::signal_info(tid).is_ok_and(|info| info.si_code == libc::SI_KERNEL)
 }
 
 /// Stops all threads of a side; signals that arrive are delivered.
@@ -347,7 +342,8 @@ fn detach(pid: i32, mut thread: Stopped) {
         };
         match running.wait() {
             Ok(Some((stopped, Wait::Signal(libc::SIGSTOP)))) => {
-                let signal = if is_ours(tid) { 0 } else { libc::SIGSTOP };
+                let ours = is_recorders_stop(tid, libc::SIGSTOP);
+                let signal = if ours { 0 } else { libc::SIGSTOP };
                 let _ = stopped.detach(signal);
                 return;
             }
@@ -400,7 +396,7 @@ fn free_unknown(pid: i32) {
             // One that has ended is gone with this wait.
             let _ = ptrace::interrupt(tid);
             let signal = match ptrace::wait(tid, false) {
-                Ok(Some((_, Wait::Signal(signal)))) if !is_ours(tid) => signal,
+                Ok(Some((_, Wait::Signal(signal)))) if !is_recorders_stop(tid, signal) => signal,
                 _ => 0,
             };
             let _ = ptrace::detach(tid, signal);

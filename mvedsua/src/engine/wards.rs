@@ -7,6 +7,7 @@ use std::collections::HashSet;
 
 use crate::sys::ptrace::{self, Wait};
 use crate::tracee::inspect;
+use crate::tracee::thread::is_recorders_stop;
 
 /// The threads of such processes, traced with the options of the promoted process.
 #[derive(Debug, Default)]
@@ -43,6 +44,7 @@ impl Wards {
                 ptrace::detach(tid, 0)
             }
             Wait::GroupStop(_) => ptrace::listen(tid),
+            Wait::Signal(signal) if is_recorders_stop(tid, signal) => ptrace::resume(tid, 0),
             Wait::Signal(signal) => ptrace::resume(tid, signal),
             Wait::Interrupted | Wait::Syscall | Wait::Event(_) => {
                 self.0.insert(tid);

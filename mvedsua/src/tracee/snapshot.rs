@@ -16,7 +16,7 @@ use super::inject::{Guarded, Plain};
 use super::inspect;
 use super::pid_namespace::PidNamespace;
 use super::stub::{Clocks, QUERY_DONE, Vdso};
-use super::thread::{Running, Stopped};
+use super::thread::{Running, Stopped, is_recorders_stop};
 use super::{Naming, Result, TraceeError};
 use crate::sys::memory;
 use crate::sys::ptrace::{self, Wait};
@@ -541,6 +541,9 @@ fn settle(mut thread: Running) -> Result<Option<Stopped>> {
         thread = match wait {
             Wait::Interrupted => return Ok(Some(stopped)),
             // Any other stop takes the request to stop away: it is made again.
+            Wait::Signal(signal) if is_recorders_stop(stopped.tid(), signal) => {
+                interrupted_again(stopped.resume(0)?)
+            }
             Wait::Signal(signal) => interrupted_again(stopped.resume(signal)?),
             Wait::GroupStop(signal) => {
                 return Err(TraceeError::Unsuitable(format!(

@@ -3,6 +3,14 @@
 use super::{Naming, Result, TraceeError};
 use crate::sys::ptrace::{self, Wait};
 
+/// The signal for which a thread is stopped is the `SIGSTOP` of a recorder, not a user's: the kernel itself
+/// sends none. It must never be delivered, or the server stands still when nobody traces it any more.
+#[must_use]
+pub fn is_recorders_stop(tid: i32, signal: i32) -> bool {
+    signal == libc::SIGSTOP
+        && ptrace::signal_info(tid).is_ok_and(|info| info.si_code == libc::SI_KERNEL)
+}
+
 /// A traced thread that is in a ptrace stop.
 #[derive(Debug)]
 pub struct Stopped {
