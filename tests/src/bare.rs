@@ -1,6 +1,6 @@
 //! Is a server as it was before Mvedsua touched it?
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
@@ -14,6 +14,7 @@ pub struct Before {
     /// Descriptors and what they are.
     descriptors: BTreeMap<i32, PathBuf>,
     threads: usize,
+    children: BTreeSet<i32>,
 }
 
 impl Before {
@@ -24,11 +25,19 @@ impl Before {
             pid,
             descriptors: process::descriptor_targets(pid),
             threads: process::threads(pid).len(),
+            children: process::children(pid).into_iter().collect(),
         }
     }
 
+    /// Notes the state of the process and of all its descendants.
+    #[must_use]
+    pub fn of_tree(pid: i32) -> Vec<Self> {
+        let all = std::iter::once(pid).chain(process::descendants(pid));
+        all.map(Self::of).collect()
+    }
+
     /// Checks that the process is bare: no thread traced or filtered, the vDSO that every process
-    /// has, no child left over, and the descriptors and threads of before.
+    /// has, and the descriptors, threads and child processes of before.
     ///
     /// # Errors
     /// Names what is different.
@@ -43,11 +52,6 @@ impl Before {
         ensure!(
             own.len() == theirs.len() && differs.is_none(),
             "the vDSO of process {pid} is not that of other processes, first at {differs:?}"
-        );
-        let children = process::children(pid);
-        ensure!(
-            children.is_empty(),
-            "process {pid} has children: {children:?}"
         );
         let now = Self::of(pid);
         ensure!(

@@ -77,7 +77,8 @@ impl Vsftpd {
         })?;
         let user = user.context("made with the command")?;
         let vsftpd = Self { server, user };
-        // The session of the connection with which we found that it listens.
+        // The connection with which we found that it listens has a session, which comes before this one.
+        vsftpd.connect(Mode::Passive)?.quit()?;
         vsftpd.tree_of(vsftpd.pid(), 1)?;
         Ok(vsftpd)
     }

@@ -1,9 +1,16 @@
 //! Debian's `vsftpd`: a server with a tree of processes.
 
-use anyhow::{Result, ensure};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use mvedsua_tests::bare::Before;
 use mvedsua_tests::content::Content;
-use mvedsua_tests::ftp::Mode;
-use mvedsua_tests::{Need, Vsftpd, can_run, process, vsftpd};
+use mvedsua_tests::ftp::{Client, Download, Mode, Upload};
+use mvedsua_tests::mvedsua::Status;
+use mvedsua_tests::{Mvedsua, Need, Vsftpd, can_run, process, vsftpd, wait_until};
+
+const NAME: &str = "ftp";
+const LIMIT: Duration = Duration::from_secs(60);
 
 const NEEDS: &[Need] = &[
     Need::Root,
@@ -80,4 +87,158 @@ fn a_bare_vsftpd_loses_bytes_and_the_client_sees_it() -> Result<()> {
     ensure!(client.finish_download(download).is_err());
     ensure!(client.is_usable().is_err());
     Ok(())
+}
+
+/// Sessions of every kind, before, in and after an update.
+struct Sessions {
+    idle: Vec<Client>,
+    down: Client,
+    download: Option<Download>,
+    up: Client,
+    upload: Option<Upload>,
+    content: Content,
+}
+
+impl Sessions {
+    /// One at the prompt of each kind of user, one that has not logged in, one in the middle of a
+    /// download, and one in the middle of an upload.
+    fn open(server: &Vsftpd, round: u64) -> Result<Self> {
+        let mut down = server.anonymous(Mode::Passive)?;
+        let mut download = down.download(vsftpd::FILE, vsftpd::file())?;
+        download.read(1 << 20)?;
+        let mut up = server.local(Mode::ExtendedPassive)?;
+        let content = Content::new(round, 4_000_001);
+        let mut upload = up.upload(&format!("up{round}"), content)?;
+        upload.write(1_000_003)?;
+        Ok(Self {
+            idle: vec![
+                server.anonymous(Mode::Active)?,
+                server.local(Mode::Passive)?,
+            ],
+            down,
+            download: Some(download),
+            up,
+            upload: Some(upload),
+            content,
+        })
+    }
+
+    /// How many processes serve them.
+    const PROCESSES: usize = 8;
+
+    /// A part of each transfer, and a sign of life of each session at the prompt.
+    fn go_on(&mut self) -> Result<()> {
+        if let Some(download) = &mut self.download {
+            download.read(1 << 20)?;
+        }
+        if let Some(upload) = &mut self.upload {
+            upload.write(500_000)?;
+        }
+        self.idle.iter_mut().try_for_each(Client::is_usable)
+    }
+
+    /// The transfers end well, and every session does something more.
+    fn finish(&mut self, server: &Vsftpd, round: u64) -> Result<()> {
+        let file = format!("up{round}");
+        if let Some(download) = self.download.take() {
+            self.down
+                .finish_download(download)
+                .context("the download")?;
+        }
+        if let Some(upload) = self.upload.take() {
+            self.up.finish_upload(upload).context("the upload")?;
+        }
+        self.content.check_file(&server.home(&file))?;
+        self.up.retrieve(&file, self.content)?;
+        for client in self.idle.iter_mut().chain([&mut self.down]) {
+            client.retrieve(vsftpd::FILE, vsftpd::file())?;
+        }
+        Ok(())
+    }
+
+    /// The same, and then every session ends.
+    fn end(mut self, server: &Vsftpd, round: u64) -> Result<()> {
+        self.finish(server, round)?;
+        let mut all = self.idle.into_iter().chain([self.down, self.up]);
+        all.try_for_each(Client::quit)
+    }
+}
+
+/// A vsftpd with an agent.
+struct Ftp {
+    mvedsua: Mvedsua,
+    server: Vsftpd,
+}
+
+impl Ftp {
+    fn start() -> Result<Self> {
+        Ok(Self {
+            mvedsua: Mvedsua::start()?,
+            server: Vsftpd::start(&[])?,
+        })
+    }
+
+    /// Follows; the follower's tree has as many processes as the leader's.
+    fn update(&self) -> Result<Status> {
+        self.mvedsua
+            .update_identity(NAME, &["--hang-limit", "20s"])?;
+        self.mvedsua.status(NAME)
+    }
+
+    /// What both sides have done so far matches, and both trees have `processes` processes.
+    fn follows(&self, processes: usize) -> Result<()> {
+        let status = self.mvedsua.wait_for(NAME, LIMIT, |status| {
+            status.follower.is_none_or(|f| f.lag_events == 0)
+        })?;
+        let follower = status
+            .follower
+            .with_context(|| format!("no follower: {:?}", status.last_update))?;
+        self.server.tree_of(status.leader.pid, processes)?;
+        self.server.tree_of(follower.pid, processes)?;
+        ensure!(status.events.diverged == 0, "{status:?}");
+        Ok(())
+    }
+}
+
+/// Every process is as it was, once sessions that were ended are reaped.
+fn becomes_bare(before: &[Before]) -> Result<()> {
+    let check = || before.iter().try_for_each(Before::check);
+    if wait_until(LIMIT, || check().is_ok()) {
+        return Ok(());
+    }
+    check()
+}
+
+#[test]
+fn sessions_that_come_while_a_copy_follows() -> Result<()> {
+    if !can_run("sessions_that_come_while_a_copy_follows", NEEDS) {
+        return Ok(());
+    }
+    let ftp = Ftp::start()?;
+    ftp.mvedsua.attach_tree(ftp.server.pid(), NAME)?;
+    let before = Before::of_tree(ftp.server.pid());
+    ftp.update()?;
+    let mut first = Sessions::open(&ftp.server, 1)?;
+    ftp.follows(1 + Sessions::PROCESSES)?;
+    first.go_on()?;
+    first.finish(&ftp.server, 1)?;
+    ftp.follows(1 + Sessions::PROCESSES)?;
+    let mut second = Sessions::open(&ftp.server, 2)?;
+    ftp.follows(1 + 2 * Sessions::PROCESSES)?;
+    // Rolled back in the middle of the transfers: the server's tree is as it is, and bare.
+    ftp.mvedsua.rollback(NAME)?;
+    let tree = Before::of_tree(ftp.server.pid());
+    ensure!(
+        tree.len() == 1 + 2 * Sessions::PROCESSES,
+        "{:?}",
+        process::descendants(ftp.server.pid())
+    );
+    tree.iter().try_for_each(Before::check)?;
+    second.go_on()?;
+    first.end(&ftp.server, 1)?;
+    second.end(&ftp.server, 2)?;
+    // Nothing was done twice.
+    let uploads = ftp.server.log_lines("OK UPLOAD");
+    ensure!(uploads.len() == 2, "{uploads:?}");
+    becomes_bare(&before)
 }

@@ -223,6 +223,7 @@ impl Following {
             epoll: Default::default(),
             slots: Slots::inherited(&parent.slots, creator, child),
             opened: HashMap::new(),
+            places: Default::default(),
             lasting: Default::default(),
             gifts: HashMap::new(),
             tid_addresses: HashMap::new(),
@@ -260,8 +261,9 @@ impl Following {
             self.pairs[parent].opened.clone(),
             self.pairs[parent].epoll.clone(),
         );
+        let places = self.pairs[parent].places.clone();
         let child = &mut self.pairs[pair];
-        (child.opened, child.epoll) = (opened, epoll);
+        (child.opened, child.epoll, child.places) = (opened, epoll, places);
         child.follower = Side::new(born);
         child.follower.add_running(Running::born(born));
         if let Some(of) = &mut child.child {

@@ -8,23 +8,81 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use mvedsua_common::spec::Arg;
 use mvedsua_common::table;
 
 use super::following::{Following, Stop};
+use super::pair::Pair;
 use super::replay::record_of;
 use super::roles::roles;
 use crate::follower::Arrival;
+use crate::sys::open;
 use crate::tracee::inspect;
 
-/// A regular file that the leader has, or had, under a descriptor.
+/// A regular file, or a folder, that the leader has, or had, under a descriptor.
 #[derive(Clone, Debug)]
 pub(super) struct Opened {
-    /// Absolute, as the leader sees it.
+    /// Absolute, as seen from `root`.
     path: PathBuf,
+    /// The root directory of who opened it, which may have changed since.
+    root: Option<Arc<File>>,
     /// Device and inode, known for what was open at the snapshot.
     identity: Option<(u64, u64)>,
+}
+
+/// Where the names of files lead for a process, as far as its follower has got. The leader itself may be
+/// elsewhere by then.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Places {
+    /// Its root directory, unless it cannot be told.
+    root: Option<Arc<File>>,
+    /// Its working directory as seen from there, unless it cannot be told.
+    folder: Option<PathBuf>,
+}
+
+impl Places {
+    /// Those of a process that stands still.
+    pub(super) fn of(pid: i32) -> Self {
+        let link = |name: &str| std::fs::read_link(format!("/proc/{pid}/{name}")).ok();
+        Self {
+            root: File::open(format!("/proc/{pid}/root")).ok().map(Arc::new),
+            // Both are told as the agent sees them.
+            folder: link("cwd").zip(link("root")).and_then(|(folder, root)| {
+                Some(Path::new("/").join(folder.strip_prefix(root).ok()?))
+            }),
+        }
+    }
+
+    /// A folder that a name leads to.
+    fn enter(&mut self, name: Option<PathBuf>) {
+        let from = self.folder.take();
+        self.folder = name.and_then(|name| {
+            if name.is_absolute() {
+                Some(name)
+            } else {
+                Some(from?.join(name))
+            }
+        });
+    }
+
+    /// The folder that a name leads to is the root directory from here on.
+    fn enter_root(&mut self, name: Option<PathBuf>) {
+        let Some(name) = name else {
+            *self = Self::default();
+            return;
+        };
+        let path = if name.is_absolute() {
+            Some(name.clone())
+        } else {
+            self.folder.as_ref().map(|folder| folder.join(&name))
+        };
+        let root = self.root.as_ref().zip(path);
+        self.root = root.and_then(|(root, path)| open::within(root, &path).ok().map(Arc::new));
+        // Else the working directory is where it was, which has no name any more.
+        self.folder = (name == Path::new(".")).then(|| PathBuf::from("/"));
+    }
 }
 
 /// The regular files among a process's descriptors.
@@ -44,6 +102,7 @@ pub(super) fn open_files(pid: i32) -> HashMap<i32, Opened> {
                 fd,
                 Opened {
                     path,
+                    root: None,
                     identity: Some((file.dev(), file.ino())),
                 },
             );
@@ -98,22 +157,23 @@ impl Following {
         self.let_run(arrival)
     }
 
-    /// By its name, or if that is gone or another file's now, through the leader's descriptor. One
-    /// that was opened since the snapshot is only known by name.
+    /// What was open at the snapshot: by its name, or if that is gone or another file's now, through the
+    /// leader's descriptor. One that was opened since is only known by name.
     fn reopen(&self, pair: usize, fd: i32, opened: &Opened) -> Option<File> {
+        let Some(identity) = opened.identity else {
+            return open::within(opened.root.as_ref()?, &opened.path).ok();
+        };
         let pid = self.pairs[pair].leader.pid;
         let same = |file: &File| {
-            opened.identity.is_none_or(|identity| {
-                file.metadata()
-                    .is_ok_and(|found| (found.dev(), found.ino()) == identity)
-            })
+            file.metadata()
+                .is_ok_and(|found| (found.dev(), found.ino()) == identity)
         };
         let by_name = format!("/proc/{pid}/root{}", opened.path.display());
         let file = File::open(by_name).ok().filter(same);
-        if file.is_some() || opened.identity.is_none() {
-            return file;
-        }
-        File::open(format!("/proc/{pid}/fd/{fd}")).ok().filter(same)
+        file.or_else(|| {
+            let by_number = File::open(format!("/proc/{pid}/fd/{fd}"));
+            by_number.ok().filter(same)
+        })
     }
 
     /// Keeps track of the files behind descriptors, for [`Self::map_file`]; to be called with each
@@ -139,6 +199,30 @@ impl Following {
                 .retain(|fd, _| !(args[0] as u32..=args[1] as u32).contains(&(*fd as u32)));
             return;
         }
+        let named = |at: usize| {
+            let bytes = record.data(at as u8)?.split(|byte| *byte == 0).next()?;
+            Some(PathBuf::from(std::str::from_utf8(bytes).ok()?))
+        };
+        if [roles().chdir, roles().fchdir, roles().chroot].contains(&header.nr) {
+            if header.ret != 0 {
+                return;
+            }
+            let pair = &mut self.pairs[pair];
+            if header.nr == roles().chroot {
+                pair.places.enter_root(named(0));
+            } else if header.nr == roles().chdir {
+                pair.places.enter(named(0));
+            } else {
+                let folder = pair.opened.get(&(args[0] as i32)).cloned();
+                // Only a folder that was opened by a name from the same root has one.
+                let of_root = |opened: &Opened| match (&opened.root, &pair.places.root) {
+                    (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+                    _ => false,
+                };
+                pair.places.folder = folder.filter(of_root).map(|folder| folder.path);
+            }
+            return;
+        }
         let Some(spec) = table::syscall(header.nr).filter(|spec| spec.returns_fd(&args)) else {
             return;
         };
@@ -157,26 +241,24 @@ impl Following {
             };
             return;
         };
-        let name = record
-            .data(at as u8)
-            .and_then(|bytes| bytes.split(|byte| *byte == 0).next());
-        let path = name
-            .and_then(|name| std::str::from_utf8(name).ok())
-            .and_then(|name| {
-                let folder = if Path::new(name).is_absolute() {
-                    PathBuf::from("/")
-                } else if at == 0 || args[0] as i32 == libc::AT_FDCWD {
-                    std::fs::read_link(format!("/proc/{}/cwd", self.pairs[pair].leader.pid)).ok()?
-                } else {
-                    self.pairs[pair].opened.get(&(args[0] as i32))?.path.clone()
-                };
-                Some(folder.join(name))
-            });
-        match path {
-            Some(path) => self.pairs[pair].opened.insert(
+        let place = |pair: &Pair, name: &Path| -> Option<(PathBuf, Option<Arc<File>>)> {
+            let places = &pair.places;
+            if name.is_absolute() {
+                return Some((name.into(), places.root.clone()));
+            }
+            if at == 0 || args[0] as i32 == libc::AT_FDCWD {
+                return Some((places.folder.clone()?.join(name), places.root.clone()));
+            }
+            let folder = pair.opened.get(&(args[0] as i32))?;
+            Some((folder.path.join(name), folder.root.clone()))
+        };
+        let found = named(at).and_then(|name| place(&self.pairs[pair], &name));
+        match found {
+            Some((path, root)) => self.pairs[pair].opened.insert(
                 fd,
                 Opened {
                     path,
+                    root,
                     identity: None,
                 },
             ),

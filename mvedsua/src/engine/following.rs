@@ -11,7 +11,7 @@ use nix::sys::time::TimeSpec;
 
 use super::clocks::Clocks;
 use super::family::Tree;
-use super::files::open_files;
+use super::files::{Places, open_files};
 use super::guard::Watched;
 use super::lane::{Births, Cloning, Item, Lanes};
 use super::pace::Pace;
@@ -217,6 +217,7 @@ impl Following {
         }
         let root = Pair {
             opened: open_files(parts.leader.pid),
+            places: Places::of(parts.leader.pid),
             leader: parts.leader,
             follower: parts.follower,
             vdso: parts.vdso,

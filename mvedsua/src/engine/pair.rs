@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use super::files::Opened;
+use super::files::{Opened, Places};
 use super::guard::Watched;
 use super::readings::Slots;
 use super::side::Side;
@@ -58,6 +58,8 @@ pub(super) struct Pair {
     pub(super) slots: Slots,
     /// The files behind the leader's descriptors, as far as the follower has got.
     pub(super) opened: HashMap<i32, Opened>,
+    /// Where the leader's names of files lead, as far as the follower has got.
+    pub(super) places: Places,
     /// Calls since the snapshot with a lasting effect on the leader that promotion cannot repeat.
     pub(super) lasting: BTreeSet<&'static str>,
     /// Descriptors that the follower was given ahead of a promotion: our duplicates of them, with

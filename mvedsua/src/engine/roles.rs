@@ -26,6 +26,9 @@ pub(super) struct Roles {
     pub(super) clock_gettime: u16,
     pub(super) gettimeofday: u16,
     pub(super) time: u16,
+    pub(super) chdir: u16,
+    pub(super) fchdir: u16,
+    pub(super) chroot: u16,
 }
 
 /// The numbers.
@@ -53,6 +56,9 @@ pub(super) fn roles() -> &'static Roles {
             clock_gettime: nr("clock_gettime"),
             gettimeofday: nr("gettimeofday"),
             time: nr("time"),
+            chdir: nr("chdir"),
+            fchdir: nr("fchdir"),
+            chroot: nr("chroot"),
         }
     })
 }
