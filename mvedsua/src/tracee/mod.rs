@@ -9,6 +9,7 @@ pub mod call;
 mod clock_code;
 pub mod clock_slots;
 pub mod context;
+pub mod identity;
 pub mod inject;
 pub mod inspect;
 pub mod module;

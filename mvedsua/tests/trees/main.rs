@@ -2,6 +2,7 @@
 
 mod clone;
 mod family;
+mod identity;
 mod namespace;
 mod rebuild;
 

@@ -23,10 +23,10 @@ struct Part {
 }
 
 /// A copy of a whole family, all of it stopped; the originals are stopped, too, or killed.
-struct Copies {
+pub struct Copies {
     namespace: PidNamespace,
     root: Vec<(i32, Stopped)>,
-    rebuilt: Vec<Rebuilt>,
+    pub rebuilt: Vec<Rebuilt>,
 }
 
 fn parent_of(pid: i32, all: &[i32]) -> usize {
@@ -37,7 +37,7 @@ fn parent_of(pid: i32, all: &[i32]) -> usize {
 }
 
 /// Copies all processes of a family, which is stopped in one moment. Afterwards it is killed.
-fn copy(family: &mut Family) -> Result<Copies, String> {
+pub fn copy(family: &mut Family) -> Result<Copies, String> {
     let pids = family.pids.clone();
     let root = pids[0];
     let told = |e: mvedsua::tracee::TraceeError| e.to_string();
@@ -123,7 +123,7 @@ fn copy(family: &mut Family) -> Result<Copies, String> {
 
 impl Copies {
     /// Kills the originals and lets the copies run in their place.
-    fn let_go(self, family: &mut Family) -> PidNamespace {
+    pub fn let_go(self, family: &mut Family) -> PidNamespace {
         for pid in &family.pids {
             let _ = mvedsua::sys::pidfd::kill(*pid);
         }
@@ -154,7 +154,7 @@ impl Copies {
         self.namespace
     }
 
-    fn pid_of(&self, index: usize) -> i32 {
+    pub fn pid_of(&self, index: usize) -> i32 {
         match index {
             0 => self.root[0].1.tid(),
             _ => self.rebuilt[index - 1].pid,
@@ -207,7 +207,7 @@ fn goes_on(kind: &str) {
 }
 
 /// Sessions and groups that lie outside of the tree are not visible in its namespace.
-fn without_session(state: &str) -> String {
+pub fn without_session(state: &str) -> String {
     let from = state.find(" sid").expect("there");
     let to = state.find(" sum").expect("there");
     format!("{}{}", &state[..from], &state[to..])
