@@ -351,12 +351,12 @@ fn furnish(
     vdso: &Vdso,
     listener: Option<Arc<Listener>>,
     bundle: Option<&Bundle>,
-    mut namespace: Option<&mut PidNamespace>,
+    namespace: Option<&mut PidNamespace>,
 ) -> std::result::Result<Made, ApplyError> {
     let tree = namespace.is_some();
     let pid = copy.tid();
     let result = (|| {
-        let mut threads = populate(leader, copy, &contexts.0, vdso, namespace.as_deref_mut())?;
+        let mut threads = populate(leader, copy, &contexts.0, vdso, namespace)?;
         if contexts.2.is_some() {
             for context in &contexts.0 {
                 clock_slots::clear(pid, context.regs.gs_base)?;
