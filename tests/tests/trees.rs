@@ -87,3 +87,94 @@ fn sessions_of_all_kinds_are_followed_and_rolled_back() -> Result<()> {
     }
     rolled_back("sessions", 60)
 }
+
+/// Every process of the copy has, in its own pid namespace, the id of its counterpart.
+#[test]
+fn children_of_the_copy_have_the_ids_of_the_leaders() -> Result<()> {
+    if !can_run("children_of_the_copy_have_the_ids_of_the_leaders", NEEDS) {
+        return Ok(());
+    }
+    let victim = Victim::start("sessions")?;
+    let mvedsua = Mvedsua::start()?;
+    mvedsua.attach_with_children(victim.pid(), "sessions")?;
+    follow(&mvedsua, &victim, "sessions", 30)?;
+    let follower = mvedsua
+        .status("sessions")?
+        .follower
+        .map_or(0, |follower| follower.pid);
+    ensure!(own_id(follower) == Some(victim.pid()), "the root's");
+    // The two trees change while they are looked at: one look must find the long session in both.
+    let same = || {
+        let leaders = process::children(victim.pid());
+        let own: Vec<i32> = process::children(follower)
+            .into_iter()
+            .filter_map(own_id)
+            .collect();
+        own.iter().any(|id| leaders.contains(id))
+    };
+    ensure!(wait_until(LIMIT, same), "{:?}", mvedsua.status("sessions")?);
+    mvedsua.rollback("sessions")?;
+    victim.end()
+}
+
+fn own_id(pid: i32) -> Option<i32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let ids = status
+        .lines()
+        .find_map(|line| line.strip_prefix("NSpid:"))?;
+    ids.split_whitespace().next_back()?.parse().ok()
+}
+
+/// A child of the copy that ends where the leader's goes on ends the whole update, and nothing else.
+#[test]
+fn a_child_of_the_copy_that_is_killed_rolls_all_back() -> Result<()> {
+    if !can_run("a_child_of_the_copy_that_is_killed_rolls_all_back", NEEDS) {
+        return Ok(());
+    }
+    let victim = Victim::start("sessions")?;
+    let mvedsua = Mvedsua::start()?;
+    mvedsua.attach_with_children(victim.pid(), "sessions")?;
+    follow(&mvedsua, &victim, "sessions", 30)?;
+    let follower = mvedsua
+        .status("sessions")?
+        .follower
+        .map_or(0, |follower| follower.pid);
+    let killed = wait_until(LIMIT, || {
+        let child = process::children(follower).first().copied();
+        child.is_some_and(|pid| process::send(pid, process::Signal::SIGKILL).is_ok())
+    });
+    ensure!(killed, "the follower makes no children");
+    let status = mvedsua.wait_for("sessions", LIMIT, |status| status.follower.is_none())?;
+    let outcome = status.last_update.as_ref().map(|u| u.outcome.clone());
+    ensure!(outcome.as_deref() == Some("rolled-back"), "{status:?}");
+    victim.wait_rounds(30)?;
+    victim.end()
+}
+
+/// The copies die with the agent; the server's tree goes on by itself, and can be updated again.
+#[test]
+fn a_tree_outlives_its_agent() -> Result<()> {
+    if !can_run("a_tree_outlives_its_agent", NEEDS) {
+        return Ok(());
+    }
+    let victim = Victim::start("sessions")?;
+    let mut mvedsua = Mvedsua::start()?;
+    mvedsua.attach_with_children(victim.pid(), "sessions")?;
+    let program = victim.dir().join("sessions");
+    for _ in 0..5 {
+        follow(&mvedsua, &victim, "sessions", 20)?;
+        mvedsua.kill_agent();
+        victim.wait_rounds(50)?;
+        // A copy would have another process than the victim's as its root.
+        let alone = || {
+            process::with_program(&program)
+                .iter()
+                .all(|pid| process::is_untraced(*pid) && process::is_unfiltered(*pid))
+        };
+        ensure!(wait_until(LIMIT, alone), "a copy is left");
+        mvedsua.start_agent()?;
+        ensure!(mvedsua.status("sessions")?.follower.is_none());
+    }
+    victim.wait_rounds(20)?;
+    victim.end()
+}
