@@ -289,6 +289,12 @@ impl Following {
         self.recorder
             .remove_process(self.pairs[pair].leader.pid as u32)?;
         // One that was killed may have had no time to report that it was about to end.
+        let pid = self.pairs[pair].leader.pid;
+        if let Some(early) = self.early.get_mut(&pid)
+            && !matches!(early.last(), Some(Item::Exit))
+        {
+            early.push(Item::Exit);
+        }
         for index in 0..self.lanes.len() {
             if self.lanes[index].pair == pair && !self.lanes[index].leaving {
                 self.lanes[index].leaving = true;

@@ -400,7 +400,10 @@ impl Following {
     fn queue(&mut self, index: usize, item: Item) -> Result<(), Stop> {
         let made = match &item {
             Item::Call(event) if makes_thread(event) => event.header.ret as i32,
-            _ => return self.push_ruled(index, item),
+            _ => {
+                self.lanes[index].leaving |= matches!(item, Item::Exit);
+                return self.push_ruled(index, item);
+            }
         };
         self.push_ruled(index, item)?;
         if let Some(birth) = self.births.take(self.lanes[index].leader, made) {
