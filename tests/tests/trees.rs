@@ -88,43 +88,6 @@ fn sessions_of_all_kinds_are_followed_and_rolled_back() -> Result<()> {
     rolled_back("sessions", 60)
 }
 
-/// Every process of the copy has, in its own pid namespace, the id of its counterpart.
-#[test]
-fn children_of_the_copy_have_the_ids_of_the_leaders() -> Result<()> {
-    if !can_run("children_of_the_copy_have_the_ids_of_the_leaders", NEEDS) {
-        return Ok(());
-    }
-    let victim = Victim::start("sessions")?;
-    let mvedsua = Mvedsua::start()?;
-    mvedsua.attach_with_children(victim.pid(), "sessions")?;
-    follow(&mvedsua, &victim, "sessions", 30)?;
-    let follower = mvedsua
-        .status("sessions")?
-        .follower
-        .map_or(0, |follower| follower.pid);
-    ensure!(own_id(follower) == Some(victim.pid()), "the root's");
-    // The two trees change while they are looked at: one look must find the long session in both.
-    let same = || {
-        let leaders = process::children(victim.pid());
-        let own: Vec<i32> = process::children(follower)
-            .into_iter()
-            .filter_map(own_id)
-            .collect();
-        own.iter().any(|id| leaders.contains(id))
-    };
-    ensure!(wait_until(LIMIT, same), "{:?}", mvedsua.status("sessions")?);
-    mvedsua.rollback("sessions")?;
-    victim.end()
-}
-
-fn own_id(pid: i32) -> Option<i32> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let ids = status
-        .lines()
-        .find_map(|line| line.strip_prefix("NSpid:"))?;
-    ids.split_whitespace().next_back()?.parse().ok()
-}
-
 /// A child of the copy that ends where the leader's goes on ends the whole update, and nothing else.
 #[test]
 fn a_child_of_the_copy_that_is_killed_rolls_all_back() -> Result<()> {
