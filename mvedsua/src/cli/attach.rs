@@ -9,7 +9,7 @@ use crate::session::Children;
 
 /// Supervise a running server; starts the agent if none runs
 ///
-/// Nothing is installed in the server: it can be updated from now on. Its children belong to it.
+/// Nothing is installed in the server: it can be updated from now on.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -23,7 +23,8 @@ pub struct Args {
     /// How later commands call it [default: the name of its program, made unique]
     #[arg(long)]
     name: Option<String>,
-    /// What becomes of the children of the server in an update [default: follow if it has any now]
+    /// What becomes of children that the server makes during an update [default: alone; a server that has
+    /// children now is refused without it]
     #[arg(long)]
     children: Option<Whose>,
     /// The same as --children alone
@@ -37,9 +38,9 @@ pub struct Args {
 /// Who has the children.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Whose {
-    /// They are updated with the server
+    /// The copy makes its own, and each is compared; those that live already are left alone
     Follow,
-    /// They are left alone; the server is not promoted while it has one
+    /// They are left alone; the copy makes none
     Alone,
 }
 
