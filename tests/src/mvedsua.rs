@@ -385,23 +385,6 @@ impl Mvedsua {
         self.done(&["attach", "--pid", &pid, "--name", name, "--no-children"])
     }
 
-    /// `attach --pid PID --name NAME --children follow`: the process with all its descendants.
-    ///
-    /// # Errors
-    /// When it does not exit with 0.
-    pub fn attach_tree(&self, pid: i32, name: &str) -> Result<String> {
-        let pid = pid.to_string();
-        self.done(&[
-            "attach",
-            "--pid",
-            &pid,
-            "--name",
-            name,
-            "--children",
-            "follow",
-        ])
-    }
-
     /// `update NAME --identity --wait caught-up`, plus `options`.
     ///
     /// # Errors

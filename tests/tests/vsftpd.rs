@@ -215,7 +215,7 @@ fn sessions_that_come_while_a_copy_follows() -> Result<()> {
         return Ok(());
     }
     let ftp = Ftp::start()?;
-    ftp.mvedsua.attach_tree(ftp.server.pid(), NAME)?;
+    ftp.mvedsua.attach_with_children(ftp.server.pid(), NAME)?;
     let before = Before::of_tree(ftp.server.pid());
     ftp.update()?;
     let mut first = Sessions::open(&ftp.server, 1)?;
