@@ -81,8 +81,8 @@ fn die_at(name: &str, step: u64) -> Result<Death> {
     ] {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let outcome = mvedsua.run(&words)?;
-        // Its socket closes a moment before it can be reaped.
-        let died = outcome.code != 0 && wait_until(BY_ITSELF, || mvedsua.agent_has_died());
+        // Its socket closes before it can be reaped: the kernel still takes its maps and programs down.
+        let died = outcome.code != 0 && wait_until(LIMIT, || mvedsua.agent_has_died());
         if died || mvedsua.agent_has_died() {
             break;
         }
@@ -115,14 +115,11 @@ fn die_at(name: &str, step: u64) -> Result<Death> {
         }
     }
     let alone = |limit: Duration| wait_until(limit, || alive().len() == 1);
-    let mut one = alone(if reached == Reached::Follower {
-        BY_ITSELF
-    } else {
-        LIMIT
-    });
-    if !one && reached == Reached::Follower && mvedsua.agent_has_died() {
-        // Just before the point of no return the copy may be left. It stands still in its filter until
-        // a successor throws it away.
+    // Just before the point of no return the copy may be left. It stands still in its filter until
+    // a successor throws it away.
+    let may_need_one = reached == Reached::Follower && mvedsua.agent_has_died();
+    let mut one = alone(if may_need_one { BY_ITSELF } else { LIMIT });
+    if !one && may_need_one {
         mvedsua.start_agent()?;
         one = alone(LIMIT);
     }

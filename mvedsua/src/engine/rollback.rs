@@ -61,6 +61,7 @@ fn kill_followers(pairs: &mut [Pair], late: &mut Vec<(i32, Wait)>) {
     for pair in pairs.iter().filter(|pair| !pair.follower.is_gone()) {
         let _ = pidfd::kill(pair.follower.pid);
     }
+    let start = Instant::now();
     while pairs.iter().any(|pair| !pair.follower.is_gone()) {
         let Ok(Some((tid, wait))) = ptrace::wait(-1, false) else {
             // Not even a report that never comes may keep the leader waiting.
@@ -72,15 +73,22 @@ fn kill_followers(pairs: &mut [Pair], late: &mut Vec<(i32, Wait)>) {
                     }
                 }
             }
+            if start.elapsed() > SLOW_STOP {
+                let pids: Vec<i32> = pairs.iter().map(|pair| pair.follower.pid).collect();
+                tracing::error!(
+                    ?pids,
+                    "of these followers something does not end; it is left to itself"
+                );
+                return;
+            }
             // No descriptor tells of a ptrace report to this thread alone.
             let _ = poll(&mut [], PollTimeout::from(1u8));
             continue;
         };
+        let ended = matches!(wait, Wait::Exited(_) | Wait::Killed(_));
         let mut followers = pairs.iter_mut().map(|pair| &mut pair.follower);
-        match followers.find(|follower| follower.has(tid)) {
-            Some(follower) if matches!(wait, Wait::Exited(_) | Wait::Killed(_)) => {
-                follower.ended(tid);
-            }
+        match followers.find(|follower| follower.is_of(tid)) {
+            Some(follower) if ended => follower.ended(tid),
             Some(_) => {
                 // An exit stop: on with it.
                 let _ = ptrace::resume(tid, 0);

@@ -70,6 +70,12 @@ impl Side {
         self.threads.contains_key(&tid)
     }
 
+    /// Also of one of which nobody has heard yet, since it was born a moment ago. (Without it the process would
+    /// not end: a thread that is killed stops at its exit.)
+    pub(super) fn is_of(&self, tid: i32) -> bool {
+        self.has(tid) || inspect::process_of(tid) == Some(self.pid)
+    }
+
     pub(super) fn is_gone(&self) -> bool {
         self.threads.is_empty()
     }
@@ -220,7 +226,7 @@ impl Side {
                 Ok(Some((tid, Wait::Exited(_) | Wait::Killed(_)))) if self.has(tid) => {
                     self.ended(tid)
                 }
-                Ok(Some((tid, _))) if self.has(tid) => {
+                Ok(Some((tid, _))) if self.is_of(tid) => {
                     // An exit stop: on with it.
                     let _ = ptrace::resume(tid, 0);
                 }
@@ -415,4 +421,55 @@ fn step_out(mut thread: Stopped, vdso: &crate::tracee::stub::Vdso) -> Result<Sto
         ptrace::set_signal_mask(tid, own).map_err(kernel("unblock signals"))?;
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::process::{Command, Stdio};
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::tracee::snapshot::FOLLOWER_OPTIONS;
+
+    /// Says a byte when it has two threads.
+    const TWO_THREADS: &str = "
+        #include <pthread.h>
+        #include <unistd.h>
+        static void *other(void *unused) { write(1, \"2\", 1); pause(); return unused; }
+        int main(void) { pthread_t t; pthread_create(&t, 0, other, 0); pause(); return 0; }";
+
+    /// Seen on 2026-11-25: a rollback met a follower's thread that had just been born, waited for its end, and
+    /// the leader stood still for ever.
+    #[test]
+    fn a_process_ends_with_a_thread_of_which_nobody_has_heard() {
+        let folder = tempfile::tempdir().unwrap();
+        let (source, program) = (folder.path().join("two.c"), folder.path().join("two"));
+        std::fs::write(&source, TWO_THREADS).unwrap();
+        let mut cc = Command::new("cc");
+        let compiled = cc.arg("-pthread").arg("-o").arg(&program).arg(&source);
+        assert!(compiled.status().unwrap().success());
+        let (done, ended) = mpsc::channel();
+        // Tracing binds to a thread, and one that hangs must not take the test with it.
+        std::thread::spawn(move || {
+            let mut command = Command::new(program);
+            let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+            let mut says = [0];
+            let mut output = child.stdout.take().unwrap();
+            output.read_exact(&mut says).unwrap();
+            let pid = i32::try_from(child.id()).unwrap();
+            let mut side = Side::new(pid);
+            for tid in inspect::threads(pid).unwrap() {
+                let thread = Running::seize(tid, FOLLOWER_OPTIONS).unwrap();
+                if tid == pid {
+                    side.add_running(thread);
+                }
+            }
+            assert_eq!(inspect::threads(pid).unwrap().len(), 2);
+            side.kill(&mut |_, _| ());
+            let _ = done.send(side.is_gone() && inspect::process_of(pid).is_none());
+        });
+        assert_eq!(ended.recv_timeout(Duration::from_secs(30)), Ok(true));
+    }
 }
