@@ -1,6 +1,6 @@
 /* The key-value store of examples/ from version 1 to version 2, with one of these mistakes in MISTAKE (0: none):
  * 1 it forgets to copy the table, 2 it leaves a field unset, 3 it frees what is in use, 4 it never ends,
- * 5 it crashes. */
+ * 5 it crashes. Or it makes none and takes its time (SLOW: so many steps). */
 #include <mvedsua.h>
 
 MVEDSUA_HANDLES(struct entry);
@@ -29,6 +29,9 @@ int mvedsua_transform(void) {
             while (done == 10) mvedsua_progress(done, total);
 #elif MISTAKE == 5
             if (done == 10) *(volatile int *)8 = 0;
+#endif
+#ifdef SLOW
+            for (unsigned long step = 0; done == 10 && step < SLOW; step++) mvedsua_progress(done, total);
 #endif
 #if MISTAKE != 1
             *place = new;

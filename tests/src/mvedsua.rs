@@ -117,6 +117,7 @@ pub struct Follower {
 pub struct Ring {
     pub capacity_bytes: u64,
     pub used_bytes: u64,
+    pub aside_bytes: u64,
     pub high_water_bytes: u64,
     pub blocked_ms: f64,
 }

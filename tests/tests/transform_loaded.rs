@@ -10,8 +10,10 @@ use mvedsua_tests::examples::Example;
 use mvedsua_tests::kvstore::Client;
 use mvedsua_tests::load::Protocol;
 use mvedsua_tests::mvedsua::Transformation;
+use mvedsua_tests::programs::{Build, REDIS_U7, REDIS_U10};
+use mvedsua_tests::resp::Reply;
 use mvedsua_tests::supervised::{NAME, Supervised};
-use mvedsua_tests::{Need, Server, can_run};
+use mvedsua_tests::{Need, Server, can_run, process};
 
 const RATE: u32 = 2_000;
 
@@ -143,6 +145,131 @@ fn mistakes_of_transformers_cost_loaded_clients_nothing() -> Result<()> {
     server.apply(&good, &[])?;
     server.more_requests(1_000)?;
     server.mvedsua.rollback(NAME)?;
+    server.finish()
+}
+
+/// A bundle whose transformer works for a second or more.
+fn takes_its_time(server: &Supervised) -> Result<Bundle> {
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("slow.c");
+    let source = file("tests/bundles/kvstore_transform.c");
+    let text = format!("#define MISTAKE 0\n#define SLOW 2000000000ul\n#include \"{source}\"\n");
+    std::fs::write(&path, text)?;
+    let options = ["--transform", &path.to_string_lossy()];
+    Bundle::of_example(&server.mvedsua, Example::Kvstore, 1, 2, &options)
+}
+
+#[test]
+fn a_server_that_crashes_while_its_copy_is_transformed_is_taken_over() -> Result<()> {
+    let name = "a_server_that_crashes_while_its_copy_is_transformed_is_taken_over";
+    if !can_run(name, &[Need::Root, Need::Program("gcc")]) {
+        return Ok(());
+    }
+    let mut server = loaded(Example::Kvstore, 1, 5_000)?;
+    let mut client = Client::connect(server.server.addr())?;
+    ensure!(client.ask("PUT before value")? == "OK");
+    let bundle = takes_its_time(&server)?;
+    let path = bundle.path().to_string_lossy().into_owned();
+    let leader = server.server.pid();
+    let outcome = std::thread::scope(|scope| {
+        let update = scope.spawn(|| server.run("update", &[&path]));
+        let mut died = false;
+        while !update.is_finished() {
+            let at_work = server.status()?.transformation.is_some_and(|t| t.done > 0);
+            if at_work && !died {
+                process::send(leader, process::Signal::SIGSEGV)?;
+                died = true;
+            }
+        }
+        ensure!(died, "it was not seen at work");
+        update.join().expect("no panic")
+    })?;
+    let told = format!("{}{}", outcome.stdout, outcome.stderr);
+    ensure!(told.contains("the leader crashed"), "{outcome:?}");
+    server.ended_as("took-over")?;
+    server.server.reap();
+    // With every connection, and with what the old version had done while the transformer worked.
+    ensure!(client.ask("TYPE before")? == "string");
+    server.more_requests(2_000)?;
+    server.finish()
+}
+
+#[test]
+fn a_small_ring_does_not_hold_the_server_while_its_copy_is_transformed() -> Result<()> {
+    let name = "a_small_ring_does_not_hold_the_server_while_its_copy_is_transformed";
+    if !can_run(name, &[Need::Root, Need::Program("gcc")]) {
+        return Ok(());
+    }
+    let server = Server::example(Example::Kvstore, 1)?;
+    let server = Supervised::start(server, Protocol::Lines, 5_000, 3 * RATE)?;
+    let bundle = takes_its_time(&server)?;
+    let path = bundle.path().to_string_lossy().into_owned();
+    let words = ["--ring", "1M", "--on-full", "rollback"];
+    // More than such a ring holds.
+    let least = 1 << 20;
+    let mut aside = 0;
+    std::thread::scope(|scope| {
+        let update = scope.spawn(|| {
+            let words: Vec<&str> = std::iter::once(path.as_str()).chain(words).collect();
+            server.run("update", &words)?.ok()
+        });
+        while !update.is_finished() {
+            aside = aside.max(server.status()?.ring.aside_bytes);
+        }
+        update.join().expect("no panic").map(drop)
+    })?;
+    ensure!(aside > least, "only {aside} bytes were set aside");
+    server.more_requests(1_000)?;
+    let status = server.status()?;
+    ensure!(
+        status.stage == "outdated-leader" && status.events.diverged == 0,
+        "{status:?}"
+    );
+    // What was set aside is consumed, and the ring is in use again.
+    ensure!(status.ring.aside_bytes == 0, "{status:?}");
+    server.mvedsua.rollback(NAME)?;
+    server.more_requests(500)?;
+    server.finish()
+}
+
+/// jemalloc has a thread of its own, which never leaves it.
+#[test]
+fn a_transformer_allocates_with_jemalloc_in_a_loaded_redis() -> Result<()> {
+    let name = "a_transformer_allocates_with_jemalloc_in_a_loaded_redis";
+    let needs = [Need::Root, Need::Build(REDIS_U7), Need::Build(REDIS_U10)];
+    if !can_run(name, &needs) {
+        return Ok(());
+    }
+    const KEYS: u32 = 5_000;
+    let u7 = Build::find(REDIS_U7).context("asked for before")?;
+    let redis = Server::redis_of(u7.program(), &[])?;
+    let mut server = Supervised::start(redis, Protocol::Redis, KEYS, RATE)?;
+    let transform = file("tests/bundles/redis_transform.c");
+    let options = ["--transform", &transform];
+    let bundle = Bundle::of(&server.mvedsua, REDIS_U7, REDIS_U10, &options)?;
+    let mut client = server.server.client()?;
+    let allocator = client.info_field("memory", "mem_allocator")?;
+    ensure!(allocator.starts_with("jemalloc"), "{allocator}");
+    const OWN: u32 = 3_000;
+    for n in 0..OWN {
+        let (key, value) = (format!("own:{n}"), n.to_string());
+        ensure!(client.command(&["SET", &key, &value])? == Reply::Status("OK".into()));
+    }
+    server.apply(&bundle, &[])?;
+    let events = format!("{:?}", server.mvedsua.events(NAME)?);
+    let told = format!("redis_transform.c transformed {} objects", KEYS + OWN);
+    ensure!(events.contains(&told), "{events}");
+    server.more_requests(2_000)?;
+    server.promote_finalize()?;
+    // What jemalloc gave to the transformer goes back to it.
+    for n in 0..OWN {
+        let reply = client.command(&["GETDEL", &format!("own:{n}")])?;
+        ensure!(
+            reply == Reply::Bulk(Some(n.to_string().into_bytes())),
+            "{reply:?}"
+        );
+    }
+    server.more_requests(2_000)?;
     server.finish()
 }
 

@@ -185,7 +185,12 @@ pub(super) fn main(command: BundleCommand) -> std::process::ExitCode {
     match command.run(&mut std::io::stdout().lock()) {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error[{}]: {error}", error.code());
+            // Inside of longer texts an error says its code itself.
+            let (code, text) = (error.code(), error.to_string());
+            let text = text
+                .strip_prefix(code)
+                .map_or(text.as_str(), |rest| rest.trim_start_matches(": "));
+            eprintln!("error[{code}]: {text}");
             std::process::ExitCode::from(5)
         }
     }

@@ -111,10 +111,14 @@ fn in_full(status: &Status) -> String {
         row(
             "ring",
             format!(
-                "{} of {} used, at most {}; the leader waited {:.1} ms for room",
+                "{} of {} used, at most {}{}; the leader waited {:.1} ms for room",
                 BinaryBytes(ring.used_bytes),
                 BinaryBytes(ring.capacity_bytes),
                 BinaryBytes(ring.high_water_bytes),
+                match ring.aside_bytes {
+                    0 => String::new(),
+                    bytes => format!("; {} set aside", BinaryBytes(bytes)),
+                },
                 ring.blocked_ms
             ),
         );

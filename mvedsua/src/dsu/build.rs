@@ -11,7 +11,9 @@ use super::debug_files::{Build, DebugSearch};
 use super::error::{Blocker, DsuError};
 use super::file::Bundle;
 use super::image::Reloc;
-use super::leave::{called_by_private_convention, comes_back_to_its_first_bytes};
+use super::leave::{
+    Indirect, called_by_private_convention, comes_back_to_its_first_bytes, jumps_by_table,
+};
 use super::manifest::{BuildName, CallFrames, Control, JUMP, Manifest, Patch, Redirect};
 use super::meaning::{Pair, Side};
 use super::report::{FunctionNote, ObjectNote, Report, Risk, Why};
@@ -588,6 +590,14 @@ impl Analyser<'_> {
             };
             if named().any(|(id, _)| comes_back_to_its_first_bytes(self.pair, id)) {
                 self.blockers.insert(Blocker { code: "E441", symbol: name.clone(), reason: "it cannot be left in old code: that comes back to its own first bytes, which lead to the new version from now on; use restart, or compile the old one's loop with -falign-loops".into() });
+            }
+            let by_table: Vec<_> = named()
+                .map(|(id, _)| jumps_by_table(self.pair, id))
+                .collect();
+            if by_table.contains(&Indirect::ToFirstBytes) {
+                self.blockers.insert(Blocker { code: "E445", symbol: name.clone(), reason: "it cannot be left in old code: a jump table of it leads to its own first bytes, which lead to the new version from now on; use restart, or compile the old one with -fno-jump-tables and without labels as values".into() });
+            } else if by_table.contains(&Indirect::Unknown) {
+                self.blockers.insert(Blocker { code: "E445", symbol: name.clone(), reason: "it cannot be left in old code: it has an indirect jump whose table was not found, which may lead to its own first bytes; use restart, or compile the old one with -fno-jump-tables -fno-optimize-sibling-calls".into() });
             }
             let callee =
                 named().find_map(|(id, _)| called_by_private_convention(self.pair, id, changed));

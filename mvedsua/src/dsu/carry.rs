@@ -423,6 +423,16 @@ impl<'a> Carrier<'a> {
         Some(Bind::Placed)
     }
 
+    /// The libraries that only the new build is linked with: a symbol without a version does not say whose it is.
+    fn new_libraries(&self) -> Option<String> {
+        let (old, new) = (&self.pair.old.build.image, &self.pair.new.build.image);
+        let only: Vec<&str> = (new.needed.iter())
+            .filter(|library| !old.needed.contains(library))
+            .map(String::as_str)
+            .collect();
+        (!only.is_empty()).then(|| only.join(" or "))
+    }
+
     pub(super) fn import(&mut self, symbol: &str) -> u32 {
         if let Some(index) = self.import_index.get(symbol) {
             return *index;
@@ -440,7 +450,7 @@ impl<'a> Carrier<'a> {
         self.imports.push(Import {
             symbol: symbol.into(),
             version: info.version,
-            library: info.library,
+            library: info.library.or_else(|| self.new_libraries()),
             weak: info.weak,
         });
         self.import_index.insert(symbol.into(), index);

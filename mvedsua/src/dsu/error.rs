@@ -179,7 +179,7 @@ pub enum DsuError {
     #[error("E460: the bundle cannot be applied: {0}")]
     Plan(String),
     /// No library of the process has an imported symbol.
-    #[error("E461: no library of the process has {symbol}{}; the new build finds it in {}", version.as_ref().map(|v| format!("@{v}")).unwrap_or_default(), library.as_deref().unwrap_or("one of its libraries"))]
+    #[error("E461: no library of the process has {symbol}{}; the new build is linked with {}, which would have to be loaded", version.as_ref().map(|v| format!("@{v}")).unwrap_or_default(), library.as_deref().unwrap_or("a library that has it"))]
     Unresolved {
         /// The symbol.
         symbol: String,

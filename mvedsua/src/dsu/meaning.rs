@@ -168,6 +168,31 @@ impl Side {
         end.min(addr + LONGEST_CONSTANT)
     }
 
+    /// The targets of a jump table in a function as instruction numbers: 4-byte offsets from the table in
+    /// position-independent code, 8-byte addresses otherwise. Empty when there is no table.
+    #[must_use]
+    pub fn jump_table(&self, addr: u64, code: &Code) -> Vec<u32> {
+        let image = &self.build.image;
+        let end = self.extent(addr);
+        let relative: Vec<u32> = (addr..end)
+            .step_by(4)
+            .map_while(|at| {
+                let entry = image.bytes(at, 4)?;
+                let offset = i32::from_le_bytes(entry.try_into().ok()?);
+                code.index
+                    .get(&addr.wrapping_add_signed(i64::from(offset)))
+                    .copied()
+            })
+            .collect();
+        if !relative.is_empty() {
+            return relative;
+        }
+        (addr..end)
+            .step_by(8)
+            .map_while(|at| code.index.get(&image.word(at)?).copied())
+            .collect()
+    }
+
     /// The address has no bytes in the file: it starts as zero and is there to be written.
     #[must_use]
     pub fn in_bss(&self, addr: u64) -> bool {
@@ -384,8 +409,8 @@ impl Pair {
             functions.filter(|f| f.0.indirect_jump && f.1.indirect_jump)
         {
             let (a, b) = (
-                self.table(&self.old, old, old_code),
-                self.table(&self.new, new, new_code),
+                self.old.jump_table(old, old_code),
+                self.new.jump_table(new, new_code),
             );
             if !a.is_empty() || !b.is_empty() {
                 return a == b;
@@ -441,30 +466,6 @@ impl Pair {
         }
         let length = (old_end - old).max(new_end - new);
         self.same_bytes(old, new, length)
-    }
-
-    /// The targets of a jump table as instruction numbers: 4-byte offsets from the table in
-    /// position-independent code, 8-byte addresses otherwise.
-    fn table(&self, side: &Side, addr: u64, code: &Code) -> Vec<u32> {
-        let image = &side.build.image;
-        let end = side.extent(addr);
-        let relative: Vec<u32> = (addr..end)
-            .step_by(4)
-            .map_while(|at| {
-                let entry = image.bytes(at, 4)?;
-                let offset = i32::from_le_bytes(entry.try_into().ok()?);
-                code.index
-                    .get(&addr.wrapping_add_signed(i64::from(offset)))
-                    .copied()
-            })
-            .collect();
-        if !relative.is_empty() {
-            return relative;
-        }
-        (addr..end)
-            .step_by(8)
-            .map_while(|at| code.index.get(&image.word(at)?).copied())
-            .collect()
     }
 
     /// So many bytes are equal, pointers in them taken by what they point to.

@@ -3,7 +3,7 @@
 use std::io::{Cursor, IsTerminal as _};
 use std::path::{Path, PathBuf};
 
-use minisign::{SecretKey, SecretKeyBox};
+use minisign::{ErrorKind, SecretKey, SecretKeyBox};
 
 use super::error::DsuError;
 use super::file::{Bundle, write_beside};
@@ -48,8 +48,16 @@ fn secret_key(path: &Path, text: &str) -> Result<SecretKey, DsuError> {
     let parse = || SecretKeyBox::from_string(text);
     let bad = |error: minisign::PError| bad_key(path, &error.to_string());
     // A key without a password says so in its head; only then nothing has to be asked.
-    if let Ok(key) = parse().and_then(SecretKeyBox::into_unencrypted_secret_key) {
-        return Ok(key);
+    match parse().and_then(SecretKeyBox::into_unencrypted_secret_key) {
+        Ok(key) => return Ok(key),
+        // What `minisign -G -W` of Debian 12 writes: without the checksum that the library looks for.
+        Err(error) if matches!(error.kind(), ErrorKind::Verify) => {
+            return Err(bad_key(
+                path,
+                "it has neither a password nor a checksum; let minisign sign: minisign -S -s KEY -m FILE",
+            ));
+        }
+        Err(_) => {}
     }
     if !std::io::stdin().is_terminal() {
         // Told before the library asks for a password that nobody can type.

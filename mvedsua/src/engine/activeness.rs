@@ -41,6 +41,12 @@ const ALLOCATOR: &[&str] = &[
     "reallocarray",
     "malloc_trim",
 ];
+/// Where a thread waits on a condition, at most two calls below (the C library's own, without a name).
+const CONDITION: &[&str] = &[
+    "pthread_cond_wait",
+    "pthread_cond_timedwait",
+    "pthread_cond_clockwait",
+];
 /// What a callee leaves as it was.
 const SAVED: [Register; 6] = [
     X86_64::RBX,
@@ -50,6 +56,11 @@ const SAVED: [Register; 6] = [
     X86_64::R14,
     X86_64::R15,
 ];
+
+/// The function in the description of an address.
+fn name_in(place: &str) -> &str {
+    place.split([' ', '+']).next().unwrap_or_default()
+}
 
 /// What was found on the stacks.
 pub(super) enum Moment {
@@ -116,9 +127,17 @@ impl Scene<'_> {
         let mut text = String::new();
         for (leader, thread) in threads {
             let stack = unwinder.walk(&thread.registers()?);
-            let inside = stack.frames.iter().find_map(|frame| {
-                let place = symbol::describe(self.pid, frame.inside());
-                let name = place.split([' ', '+']).next().unwrap_or_default();
+            let places: Vec<String> = (stack.frames.iter())
+                .map(|frame| symbol::describe(self.pid, frame.inside()))
+                .collect();
+            // jemalloc's own threads never leave it. One that waits on a condition has given the lock back that goes
+            // with it; if it holds another that is needed, the transformer will ask for it and be told to try later.
+            let waits = (places.iter().take(3)).any(|place| CONDITION.contains(&name_in(place)));
+            if waits && thread.tid() != self.pid {
+                continue;
+            }
+            let inside = places.iter().find_map(|place| {
+                let name = name_in(place);
                 let allocates = ALLOCATOR.contains(&name)
                     || place.contains("libjemalloc")
                     || place.contains("libtcmalloc");

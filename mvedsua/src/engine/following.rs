@@ -299,13 +299,17 @@ impl Following {
         if rang || !self.deferred.is_empty() {
             self.reports()?;
         }
+        self.set_aside();
         self.relieve()?;
         self.check_limits()?;
         Ok(rang)
     }
 
     fn sleep_and_receive(&mut self) -> Result<bool, Stop> {
-        let timeout = if !self.order.is_empty() {
+        let timeout = if self.transformation.is_running() {
+            // What fills the ring meanwhile is set aside in time.
+            RING_LOOK
+        } else if !self.order.is_empty() {
             self.idle_looks = 0;
             LONGEST_SLEEP
         } else if self.idle_looks < 8 {
@@ -498,12 +502,14 @@ impl Following {
         if !self.pairs.iter().any(held) {
             return Ok(());
         }
-        if self.options.on_full == OnFull::Rollback {
+        let has_room = self.has_room();
+        let set_aside = has_room && self.recorder.ring.aside_bytes() > 0;
+        if self.options.on_full == OnFull::Rollback && !set_aside {
             return Err(Stop::roll_back(
                 "the ring is full and --on-full is rollback",
             ));
         }
-        if !self.stopping && self.has_room() {
+        if !self.stopping && has_room {
             for pair in self.pairs.iter_mut() {
                 for thread in pair.leader.take_stopped(Why::RingFull) {
                     let running = thread.resume(0)?;

@@ -13,13 +13,15 @@ use crate::session::OnFull;
 
 /// The room shrinks no further: some hundred calls.
 const FLOOR: u64 = 16 * 1024;
+/// Most bytes of events that are set aside for a follower that is being transformed: as much as the default ring.
+const ASIDE: u64 = 64 << 20;
 /// How often the room is set anew.
 const STEP: Duration = Duration::from_millis(1);
 
 /// A leader that is held back.
 #[derive(Debug)]
 pub(super) struct Pace {
-    /// Bytes of the ring that it may use.
+    /// Bytes that may wait for the follower, in the ring and set aside.
     room: u64,
     /// Bytes that the follower had consumed at the last look.
     consumed: u64,
@@ -45,7 +47,7 @@ impl Following {
         let consumed = ring.consumed_bytes();
         match &mut self.pace {
             None => {
-                let room = ring.used_bytes().max(FLOOR);
+                let room = (ring.used_bytes() + ring.aside_bytes()).max(FLOOR);
                 self.pace = Some(Pace {
                     room,
                     consumed,
@@ -65,10 +67,26 @@ impl Following {
 
     /// Bytes of the ring that the leader may use.
     pub(super) fn room(&self) -> u64 {
-        let capacity = self.recorder.ring.capacity();
-        self.pace
-            .as_ref()
-            .map_or(capacity, |pace| pace.room.min(capacity))
+        let ring = &self.recorder.ring;
+        self.pace.as_ref().map_or(ring.capacity(), |pace| {
+            let room = pace.room.saturating_sub(ring.aside_bytes()).max(FLOOR);
+            room.min(ring.capacity())
+        })
+    }
+
+    /// While the follower is transformed nothing is consumed, and a ring holds a load for as long as its size
+    /// says. What does not fit is set aside in the agent's memory, and so is what comes behind it until the
+    /// follower is through with that: the ring alone is in use again then.
+    pub(super) fn set_aside(&mut self) {
+        let ring = &self.recorder.ring;
+        let waits = self.transformation.is_running() && ring.used_bytes() > ring.capacity() / 4;
+        if waits || ring.aside_bytes() > 0 {
+            let most = self
+                .pace
+                .as_ref()
+                .map_or(ASIDE, |pace| pace.room.min(ASIDE));
+            self.recorder.ring.set_aside(most);
+        }
     }
 
     /// True when a thread that was held for room may go on: a quarter of it is free.

@@ -145,13 +145,20 @@ impl Following {
 
     /// The leader crashed and its threads are held: the follower takes its place.
     pub(super) fn take_over(mut self) -> Promoted {
-        if self.transformation.is_running() {
-            let why = "its state was still being transformed".to_owned();
-            return Promoted::NotNow(Box::new(self), why);
-        }
         let start = Instant::now();
         if let Err(stop) = self.halt_leader() {
             return Promoted::Failed(Box::new(self), stop);
+        }
+        // The leader is past help: its clients wait for as long as the transformer has still to work.
+        while self.transformation.is_running() {
+            match self.pump() {
+                Err(Stop::LeaderCrashed { held: true, .. }) | Ok(_) => {}
+                // There is no later.
+                Err(Stop::Later(why)) => {
+                    return Promoted::Failed(Box::new(self), Stop::roll_back(why));
+                }
+                Err(stop) => return Promoted::Failed(Box::new(self), stop),
+            }
         }
         self.exchange(start)
     }
@@ -272,9 +279,11 @@ impl Following {
     }
 
     fn drain_and_move(&mut self, start: Instant) -> Result<Side, Stop> {
+        // In a take-over it may have been transformed until now.
+        let drains = Instant::now();
         let mut rang = false;
         while !self.drained() {
-            if start.elapsed() > DRAIN_LIMIT.max(self.options.hang_limit) {
+            if drains.elapsed() > DRAIN_LIMIT.max(self.options.hang_limit) {
                 return Err(Stop::roll_back(
                     "the follower does not consume what is left of the leader",
                 ));

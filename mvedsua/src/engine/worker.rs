@@ -731,12 +731,13 @@ impl Worker {
             status.follower = Some(FollowerStatus {
                 pid: following.pairs.root().follower.pid,
                 lag_events: following.lag_events(),
-                lag_bytes: ring.used_bytes(),
+                lag_bytes: ring.used_bytes() + ring.aside_bytes(),
             });
             status.ring = crate::session::RingStatus {
                 capacity_bytes: ring.capacity(),
                 used_bytes: ring.used_bytes(),
-                high_water_bytes: following.high_water,
+                aside_bytes: ring.aside_bytes(),
+                high_water_bytes: following.high_water.max(ring.used_bytes()),
                 blocked_ms: following.blocked().as_secs_f64() * 1e3,
             };
             status.events = following.counts;

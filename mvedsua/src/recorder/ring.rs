@@ -60,9 +60,13 @@ pub struct Ring {
     cursor: u64,
     /// Position published to the kernel: everything before is free.
     consumed: u64,
+    /// So many records at the front of `peeked` were copied out of the ring ([`Ring::set_aside`]).
+    aside: usize,
+    /// Bytes of ring that these took.
+    aside_bytes: u64,
     /// Sequence number of `peeked[0]`.
     first: u64,
-    /// Records between `consumed` and `cursor`, in order.
+    /// Records that are not released, in order: those set aside, then those between `consumed` and `cursor`.
     peeked: VecDeque<Peeked>,
     malformed: u64,
 }
@@ -72,6 +76,8 @@ struct Peeked {
     /// Bytes of ring that it takes, header and padding included.
     span: u32,
     released: bool,
+    /// Its bytes, if they are not in the ring any more.
+    copy: Option<Box<[u8]>>,
 }
 
 impl Ring {
@@ -98,6 +104,8 @@ impl Ring {
             page,
             cursor: 0,
             consumed: 0,
+            aside: 0,
+            aside_bytes: 0,
             first: 0,
             peeked: VecDeque::with_capacity(1024),
             malformed: 0,
@@ -133,6 +141,7 @@ impl Ring {
             self.peeked.push_back(Peeked {
                 span,
                 released: header.is_none(),
+                copy: None,
             });
             match header {
                 Some(header) => {
@@ -150,6 +159,12 @@ impl Ring {
     /// The record that `event` stands for, in place.
     #[must_use]
     pub fn event(&self, event: &EventRef) -> Record<'_> {
+        let copy = self
+            .index(event)
+            .and_then(|index| self.peeked[index].copy.as_deref());
+        if let Some(bytes) = copy {
+            return Record::of_checked(event.header, bytes);
+        }
         assert!(
             self.consumed < event.position && event.position < self.cursor,
             "an event of another ring was passed"
@@ -160,20 +175,40 @@ impl Ring {
         )
     }
 
+    /// Where the record is in `peeked`.
+    fn index(&self, event: &EventRef) -> Option<usize> {
+        let index = usize::try_from(event.sequence.checked_sub(self.first)?).ok()?;
+        (index < self.peeked.len()).then_some(index)
+    }
+
     /// The record is done with. Its space goes back to the kernel as soon as all records before it
     /// were released as well.
     pub fn release(&mut self, event: EventRef) {
-        let index = event
-            .sequence
-            .checked_sub(self.first)
-            .and_then(|index| usize::try_from(index).ok());
-        let peeked = index
-            .and_then(|index| self.peeked.get_mut(index))
-            .expect("an event of this ring");
-        peeked.released = true;
-        if event.sequence == self.first {
+        let index = self.index(&event).expect("an event of this ring");
+        self.peeked[index].released = true;
+        if index == 0 {
             self.publish();
         }
+    }
+
+    /// Copies peeked records to memory of our own, the oldest first, and gives their space back to the
+    /// kernel, until `limit` bytes of ring are set aside. They stay what they are to everybody else.
+    pub fn set_aside(&mut self, limit: u64) {
+        while let Some(next) = self.peeked.get(self.aside) {
+            let span = u64::from(next.span);
+            if self.aside_bytes + span > limit {
+                break;
+            }
+            let copy = (!next.released).then(|| {
+                self.bytes(self.consumed + RECORD_HEADER, span - RECORD_HEADER)
+                    .into()
+            });
+            self.peeked[self.aside].copy = copy;
+            self.aside += 1;
+            self.aside_bytes += span;
+            self.consumed += span;
+        }
+        self.publish();
     }
 
     /// Moves the kernel's view of the consumer past the released records at the front.
@@ -181,9 +216,16 @@ impl Ring {
         while let Some(Peeked {
             span,
             released: true,
+            ..
         }) = self.peeked.front()
         {
-            self.consumed += u64::from(*span);
+            let span = u64::from(*span);
+            if self.aside > 0 {
+                self.aside -= 1;
+                self.aside_bytes -= span;
+            } else {
+                self.consumed += span;
+            }
             self.first += 1;
             self.peeked.pop_front();
         }
@@ -191,7 +233,7 @@ impl Ring {
             .store(self.consumed, Ordering::Release);
     }
 
-    /// Bytes that are recorded and not released, kernel headers included.
+    /// Bytes of the ring that are in use, kernel headers included.
     #[must_use]
     pub fn used_bytes(&self) -> u64 {
         self.producer_position().load(Ordering::Acquire) - self.consumed
@@ -205,10 +247,16 @@ impl Ring {
             .saturating_sub(self.cursor)
     }
 
-    /// Bytes that were given back to the kernel since the start.
+    /// Bytes of ring that records took which were set aside and are not released.
+    #[must_use]
+    pub const fn aside_bytes(&self) -> u64 {
+        self.aside_bytes
+    }
+
+    /// Bytes of ring that released records took since the start.
     #[must_use]
     pub const fn consumed_bytes(&self) -> u64 {
-        self.consumed
+        self.consumed - self.aside_bytes
     }
 
     /// Bytes that the ring holds.
@@ -412,6 +460,50 @@ mod tests {
         assert_eq!((kernel.consumer(), ring.held()), (ends[2], 1));
         ring.release(d);
         assert_eq!((kernel.consumer(), ring.used_bytes()), (ends[3], 0));
+    }
+
+    #[test]
+    fn what_is_set_aside_stays_readable_and_frees_the_ring() {
+        let (mut kernel, mut ring) = Kernel::new();
+        let texts: [&[u8]; 4] = [b"one", b"number two", b"three", b"and four"];
+        let mut ends = vec![0];
+        for (nr, text) in texts.iter().enumerate() {
+            kernel.put(0, &record(nr as u16, 0, &[(1, 0, text)]));
+            ends.push(kernel.position);
+        }
+        let [a, b, c, d] = [(); 4].map(|()| ring.peek_new().expect("a record"));
+        ring.release(b);
+        ring.set_aside(ends[3] - 1);
+        assert_eq!((kernel.consumer(), ring.aside_bytes()), (ends[2], ends[2]));
+        ring.set_aside(ends[3]);
+        assert_eq!(
+            (kernel.consumer(), ring.used_bytes()),
+            (ends[3], ends[4] - ends[3])
+        );
+        // The kernel may write there now.
+        let junk = vec![0xee; ends[3] as usize];
+        kernel
+            .file
+            .write_all_at(&junk, kernel.at(0))
+            .expect("write");
+        for (event, text) in [(&a, texts[0]), (&c, texts[2]), (&d, texts[3])] {
+            assert_eq!(ring.event(event).part(1, 0), Some(text));
+        }
+        ring.release(c);
+        assert_eq!((ring.consumed_bytes(), ring.held()), (0, 4));
+        ring.release(a);
+        assert_eq!((ring.consumed_bytes(), ring.aside_bytes()), (ends[3], 0));
+        assert_eq!((ring.held(), kernel.consumer()), (1, ends[3]));
+        // From here on it is a ring like any other.
+        kernel.put(0, &record(9, 0, &[]));
+        let e = ring.peek_new().expect("the next");
+        ring.release(e);
+        assert_eq!(kernel.consumer(), ends[3]);
+        ring.release(d);
+        assert_eq!(
+            (kernel.consumer(), ring.consumed_bytes()),
+            (kernel.position, kernel.position)
+        );
     }
 
     #[test]

@@ -246,6 +246,84 @@ const POLL: Names = named![
     POLLWRBAND, POLLRDHUP,
 ];
 
+/// Constants that reports do not print, since what they mean hangs on another argument or on more than one call.
+const OTHERS: Names = named![
+    SO_ACCEPTCONN,
+    SO_BROADCAST,
+    SO_BUSY_POLL,
+    SO_DOMAIN,
+    SO_ERROR,
+    SO_INCOMING_CPU,
+    SO_KEEPALIVE,
+    SO_LINGER,
+    SO_PASSCRED,
+    SO_PEERCRED,
+    SO_PRIORITY,
+    SO_PROTOCOL,
+    SO_RCVBUF,
+    SO_RCVLOWAT,
+    SO_RCVTIMEO,
+    SO_REUSEADDR,
+    SO_REUSEPORT,
+    SO_SNDBUF,
+    SO_SNDLOWAT,
+    SO_SNDTIMEO,
+    SO_TIMESTAMP,
+    SO_TYPE,
+    TCP_CONGESTION,
+    TCP_CORK,
+    TCP_DEFER_ACCEPT,
+    TCP_FASTOPEN,
+    TCP_INFO,
+    TCP_KEEPCNT,
+    TCP_KEEPIDLE,
+    TCP_KEEPINTVL,
+    TCP_LINGER2,
+    TCP_MAXSEG,
+    TCP_NODELAY,
+    TCP_QUICKACK,
+    TCP_SYNCNT,
+    TCP_USER_TIMEOUT,
+    IP_TOS,
+    IP_TTL,
+    IPV6_V6ONLY,
+    FD_CLOEXEC,
+    AT_FDCWD,
+    LOCK_SH,
+    LOCK_EX,
+    LOCK_NB,
+    LOCK_UN,
+    WNOHANG,
+    WUNTRACED,
+    SIGHUP,
+    SIGINT,
+    SIGQUIT,
+    SIGABRT,
+    SIGKILL,
+    SIGUSR1,
+    SIGUSR2,
+    SIGPIPE,
+    SIGALRM,
+    SIGTERM,
+    SIGCHLD,
+    SIGCONT,
+    SIGSTOP,
+    SIGTSTP,
+    SIGWINCH,
+];
+
+/// Every constant that has a name here, for rules: its name, and its value as the 32 bits of an `int`.
+pub(crate) fn constants() -> impl Iterator<Item = (&'static str, u32)> {
+    let styles = STYLES.iter().flat_map(|(_, _, style)| match *style {
+        Style::Octal => [NONE, NONE],
+        Style::Bits { choice, flags, .. } => [choice, flags],
+    });
+    styles
+        .chain([EPOLL, POLL, OTHERS])
+        .flatten()
+        .map(|(value, name)| (*name, *value))
+}
+
 /// The symbolic form of argument `argument` of call `call`, or `None` where a number says enough.
 pub(super) fn symbolic(call: &str, argument: &str, value: u32) -> Option<String> {
     let (_, _, style) = STYLES

@@ -3,6 +3,6 @@
 //! Pure formatting: nothing here touches the traced processes.
 
 pub mod call;
-mod flags;
+pub(crate) mod flags;
 pub mod hex;
 mod structs;

@@ -256,6 +256,8 @@ impl<'a> Frame<'a> {
                 Op::Ge => Value::Bool(a >= b),
                 Op::Sub => Value::Int(a.checked_sub(b).ok_or_else(overflow)?),
                 Op::Mul => Value::Int(a.checked_mul(b).ok_or_else(overflow)?),
+                Op::BitOr => Value::Int(a | b),
+                Op::BitAnd => Value::Int(a & b),
                 _ => Value::Int(a.checked_add(b).ok_or_else(overflow)?),
             },
             (_, a, b) => {

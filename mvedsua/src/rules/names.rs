@@ -1,11 +1,13 @@
 //! Names of the kernel interface, as rules use them: calls, their arguments, errors.
 
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use mvedsua_common::spec::{Arg, Class, Dir, Len, Syscall};
 use mvedsua_common::table;
 
 use super::diagnostic::nearest;
+use crate::report::flags;
 
 /// What an argument position of a call stands for in a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -273,6 +275,33 @@ pub fn error(name: &str) -> Option<i64> {
         .map(|(_, number)| -number)
 }
 
+/// The other constants of the kernel interface: the commands of the table's multiplexed calls, and the flags and
+/// choices that reports print. What a report says can so be written in a rule as it stands.
+static CONSTANTS: LazyLock<BTreeMap<&'static str, i64>> = LazyLock::new(|| {
+    let commands = (table::SYSCALLS.iter())
+        .filter_map(|call| call.commands)
+        .flat_map(|(_, commands)| commands)
+        .map(|command| (command.name, command.value));
+    commands
+        .chain(flags::constants())
+        .map(|(name, value)| (name, i64::from(value.cast_signed())))
+        .collect()
+});
+
+/// The number that a name of the kernel interface stands for: `F_GETFL`, `O_NONBLOCK`, `EPOLL_CTL_ADD`; for errors
+/// the result of a call that failed with it.
+#[must_use]
+pub fn constant(name: &str) -> Option<i64> {
+    error(name).or_else(|| CONSTANTS.get(name).copied())
+}
+
+/// A constant whose name is like `name`.
+#[must_use]
+pub fn similar_constant(name: &str) -> Option<&'static str> {
+    let errors = ERRORS.iter().map(|(name, _)| *name);
+    nearest(name, errors.chain(CONSTANTS.keys().copied()))
+}
+
 /// The name of the error that a result stands for.
 #[must_use]
 pub fn error_name(result: i64) -> Option<&'static str> {
@@ -312,6 +341,43 @@ mod tests {
             }
         );
         assert_eq!(write.stream(), Some(Flow::Out));
+    }
+
+    #[test]
+    fn constants_have_the_values_of_the_kernel() {
+        for (name, value) in [
+            ("F_GETFL", libc::F_GETFL),
+            ("F_DUPFD_CLOEXEC", libc::F_DUPFD_CLOEXEC),
+            ("FIONBIO", libc::FIONBIO as i32),
+            ("O_NONBLOCK", libc::O_NONBLOCK),
+            ("O_RDONLY", 0),
+            ("EPOLL_CTL_ADD", libc::EPOLL_CTL_ADD),
+            ("EPOLLET", libc::EPOLLET),
+            ("SOCK_CLOEXEC", libc::SOCK_CLOEXEC),
+            ("MSG_NOSIGNAL", libc::MSG_NOSIGNAL),
+            ("AT_FDCWD", libc::AT_FDCWD),
+            ("EAGAIN", -libc::EAGAIN),
+        ] {
+            assert_eq!(constant(name), Some(i64::from(value)), "{name}");
+        }
+        assert_eq!(similar_constant("F_GETFK"), Some("F_GETFL"));
+        assert_eq!(similar_constant("O_NONBLOK"), Some("O_NONBLOCK"));
+        assert_eq!(similar_constant("NOTHING_LIKE_IT"), None);
+    }
+
+    #[test]
+    fn no_name_stands_for_two_numbers() {
+        let commands = (table::SYSCALLS.iter())
+            .filter_map(|call| call.commands)
+            .flat_map(|(_, commands)| commands)
+            .map(|command| (command.name, command.value));
+        for (name, value) in commands.chain(flags::constants()) {
+            assert_eq!(
+                constant(name),
+                Some(i64::from(value.cast_signed())),
+                "{name}"
+            );
+        }
     }
 
     #[test]

@@ -304,6 +304,8 @@ pub enum Op {
     Add,
     Sub,
     Mul,
+    BitOr,
+    BitAnd,
 }
 
 /// A built-in function.

@@ -118,7 +118,7 @@ impl Tree<'_> {
                 ExprKind::Binary("~", inner(self), Box::new(right))
             }
             8 => {
-                let (op, _) = super::parser::BINARY[usize::from(self.pick(12))];
+                let (op, _) = super::parser::BINARY[usize::from(self.pick(14))];
                 ExprKind::Binary(op, inner(self), inner(self))
             }
             _ => ExprKind::Slice(inner(self), self.maybe(inner), self.maybe(inner)),

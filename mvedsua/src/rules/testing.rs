@@ -141,8 +141,12 @@ impl Case<'_> {
                 .consts
                 .get(name)
                 .cloned()
-                .or_else(|| names::error(name).map(Value::Int))
+                .or_else(|| names::constant(name).map(Value::Int))
                 .ok_or_else(wrong),
+            ExprKind::Binary("|", left, right) => match (self.value(left)?, self.value(right)?) {
+                (Value::Int(a), Value::Int(b)) => Ok(Value::Int(a | b)),
+                _ => Err(wrong()),
+            },
             ExprKind::Text(parts) => {
                 let mut text = Vec::new();
                 for part in parts {

@@ -118,7 +118,7 @@ pub struct FollowerStatus {
     pub pid: i32,
     /// Events recorded and not yet matched.
     pub lag_events: u64,
-    /// Their bytes in the ring.
+    /// Their bytes, in the ring and set aside.
     pub lag_bytes: u64,
 }
 
@@ -129,6 +129,9 @@ pub struct RingStatus {
     pub capacity_bytes: u64,
     /// Bytes now in use.
     pub used_bytes: u64,
+    /// Bytes that the agent has set aside in its own memory, for a follower that is (or was just) transformed.
+    #[serde(default)]
+    pub aside_bytes: u64,
     /// Most bytes that were in use.
     pub high_water_bytes: u64,
     /// Total time during which threads of the leader waited for room, in milliseconds.

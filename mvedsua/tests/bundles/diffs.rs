@@ -244,6 +244,85 @@ fn an_old_frame_that_loops_through_its_first_bytes_is_not_left() {
 }
 
 #[test]
+fn an_old_frame_whose_jump_tables_lead_to_its_first_bytes_is_not_left() {
+    let leads = "a jump table of it leads to its own first bytes";
+    let unknown = "an indirect jump whose table was not found";
+    for (function, flags, expected) in [
+        ("serve", &["-Os", "-DFIRST"][..], Some(leads)),
+        ("serve", &["-Os", "-DFIRST", "-fno-pie"], Some(leads)),
+        ("serve", &["-Os"], None),
+        ("serve", &["-Os", "-fno-pie"], None),
+        ("offsets", &["-Os"], Some(unknown)),
+        ("switched", &["-O2"], None),
+        ("switched", &["-O2", "-fno-pie"], None),
+    ] {
+        let pair = Pair::new(&["labels.c"], flags);
+        let options = BuildOptions {
+            control: [(function.to_owned(), mvedsua::dsu::Control::Leave)].into(),
+            ..pair.options()
+        };
+        let text = build(&options).map_or_else(|error| error.to_string(), |_| String::new());
+        let blocker = format!("E445: {function}");
+        match expected {
+            Some(reason) => assert!(
+                text.contains(&blocker) && text.contains(reason),
+                "{function} {flags:?}: {text}"
+            ),
+            None => assert_eq!(text, "", "{function} {flags:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_library_that_only_the_new_build_has_is_named() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let write = |name: &str, text: &str| {
+        std::fs::write(folder.path().join(name), text).expect("a file");
+    };
+    write("extra.c", "int extra(int x) { return x + 1; }");
+    let program = "#include <stdio.h>\nint extra(int);\n__attribute__((noinline)) int work(int x) { return WORK; }\nint main(int n, char **v) { (void)v; printf(\"%d\", work(n)); }";
+    write("program.c", program);
+    let gcc = |words: &[&str]| {
+        let done = std::process::Command::new("gcc")
+            .current_dir(folder.path())
+            .args(["-g", "-O2", "-Wl,--build-id"])
+            .args(words)
+            .status();
+        assert!(done.is_ok_and(|status| status.success()), "{words:?}");
+    };
+    gcc(&[
+        "-shared",
+        "-fPIC",
+        "-Wl,-soname,libextra.so.1",
+        "extra.c",
+        "-o",
+        "libextra.so",
+    ]);
+    gcc(&["-DWORK=x", "program.c", "-o", "old"]);
+    gcc(&[
+        "-DWORK=extra(x)",
+        "program.c",
+        "-o",
+        "new",
+        "-L.",
+        "-lextra",
+    ]);
+    let options = BuildOptions {
+        old: folder.path().join("old"),
+        new: folder.path().join("new"),
+        ..Pair::new(&["basic.c"], &[]).options()
+    };
+    let manifest = build(&options).expect("a bundle").manifest;
+    let imports = &manifest.imports;
+    assert_eq!(imports.len(), 1, "{imports:?}");
+    assert_eq!(imports[0].library.as_deref(), Some("libextra.so.1"));
+    let process = mvedsua::dsu::Placement::loaded(manifest.old.build_id.clone(), 1 << 40);
+    let error = mvedsua::dsu::plan(&manifest, &process, 1 << 40, &|_| None)
+        .expect_err("the process has no such library");
+    assert!(error.to_string().contains("libextra.so.1"), "{error}");
+}
+
+#[test]
 fn a_control_line_for_what_does_not_change_is_refused() {
     let pair = Pair::new(&["basic.c"], &[]);
     let options = BuildOptions {

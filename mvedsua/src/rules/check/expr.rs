@@ -73,7 +73,7 @@ pub(super) enum Place {
     Body,
 }
 
-fn bare_word(name: &str) -> bool {
+pub(super) fn bare_word(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_uppercase())
         && name
             .bytes()
@@ -162,6 +162,8 @@ impl Checker {
             ">=" => (Op::Ge, Some(Type::Int), Type::Bool),
             "-" => (Op::Sub, Some(Type::Int), Type::Int),
             "*" => (Op::Mul, Some(Type::Int), Type::Int),
+            "|" => (Op::BitOr, Some(Type::Int), Type::Int),
+            "&" => (Op::BitAnd, Some(Type::Int), Type::Int),
             _ => {
                 let ty = if left_ty == Type::Any {
                     right_ty
@@ -204,7 +206,10 @@ impl Checker {
                     span,
                     format!("`{name}` is not defined and stands for the text \"{name}\""),
                 )
-                .help(format!("write \"{name}\", or `const {name} = \"{name}\";`")),
+                .help(match names::similar_constant(name) {
+                    Some(near) => format!("did you mean `{near}`? If not, write \"{name}\""),
+                    None => format!("write \"{name}\", or `const {name} = \"{name}\";`"),
+                }),
             );
             let text = Value::Text(name.as_bytes().to_vec().into());
             return Ok((Ex::Value(text), Type::Text));
@@ -237,7 +242,7 @@ impl Checker {
                     self.used.insert(name.to_owned());
                     value.clone()
                 } else {
-                    Value::Int(names::error(name)?)
+                    Value::Int(names::constant(name)?)
                 }
             }
         };

@@ -142,11 +142,18 @@ impl Checker {
                         self.used.insert(name.to_owned());
                         return Ok(value.clone());
                     }
-                    if let Some(value) = super::names::error(name) {
+                    if let Some(value) = super::names::constant(name) {
                         return Ok(Value::Int(value));
                     }
                 }
             },
+            ExprKind::Binary("|", left, right) => {
+                if let (Value::Int(a), Value::Int(b)) =
+                    (self.fixed_value(left)?, self.fixed_value(right)?)
+                {
+                    return Ok(Value::Int(a | b));
+                }
+            }
             ExprKind::Text(parts) => {
                 let mut text = Vec::new();
                 let mut plain = true;
@@ -341,7 +348,7 @@ impl Checker {
             let fixed = |name: &str| {
                 self.set.consts.contains_key(name)
                     || states.iter().any(|s| s == name)
-                    || super::names::error(name).is_some()
+                    || super::names::constant(name).is_some()
             };
             match reverse::reverse(tree, &fixed) {
                 Ok(tree) => self.add_rule(&tree, span, other, true)?,

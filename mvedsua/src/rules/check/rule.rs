@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::expr::{Place, Scope};
+use super::expr::{Place, Scope, bare_word};
 use super::{Checked, Checker, Refused};
 use crate::rules::ast::{self, Arg, ArgKind, Direction, ExprKind, Name, Repeat, TextPart};
 use crate::rules::diagnostic::{Code, Diagnostic};
@@ -211,6 +211,18 @@ impl Checker {
                     .map(Some)
             }
             ExprKind::Name(name) if scope.get(name).is_none() && self.global(name).is_none() => {
+                // It would bind whatever is there, and the rule would apply to all.
+                if ty != Type::Text
+                    && bare_word(name)
+                    && let Some(near) = names::similar_constant(name)
+                {
+                    let message = format!("`{name}` is no constant of the kernel interface");
+                    return self.refuse(
+                        Diagnostic::error(Code::UNKNOWN_NAME, expr.span, message).help(format!(
+                            "did you mean `{near}`? A variable takes a name in small letters"
+                        )),
+                    );
+                }
                 let var = scope.define(name, ty);
                 bound.push((slot, var));
                 Ok(Some(ArgPattern::Var(var)))

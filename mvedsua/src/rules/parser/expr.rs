@@ -5,7 +5,7 @@ use crate::rules::ast::{Expr, ExprKind};
 use crate::rules::lexer::TokenKind;
 
 /// Binary operators with their precedence; a higher number binds more tightly.
-pub(crate) const BINARY: [(&str, u8); 12] = [
+pub(crate) const BINARY: [(&str, u8); 14] = [
     ("||", 1),
     ("&&", 2),
     ("==", 3),
@@ -15,9 +15,11 @@ pub(crate) const BINARY: [(&str, u8); 12] = [
     ("<=", 4),
     (">", 4),
     (">=", 4),
-    ("+", 5),
-    ("-", 5),
-    ("*", 6),
+    ("|", 5),
+    ("&", 6),
+    ("+", 7),
+    ("-", 7),
+    ("*", 8),
 ];
 
 impl Parser<'_> {
