@@ -191,7 +191,7 @@ fn a_server_that_crashes_while_its_copy_is_transformed_is_taken_over() -> Result
     // With every connection, and with what the old version had done while the transformer worked.
     ensure!(client.ask("TYPE before")? == "string");
     server.more_requests(2_000)?;
-    server.finish()
+    server.finish_with(1)
 }
 
 #[test]

@@ -9,7 +9,7 @@
 use std::time::{Duration, Instant};
 
 use super::following::{Following, Stop};
-use crate::session::OnFull;
+use crate::session::{OnFull, RingStatus};
 
 /// The room shrinks no further: some hundred calls.
 const FLOOR: u64 = 16 * 1024;
@@ -86,6 +86,18 @@ impl Following {
                 .as_ref()
                 .map_or(ASIDE, |pace| pace.room.min(ASIDE));
             self.recorder.ring.set_aside(most);
+        }
+    }
+
+    /// How the ring stands, for the status.
+    pub(super) fn ring_status(&self) -> RingStatus {
+        let ring = &self.recorder.ring;
+        RingStatus {
+            capacity_bytes: ring.capacity(),
+            used_bytes: ring.used_bytes(),
+            aside_bytes: ring.aside_bytes(),
+            high_water_bytes: self.high_water.max(ring.used_bytes()),
+            blocked_ms: self.blocked().as_secs_f64() * 1e3,
         }
     }
 

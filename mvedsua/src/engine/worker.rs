@@ -733,13 +733,7 @@ impl Worker {
                 lag_events: following.lag_events(),
                 lag_bytes: ring.used_bytes() + ring.aside_bytes(),
             });
-            status.ring = crate::session::RingStatus {
-                capacity_bytes: ring.capacity(),
-                used_bytes: ring.used_bytes(),
-                aside_bytes: ring.aside_bytes(),
-                high_water_bytes: following.high_water.max(ring.used_bytes()),
-                blocked_ms: following.blocked().as_secs_f64() * 1e3,
-            };
+            status.ring = following.ring_status();
             status.events = following.counts;
             if rules.is_some() {
                 status.rules = rules;

@@ -346,21 +346,21 @@ mod tests {
     #[test]
     fn constants_have_the_values_of_the_kernel() {
         for (name, value) in [
-            ("F_GETFL", libc::F_GETFL),
-            ("F_DUPFD_CLOEXEC", libc::F_DUPFD_CLOEXEC),
-            ("FIONBIO", libc::FIONBIO as i32),
-            ("O_NONBLOCK", libc::O_NONBLOCK),
+            ("F_GETFL", 3),
+            ("F_DUPFD_CLOEXEC", 1030),
+            ("FIONBIO", 0x5421),
+            ("O_NONBLOCK", 0o4000),
             ("O_RDONLY", 0),
-            ("EPOLL_CTL_ADD", libc::EPOLL_CTL_ADD),
-            ("EPOLLET", libc::EPOLLET),
-            ("SOCK_CLOEXEC", libc::SOCK_CLOEXEC),
-            ("MSG_NOSIGNAL", libc::MSG_NOSIGNAL),
-            ("AT_FDCWD", libc::AT_FDCWD),
-            ("EAGAIN", -libc::EAGAIN),
+            ("EPOLL_CTL_ADD", 1),
+            ("EPOLLET", i32::MIN),
+            ("SOCK_CLOEXEC", 0o2_000_000),
+            ("MSG_NOSIGNAL", 0x4000),
+            ("AT_FDCWD", -100),
+            ("EAGAIN", -11),
         ] {
             assert_eq!(constant(name), Some(i64::from(value)), "{name}");
         }
-        assert_eq!(similar_constant("F_GETFK"), Some("F_GETFL"));
+        assert_eq!(similar_constant("EPOLL_CTL_AD"), Some("EPOLL_CTL_ADD"));
         assert_eq!(similar_constant("O_NONBLOK"), Some("O_NONBLOCK"));
         assert_eq!(similar_constant("NOTHING_LIKE_IT"), None);
     }

@@ -280,7 +280,7 @@ fn a_library_that_only_the_new_build_has_is_named() {
         std::fs::write(folder.path().join(name), text).expect("a file");
     };
     write("extra.c", "int extra(int x) { return x + 1; }");
-    let program = "#include <stdio.h>\nint extra(int);\n__attribute__((noinline)) int work(int x) { return WORK; }\nint main(int n, char **v) { (void)v; printf(\"%d\", work(n)); }";
+    let program = "#include <stdio.h>\nint extra(int);\n__attribute__((noinline)) int work(int x) { static volatile int calls; calls += x; return WORK; }\nint main(int n, char **v) { (void)v; printf(\"%d\", work(n)); }";
     write("program.c", program);
     let gcc = |words: &[&str]| {
         let done = std::process::Command::new("gcc")
