@@ -153,7 +153,7 @@ fn takes_its_time(server: &Supervised) -> Result<Bundle> {
     let dir = tempfile::tempdir()?;
     let path = dir.path().join("slow.c");
     let source = file("tests/bundles/kvstore_transform.c");
-    let text = format!("#define MISTAKE 0\n#define SLOW 2000000000ul\n#include \"{source}\"\n");
+    let text = format!("#define MISTAKE 0\n#define SLOW 1000000000ul\n#include \"{source}\"\n");
     std::fs::write(&path, text)?;
     let options = ["--transform", &path.to_string_lossy()];
     Bundle::of_example(&server.mvedsua, Example::Kvstore, 1, 2, &options)
