@@ -9,6 +9,7 @@
 //! A child that shares its maker's memory (`vfork`) is the leader's alone: it is about to execute another program.
 
 use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
 
 use mvedsua_common::table::number;
 
@@ -16,7 +17,7 @@ use super::following::{Following, Stop, makes};
 use super::guard::Watched;
 use super::lane::{Birth, Item};
 use super::leader_events::died_of;
-use super::pair::{Child, Pair};
+use super::pair::{Child, Kin, Pair, ROOT};
 use super::readings::Slots;
 use super::replay::record_of;
 use super::roles::roles;
@@ -40,6 +41,9 @@ const SHARING: u64 = (libc::CLONE_VM
 /// Where `si_pid` is in the `siginfo_t` of a `waitid`.
 const PID_IN_SIGINFO: usize = 16 - 4;
 
+/// A signal that comes right behind a call comes within this time, but for a machine that is very busy.
+const SIGNAL_PATIENCE: Duration = Duration::from_millis(5);
+
 /// What is kept of a tree besides its pairs.
 #[derive(Debug)]
 pub(super) struct Tree {
@@ -50,6 +54,8 @@ pub(super) struct Tree {
     /// The lane whose thread of the follower makes a thread or process now: one at a time, or they would
     /// get each other's ids.
     bearing: Option<usize>,
+    /// The id that was given last: the kernel gives the one after it by itself.
+    last_id: i32,
     /// Processes of either side that were reported at their birth before their maker was.
     strangers: HashMap<i32, Stopped>,
     /// Processes that share their maker's memory and have not been reported at their birth yet.
@@ -63,6 +69,7 @@ impl Tree {
             namespace,
             depth: inspect::ids(root).len().saturating_sub(1),
             bearing: None,
+            last_id: 0,
             strangers: HashMap::new(),
             alone: HashSet::new(),
         }
@@ -72,6 +79,11 @@ impl Tree {
     pub(super) fn kill(&self) {
         // It may have ended with them.
         let _ = self.namespace.kill();
+    }
+
+    /// Children that share their maker's memory, some of which have not been reported yet.
+    pub(super) fn take_alone(&mut self) -> HashSet<i32> {
+        std::mem::take(&mut self.alone)
     }
 
     /// Nobody has named them yet; whose they are nobody will say any more.
@@ -129,6 +141,9 @@ impl Following {
             && let Some(made) = self.lanes[index].cloning
         {
             tree.bearing = Some(index);
+            if made.id == tree.last_id + 1 {
+                return Ok(());
+            }
             tree.namespace.set_next(made.id).map_err(|e| {
                 Stop::roll_back(format!(
                     "giving the follower's thread the id {}: {e}",
@@ -156,6 +171,7 @@ impl Following {
         // The follower's namespace is one below the leader's.
         let got = inspect::ids(born).get(tree.depth + 1).copied();
         if got == Some(id) {
+            tree.last_id = id;
             return Ok(());
         }
         Err(Stop::roll_back(format!(
@@ -230,7 +246,7 @@ impl Following {
             middle: 0,
             cloner: 0,
             child: Some(Child::new(pair, told)),
-            _watched: Watched::watch(child),
+            watched: Some(Watched::watch(child)),
         };
         born.leader.vdso = parent.leader.vdso.clone();
         born.leader.add_running(Running::born(child));
@@ -288,6 +304,8 @@ impl Following {
         self.drain_ring()?;
         self.recorder
             .remove_process(self.pairs[pair].leader.pid as u32)?;
+        // Its id may come again for another.
+        self.pairs[pair].watched = None;
         // One that was killed may have had no time to report that it was about to end.
         let pid = self.pairs[pair].leader.pid;
         if let Some(early) = self.early.get_mut(&pid)
@@ -390,7 +408,7 @@ impl Following {
     }
 
     /// The child whose end the next call of a lane, a `wait4` or `waitid`, has taken notice of.
-    fn reaped(&self, index: usize) -> Option<usize> {
+    fn reaped(&self, index: usize) -> Option<(i32, Kin)> {
         let (item, _) = self.order.next(index)?;
         let record = record_of(&self.recorder, &self.fetched, item)?;
         let header = record.header;
@@ -420,15 +438,43 @@ impl Following {
         } else {
             return None;
         };
-        self.pairs.child_named(self.lanes[index].pair, id)
+        let kin = self.pairs.child_named(self.lanes[index].pair, id)?;
+        Some((id, kin))
     }
 
     /// False while the next call of a lane waits for a child that has not ended in the follower yet.
     pub(super) fn may_reap(&self, index: usize) -> bool {
         self.tree.is_none()
-            || self
-                .reaped(index)
-                .is_none_or(|child| self.pairs[child].has_ended())
+            || match self.reaped(index) {
+                Some((_, Kin::Pair(child))) => self.pairs[child].has_ended(),
+                Some((_, Kin::Zombie(_))) | None => true,
+            }
+    }
+
+    /// A signal may come right behind the last thing that is known of a lane, before the leader's thread runs on: a
+    /// child that ends closes its end of a pipe first, and is reported to its parent then. The follower is not
+    /// answered until the leader's thread is seen asleep in its next call, or a while has passed.
+    pub(super) fn may_get_a_signal(&mut self, index: usize) -> bool {
+        if self.tree.is_none()
+            || self.lanes[index].waiting.is_none()
+            || self.order.nth(index, 1).is_some()
+        {
+            self.lanes[index].kept_since = None;
+            return false;
+        }
+        let leader = &self.pairs[self.lanes[index].pair].leader;
+        let tid = self.lanes[index].leader;
+        let since = *self.lanes[index]
+            .kept_since
+            .get_or_insert_with(Instant::now);
+        let stands = !leader.has(tid) || !leader.runs();
+        if stands || since.elapsed() > SIGNAL_PATIENCE || inspect::is_asleep(leader.pid, tid) {
+            // A signal that came before it fell asleep would be known by now.
+            self.lanes[index].kept_since = None;
+            return false;
+        }
+        self.keeps = true;
+        true
     }
 
     /// The next call of a lane was equal: if it has waited for a child, the follower's thread waits for its own,
@@ -437,14 +483,52 @@ impl Following {
         if self.tree.is_none() {
             return;
         }
-        let Some(pair) = self.reaped(index) else {
-            return;
+        let parent = self.lanes[index].pair;
+        let follower_told = match self.reaped(index) {
+            Some((_, Kin::Pair(pair))) => {
+                let Some(child) = &mut self.pairs[pair].child else {
+                    return;
+                };
+                child.reaped = true;
+                let told = child.follower_told;
+                self.close_pair(pair);
+                told
+            }
+            Some((id, Kin::Zombie(told))) => {
+                self.pairs.reaped(parent, id);
+                told
+            }
+            None => return,
         };
-        if let Some(child) = &mut self.pairs[pair].child {
-            child.reaped = true;
-            self.lanes[index].reaps = Some(child.follower_told);
-            let parent = self.lanes[index].pair;
-            self.pairs[parent].follower.interrupt(tid);
+        self.lanes[index].reaps = Some(follower_told);
+        self.pairs[parent].follower.interrupt(tid);
+    }
+
+    /// A thread is gone on both sides, and nothing is left of what it did: its lane is closed.
+    pub(super) fn close_lane(&mut self, index: usize) {
+        let lane = &self.lanes[index];
+        let done = lane.is_done()
+            && self.order.is_idle(index)
+            && !self.is_in_rules_hands(index)
+            && self.tree.as_ref().is_none_or(|t| t.bearing != Some(index));
+        if done {
+            let (pair, leader) = (lane.pair, lane.leader);
+            self.lanes.close(index);
+            self.pairs[pair].tid_addresses.remove(&leader);
+            self.close_pair(pair);
+        }
+    }
+
+    /// The same for a pair of processes.
+    fn close_pair(&mut self, number: usize) {
+        let pair = &self.pairs[number];
+        if number != ROOT
+            && pair.has_ended()
+            && pair.leader.is_gone()
+            && pair.follower.is_gone()
+            && self.lanes.iter().all(|lane| lane.pair != number)
+        {
+            self.pairs.close(number);
         }
     }
 

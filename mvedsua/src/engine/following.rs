@@ -36,12 +36,16 @@ use crate::tracee::thread::Running;
 const RING_LOOK: Duration = Duration::from_millis(1);
 /// Longest sleep while events wait for the follower: hang and order limits are checked as often.
 const LONGEST_SLEEP: Duration = Duration::from_millis(20);
+/// While an answer is kept from the follower for a signal that may come: it is looked for this often.
+const KEPT_LOOK: Duration = Duration::from_micros(100);
 /// When no thread can go on in the global order for this long, the order is relaxed by one event.
 pub(super) const ORDER_PATIENCE: Duration = Duration::from_millis(50);
 /// With this few events behind, the follower has caught up (t3).
 const CAUGHT_UP_EVENTS: u64 = 256;
 /// A leader under load writes on while we look: this much that is not in the queues yet is as good as none.
 const CAUGHT_UP_BYTES: u64 = 16 * 1024;
+/// With this many threads and processes that the follower has yet to make the leader makes no more.
+const CROWD: usize = 256;
 /// Consumed calls that are kept for a divergence report.
 const HISTORY: usize = 24;
 
@@ -113,22 +117,11 @@ pub(super) fn makes(nr: u16) -> bool {
     [roles.clone, roles.clone3, roles.fork, roles.vfork].contains(&nr)
 }
 
-/// A child process can be killed at any moment, by its maker or (the follower's) by us: what fails with it then is
-/// no failure, and its end will be reported.
-fn or_dying(
-    pair: usize,
-    side: &mut Side,
-    (tid, wait): (i32, Wait),
-    outcome: Result<(), Stop>,
-) -> Result<(), Stop> {
-    let is_end = matches!(wait, Wait::Exited(_) | Wait::Killed(_));
-    if outcome.is_err() && !is_end && pair != ROOT && inspect::is_dying(side.pid) {
-        if !side.has(tid) {
-            side.add_running(Running::born(tid));
-        }
-        return Ok(());
-    }
-    outcome
+/// One of the two sides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Of {
+    Leader,
+    Follower,
 }
 
 /// A running update.
@@ -179,6 +172,8 @@ pub(super) struct Following {
     /// The follower's state is transformed before it consumes anything.
     pub(super) transformation: Transformation,
     idle_looks: u32,
+    /// An answer is kept from the follower for a signal that may come.
+    pub(super) keeps: bool,
 }
 
 /// What [`Following`] is made of.
@@ -212,8 +207,7 @@ impl Following {
             lanes.pair(index, follower);
             lanes[index].slot = parts.slots.of(leader);
             lanes[index].has_slot = true;
-            let queue = order.open();
-            debug_assert_eq!(index, queue);
+            order.open_again(index);
         }
         let root = Pair {
             opened: open_files(parts.leader.pid),
@@ -229,7 +223,7 @@ impl Following {
             middle: parts.middle,
             cloner: parts.cloner,
             child: None,
-            _watched: parts.watched,
+            watched: Some(parts.watched),
         };
         Self {
             pairs: Pairs::new(root),
@@ -262,6 +256,7 @@ impl Following {
             no_new_privs: parts.no_new_privs,
             transformation: Transformation::None,
             idle_looks: 0,
+            keeps: false,
         }
     }
 
@@ -306,7 +301,9 @@ impl Following {
     }
 
     fn sleep_and_receive(&mut self) -> Result<bool, Stop> {
-        let timeout = if self.transformation.is_running() {
+        let timeout = if self.keeps {
+            KEPT_LOOK
+        } else if self.transformation.is_running() {
             // What fills the ring meanwhile is set aside in time.
             RING_LOOK
         } else if !self.order.is_empty() {
@@ -422,14 +419,19 @@ impl Following {
             for item in self.early.remove(&born).unwrap_or_default() {
                 self.queue(lane, item)?;
             }
+            if self.births.take_gone(born) {
+                self.lanes.leader_ended(born);
+                if !self.lanes[lane].leaving {
+                    self.queue(lane, Item::Exit)?;
+                }
+            }
         }
         Ok(())
     }
 
     fn open_lane(&mut self, pair: usize, leader: i32) -> usize {
         let index = self.lanes.open(pair, leader);
-        let queue = self.order.open();
-        debug_assert_eq!(index, queue);
+        self.order.open_again(index);
         self.lanes[index].slot = self.pairs[pair].slots.of(leader);
         index
     }
@@ -448,6 +450,7 @@ impl Following {
     /// Answers calls as long as one can be answered in the global order.
     pub(super) fn advance(&mut self) -> Result<bool, Stop> {
         let mut any = false;
+        self.keeps = false;
         loop {
             while let Some(index) = self.order.turn() {
                 if !self.step(index)? {
@@ -475,7 +478,7 @@ impl Following {
             self.report(tid, wait)?;
         }
         while let Some((tid, wait)) =
-            ptrace::wait(-1, false).map_err(|e| Stop::roll_back(format!("waitpid: {e}")))?
+            ptrace::look().map_err(|e| Stop::roll_back(format!("waitid: {e}")))?
         {
             self.report(tid, wait)?;
         }
@@ -483,23 +486,59 @@ impl Following {
     }
 
     pub(super) fn report(&mut self, tid: i32, wait: Wait) -> Result<(), Stop> {
-        if let Some(pair) = self.pairs.of_leader(tid) {
+        let likely = |lane: usize| self.lanes[lane].pair;
+        let leaders = self.lanes.of_leader(tid).map(likely);
+        let followers = self.lanes.of_follower(tid).map(likely);
+        if let Some(pair) = self.pairs.of_leader(tid, leaders) {
             let outcome = self.leader_report(pair, tid, wait);
-            let leader = &mut self.pairs[pair].leader;
-            or_dying(pair, leader, (tid, wait), outcome)
-        } else if let Some(pair) = self.pairs.of_follower(tid) {
+            self.or_dying(Of::Leader, pair, (tid, wait), outcome)
+        } else if let Some(pair) = self.pairs.of_follower(tid, followers) {
+            // It may be left in its stop; and a signal that it loses with this agent is lost with itself.
+            ptrace::keep(tid);
             let outcome = self.follower_report(pair, tid, wait);
-            let follower = &mut self.pairs[pair].follower;
-            or_dying(pair, follower, (tid, wait), outcome)
+            self.or_dying(Of::Follower, pair, (tid, wait), outcome)
         } else {
             self.strange_report(tid, wait)
         }
     }
 
+    /// A child process can be killed at any moment, by its maker or (the follower's) by us: what fails with it then
+    /// is no failure, and its end will be reported.
+    fn or_dying(
+        &mut self,
+        of: Of,
+        pair: usize,
+        (tid, wait): (i32, Wait),
+        outcome: Result<(), Stop>,
+    ) -> Result<(), Stop> {
+        let is_end = matches!(wait, Wait::Exited(_) | Wait::Killed(_));
+        if outcome.is_ok() || is_end || pair == ROOT || !self.pairs.has(pair) {
+            return outcome;
+        }
+        let side = match of {
+            Of::Leader => &mut self.pairs[pair].leader,
+            Of::Follower => &mut self.pairs[pair].follower,
+        };
+        if !inspect::is_dying(side.pid) {
+            return outcome;
+        }
+        if !side.has(tid) {
+            side.add_running(Running::born(tid));
+        }
+        Ok(())
+    }
+
+    /// So many processes and threads of the leader have yet to be made by the follower that no more may come: it
+    /// would be ever later, and everything else slower for it.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.lanes.unmade() >= CROWD
+            && !self.transformation.is_running()
+            && self.options.on_full == OnFull::Block
+    }
+
     /// Lets the leader's threads go on when there is room in the ring again.
     fn relieve(&mut self) -> Result<(), Stop> {
-        let held = |pair: &Pair| pair.leader.count_stopped(Why::RingFull) > 0;
-        if !self.pairs.iter().any(held) {
+        if self.blocked_since.is_none() {
             return Ok(());
         }
         let has_room = self.has_room();
@@ -509,7 +548,7 @@ impl Following {
                 "the ring is full and --on-full is rollback",
             ));
         }
-        if !self.stopping && has_room {
+        if !self.stopping && has_room && self.lanes.unmade() < CROWD / 2 {
             for pair in self.pairs.iter_mut() {
                 for thread in pair.leader.take_stopped(Why::RingFull) {
                     let running = thread.resume(0)?;

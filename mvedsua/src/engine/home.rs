@@ -54,15 +54,12 @@ impl Kept {
     /// Stops all its threads for a snapshot and hands them over.
     pub(super) fn stop_all(&mut self) -> crate::tracee::Result<Vec<Stopped>> {
         stop_side(&mut self.side);
-        for thread in self.side.take_stopped(Why::RingFull) {
-            self.side.add_stopped(thread, Why::Asked);
-        }
         Ok(self.side.take_stopped(Why::Asked))
     }
 
     /// Between updates every signal and birth passes.
     pub(super) fn reports(&mut self) {
-        while let Ok(Some((tid, wait))) = ptrace::wait(-1, false) {
+        while let Ok(Some((tid, wait))) = ptrace::look() {
             pass(&mut self.side, tid, wait);
         }
     }

@@ -1,6 +1,7 @@
 //! A pair of threads, one of the leader and one of the follower, and what happens between them.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::time::Instant;
 
 use mvedsua_common::clock::Reading;
 
@@ -88,6 +89,8 @@ pub(super) struct Cloning {
 /// A thread pair.
 #[derive(Debug, Default)]
 pub(super) struct Lane {
+    /// Its number is free for another.
+    closed: bool,
     /// The pair of processes that the two belong to.
     pub(super) pair: usize,
     /// The leader's thread.
@@ -107,6 +110,8 @@ pub(super) struct Lane {
     pub(super) cloned: Option<i32>,
     /// The leader's thread is about to end, or has: nothing comes after that.
     pub(super) leaving: bool,
+    /// The leader's thread is gone.
+    pub(super) leader_gone: bool,
     /// The child that the follower's thread waits for on its way out of a call, by the id that it sees.
     pub(super) reaps: Option<i32>,
     /// The follower's thread has made a fault, for which the leader's has to come: its signal, and a report.
@@ -123,12 +128,25 @@ pub(super) struct Lane {
     pub(super) handed: VecDeque<Reading>,
     /// Readings that it was given and did not take before its next call: they are expected now.
     pub(super) returned: VecDeque<Reading>,
+    /// Since when the last thing that is known of the leader's thread is kept from the follower's, because a signal
+    /// may come right behind it.
+    pub(super) kept_since: Option<Instant>,
 }
 
-/// All pairs, findable from both sides.
+impl Lane {
+    /// Both threads are gone and have left nothing to be done.
+    pub(super) fn is_done(&self) -> bool {
+        !self.closed && self.ended && self.leader_gone && self.bears.is_empty()
+    }
+}
+
+/// All pairs, findable from both sides. A number comes again once its pair is closed: a server that makes a
+/// process for each request would else have ever more of them to look through.
 #[derive(Debug, Default)]
 pub(super) struct Lanes {
     lanes: Vec<Lane>,
+    closed: Vec<usize>,
+    unmade: usize,
     by_leader: HashMap<i32, usize>,
     by_follower: HashMap<i32, usize>,
 }
@@ -151,6 +169,8 @@ pub(super) struct Births {
     made: HashMap<i32, VecDeque<Birth>>,
     /// Those that were reported at their birth before their maker was: it may be told of one that has ended.
     alone: HashMap<i32, Birth>,
+    /// Those that are gone already.
+    gone: HashSet<i32>,
 }
 
 impl Births {
@@ -180,6 +200,16 @@ impl Births {
         Some(born)
     }
 
+    /// A thread is gone whose creation is not in a queue yet.
+    pub(super) fn add_gone(&mut self, tid: i32) {
+        self.gone.insert(tid);
+    }
+
+    /// Its creation is in a queue now: is it gone?
+    pub(super) fn take_gone(&mut self, tid: i32) -> bool {
+        self.gone.remove(&tid)
+    }
+
     /// The thread is gone; its id may come again for another.
     pub(super) fn forget(&mut self, creator: i32) {
         self.made.remove(&creator);
@@ -189,18 +219,36 @@ impl Births {
 impl Lanes {
     /// Opens a lane for a thread of the leader; its number is that of its queue.
     pub(super) fn open(&mut self, pair: usize, leader: i32) -> usize {
-        let index = self.lanes.len();
-        self.lanes.push(Lane {
+        let lane = Lane {
             pair,
             leader,
             ..Lane::default()
-        });
+        };
+        let index = if let Some(index) = self.closed.pop() {
+            self.lanes[index] = lane;
+            index
+        } else {
+            self.lanes.push(lane);
+            self.lanes.len() - 1
+        };
         self.by_leader.insert(leader, index);
+        self.unmade += 1;
         index
+    }
+
+    /// Closes a lane of which both threads are gone and whose queue is empty.
+    pub(super) fn close(&mut self, index: usize) {
+        self.lanes[index] = Lane {
+            closed: true,
+            ended: true,
+            ..Lane::default()
+        };
+        self.closed.push(index);
     }
 
     /// The follower's thread of a lane now exists.
     pub(super) fn pair(&mut self, index: usize, follower: i32) {
+        self.unmade -= 1;
         self.lanes[index].follower = Some(follower);
         self.by_follower.insert(follower, index);
     }
@@ -213,24 +261,41 @@ impl Lanes {
         self.by_follower.get(&tid).copied()
     }
 
-    /// The leader's thread is gone; its id may come again for another.
-    pub(super) fn leader_ended(&mut self, tid: i32) {
-        self.by_leader.remove(&tid);
+    /// The leader's thread is gone; its id may come again for another. Returns its lane.
+    pub(super) fn leader_ended(&mut self, tid: i32) -> Option<usize> {
+        let index = self.by_leader.remove(&tid)?;
+        self.lanes[index].leader_gone = true;
+        Some(index)
     }
 
-    /// The follower's thread is gone.
-    pub(super) fn follower_ended(&mut self, tid: i32) {
-        if let Some(index) = self.by_follower.remove(&tid) {
-            self.lanes[index].follower = None;
-            self.lanes[index].ended = true;
-            self.lanes[index].waiting = None;
-        }
+    /// The follower's thread is gone. Returns its lane.
+    pub(super) fn follower_ended(&mut self, tid: i32) -> Option<usize> {
+        let index = self.by_follower.remove(&tid)?;
+        self.lanes[index].follower = None;
+        self.lanes[index].ended = true;
+        self.lanes[index].waiting = None;
+        Some(index)
     }
 
+    /// Those that are open.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Lane> {
-        self.lanes.iter()
+        self.lanes.iter().filter(|lane| !lane.closed)
     }
 
+    /// Those that are open, with their numbers.
+    pub(super) fn numbered(&self) -> impl Iterator<Item = (usize, &Lane)> {
+        self.lanes
+            .iter()
+            .enumerate()
+            .filter(|(_, lane)| !lane.closed)
+    }
+
+    /// How many threads of the leader the follower has still to make.
+    pub(super) const fn unmade(&self) -> usize {
+        self.unmade
+    }
+
+    /// The numbers are below this; a closed one has ended, expects nothing, and is of the pair 0.
     pub(super) fn len(&self) -> usize {
         self.lanes.len()
     }

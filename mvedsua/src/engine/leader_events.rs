@@ -35,6 +35,10 @@ impl Following {
             Wait::Interrupted if self.stopping => {
                 self.pairs[pair].leader.add_stopped(thread, Why::Asked)
             }
+            Wait::Interrupted if self.is_crowded() => {
+                self.pairs[pair].leader.add_stopped(thread, Why::RingFull);
+                self.blocked_since.get_or_insert_with(Instant::now);
+            }
             Wait::Signal(signal) => return self.leader_signal(pair, thread, signal),
             Wait::GroupStop(_) => self.pairs[pair].leader.add_running(thread.listen()?),
             Wait::Event(libc::PTRACE_EVENT_CLONE) => {
@@ -44,7 +48,12 @@ impl Following {
             }
             Wait::Event(libc::PTRACE_EVENT_FORK) => {
                 let borne = self.leader_bore(pair, &thread);
-                self.pairs[pair].leader.add_running(thread.resume(0)?);
+                let running = if self.is_crowded() {
+                    thread.resume_into_interrupt()?
+                } else {
+                    thread.resume(0)?
+                };
+                self.pairs[pair].leader.add_running(running);
                 return borne;
             }
             Wait::Event(libc::PTRACE_EVENT_VFORK) => {
@@ -239,14 +248,17 @@ impl Following {
     fn leader_thread_gone(&mut self, pair: usize, tid: i32, wait: Wait) -> Result<(), Stop> {
         self.pairs[pair].leader.ended(tid);
         self.take_slot_back(pair, tid);
-        self.lanes.leader_ended(tid);
+        let lane = self.lanes.leader_ended(tid);
+        if lane.is_none() {
+            self.births.add_gone(tid);
+        }
         if !self.early.contains_key(&tid) {
             self.births.forget(tid);
         }
         if self.pairs[pair].leader.is_gone() && pair != ROOT {
-            return self.child_gone(pair, wait);
+            self.child_gone(pair, wait)?;
         }
-        if self.pairs[pair].leader.is_gone() {
+        if pair == ROOT && self.pairs[pair].leader.is_gone() {
             return Err(match wait {
                 Wait::Exited(0) => Stop::LeaderEnded("it exited with status 0".into()),
                 Wait::Exited(status) => Stop::LeaderCrashed {
@@ -256,6 +268,9 @@ impl Following {
                 Wait::Killed(signal) => Stop::LeaderEnded(died_of(signal)),
                 _ => Stop::LeaderEnded("it is gone".into()),
             });
+        }
+        if let Some(index) = lane {
+            self.close_lane(index);
         }
         Ok(())
     }
@@ -268,15 +283,17 @@ impl Following {
     ) -> Result<(), Stop> {
         if matches!(wait, Wait::Exited(_) | Wait::Killed(_)) {
             self.pairs[pair].follower.ended(tid);
-            self.lanes.follower_ended(tid);
+            let lane = self.lanes.follower_ended(tid);
             if self.pairs[pair].follower.is_gone() && pair != ROOT {
-                return self.follower_child_gone(pair, wait);
-            }
-            if self.pairs[pair].follower.is_gone() {
+                self.follower_child_gone(pair, wait)?;
+            } else if self.pairs[pair].follower.is_gone() {
                 return Err(Stop::roll_back(match wait {
                     Wait::Killed(signal) => format!("the follower was killed by signal {signal}"),
                     _ => "the follower ended".into(),
                 }));
+            }
+            if let Some(index) = lane {
+                self.close_lane(index);
             }
             return Ok(());
         }

@@ -19,8 +19,8 @@ pub(super) const ROOT: usize = 0;
 /// What is known of a pair that is not the root.
 #[derive(Debug)]
 pub(super) struct Child {
-    /// Number of the pair that made it.
-    pub(super) parent: usize,
+    /// Number of the pair that made it, while that is there.
+    pub(super) parent: Option<usize>,
     /// The id of the leader's process as its maker sees it.
     pub(super) told: i32,
     /// The same of the follower's.
@@ -38,7 +38,7 @@ pub(super) struct Child {
 impl Child {
     pub(super) const fn new(parent: usize, told: i32) -> Self {
         Self {
-            parent,
+            parent: Some(parent),
             told,
             follower_told: 0,
             leader_end: None,
@@ -74,7 +74,7 @@ pub(super) struct Pair {
     /// Of any but the root.
     pub(super) child: Option<Child>,
     /// Held as long as the recorder may stop the leader.
-    pub(super) _watched: Watched,
+    pub(super) watched: Option<Watched>,
 }
 
 impl Pair {
@@ -86,84 +86,183 @@ impl Pair {
     }
 }
 
-/// All pairs; a pair keeps its number as long as the update runs.
+/// A pair of which both processes are gone and whose end nobody in the follower has waited for yet.
+#[derive(Clone, Copy, Debug)]
+struct Zombie {
+    /// The pair that made it, while that is there.
+    parent: Option<usize>,
+    /// The ids of the leader's and of the follower's process as their makers see them.
+    told: i32,
+    follower_told: i32,
+}
+
+/// Who a process of the leader has waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kin {
+    /// A pair by this number.
+    Pair(usize),
+    /// One that is gone, by the id that the follower's process sees.
+    Zombie(i32),
+}
+
+/// All pairs. A pair keeps its number as long as it is there; then another gets it.
 #[derive(Default)]
-pub(super) struct Pairs(Vec<Pair>);
+pub(super) struct Pairs {
+    pairs: Vec<Option<Pair>>,
+    zombies: Vec<Zombie>,
+}
 
 impl Pairs {
     /// With nothing but the root.
     pub(super) fn new(root: Pair) -> Self {
-        Self(vec![root])
+        Self {
+            pairs: vec![Some(root)],
+            zombies: Vec::new(),
+        }
     }
 
     pub(super) fn root(&self) -> &Pair {
-        &self.0[ROOT]
+        &self[ROOT]
     }
 
     pub(super) fn root_mut(&mut self) -> &mut Pair {
-        &mut self.0[ROOT]
+        &mut self[ROOT]
     }
 
-    pub(super) fn into_root(mut self) -> Pair {
-        self.0.swap_remove(ROOT)
+    pub(super) fn into_root(self) -> Pair {
+        self.into_all().swap_remove(ROOT)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Pair> {
-        self.0.iter()
+        self.pairs.iter().flatten()
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Pair> {
-        self.0.iter_mut()
+        self.pairs.iter_mut().flatten()
+    }
+
+    fn numbered(&self) -> impl DoubleEndedIterator<Item = (usize, &Pair)> {
+        let numbered = self.pairs.iter().enumerate();
+        numbered.filter_map(|(number, pair)| Some((number, pair.as_ref()?)))
+    }
+
+    /// The pair is there still.
+    pub(super) fn has(&self, number: usize) -> bool {
+        self.pairs.get(number).is_some_and(Option::is_some)
+    }
+
+    fn find(&self, is: impl Fn(&Pair) -> bool) -> Option<usize> {
+        let mut found = self.numbered().filter(|(_, pair)| is(pair));
+        found.next().map(|(number, _)| number)
     }
 
     /// The numbers of all pairs.
-    pub(super) fn numbers(&self) -> std::ops::Range<usize> {
-        0..self.0.len()
+    pub(super) fn numbers(&self) -> Vec<usize> {
+        self.numbered().map(|(number, _)| number).collect()
     }
 
-    /// The pair whose leader has this thread.
-    pub(super) fn of_leader(&self, tid: i32) -> Option<usize> {
-        self.0.iter().position(|pair| pair.leader.has(tid))
+    /// The pair whose leader has this thread; it is looked for in `likely` first.
+    pub(super) fn of_leader(&self, tid: i32, likely: Option<usize>) -> Option<usize> {
+        likely
+            .filter(|number| self[*number].leader.has(tid))
+            .or_else(|| self.find(|pair| pair.leader.has(tid)))
     }
 
-    /// The pair whose follower has this thread.
-    pub(super) fn of_follower(&self, tid: i32) -> Option<usize> {
-        self.0.iter().position(|pair| pair.follower.has(tid))
+    /// The pair whose follower has this thread; it is looked for in `likely` first.
+    pub(super) fn of_follower(&self, tid: i32, likely: Option<usize>) -> Option<usize> {
+        likely
+            .filter(|number| self[*number].follower.has(tid))
+            .or_else(|| self.find(|pair| pair.follower.has(tid)))
     }
 
     /// The pair whose leader is this process, which lives: an id comes again.
     pub(super) fn of_leader_process(&self, pid: i32) -> Option<usize> {
-        let lives = |pair: &Pair| pair.leader.pid == pid && !pair.leader.is_gone();
-        self.0.iter().rposition(lives)
+        self.find(|pair| pair.leader.pid == pid && !pair.leader.is_gone())
     }
 
     /// The pair whose follower is this process, which lives.
     pub(super) fn of_follower_process(&self, pid: i32) -> Option<usize> {
-        let lives = |pair: &Pair| pair.follower.pid == pid && !pair.follower.is_gone();
-        self.0.iter().rposition(lives)
+        self.find(|pair| pair.follower.pid == pid && !pair.follower.is_gone())
     }
 
-    /// The pair that a process of the leader, of the pair `by`, may wait for under the id `told`: its child, or
-    /// one that it has got from another that has ended.
-    pub(super) fn child_named(&self, by: usize, told: i32) -> Option<usize> {
-        let named = |own: bool| {
-            self.0.iter().rposition(|pair| {
+    /// Who a process of the leader, of the pair `by`, may wait for under the id `told`: its child, or one that
+    /// it has got from another that has ended.
+    pub(super) fn child_named(&self, by: usize, told: i32) -> Option<Kin> {
+        let pair = |own: bool| {
+            self.find(|pair| {
                 pair.child.as_ref().is_some_and(|child| {
-                    child.told == told && !child.reaped && (child.parent == by || !own)
+                    child.told == told && !child.reaped && (child.parent == Some(by) || !own)
                 })
             })
+            .map(Kin::Pair)
         };
-        named(true).or_else(|| named(false))
+        let zombie = |own: bool| {
+            let mut named = self.zombies.iter().filter(|zombie| zombie.told == told);
+            named
+                .find(|zombie| zombie.parent == Some(by) || !own)
+                .map(|zombie| Kin::Zombie(zombie.follower_told))
+        };
+        pair(true)
+            .or_else(|| zombie(true))
+            .or_else(|| pair(false))
+            .or_else(|| zombie(false))
+    }
+
+    /// A process that is gone was waited for.
+    pub(super) fn reaped(&mut self, by: usize, told: i32) {
+        let zombies = &mut self.zombies;
+        let own = |zombie: &Zombie| zombie.told == told && zombie.parent == Some(by);
+        let any = |zombie: &Zombie| zombie.told == told;
+        let at = zombies
+            .iter()
+            .position(own)
+            .or_else(|| zombies.iter().position(any));
+        if let Some(at) = at {
+            zombies.swap_remove(at);
+        }
     }
 
     /// Takes a new pair in; returns its number.
     pub(super) fn add(&mut self, pair: Pair) -> usize {
-        self.0.push(pair);
-        self.0.len() - 1
+        if let Some(child) = &pair.child {
+            // Nobody waits for one whose id is given anew.
+            self.zombies
+                .retain(|zombie| zombie.parent != child.parent || zombie.told != child.told);
+        }
+        if let Some(number) = self.pairs.iter().position(Option::is_none) {
+            self.pairs[number] = Some(pair);
+            number
+        } else {
+            self.pairs.push(Some(pair));
+            self.pairs.len() - 1
+        }
+    }
+
+    /// Both processes of a pair are gone: it goes, too, and its children are nobody's own any more.
+    pub(super) fn close(&mut self, number: usize) {
+        let Some(child) = self.pairs[number].take().and_then(|pair| pair.child) else {
+            return;
+        };
+        if !child.reaped {
+            self.zombies.push(Zombie {
+                parent: child.parent,
+                told: child.told,
+                follower_told: child.follower_told,
+            });
+        }
+        for parent in self.iter_mut().filter_map(|pair| {
+            let child = pair.child.as_mut()?;
+            Some(&mut child.parent)
+        }) {
+            parent.take_if(|parent| *parent == number);
+        }
+        for zombie in &mut self.zombies {
+            zombie.parent.take_if(|parent| *parent == number);
+        }
     }
 
     pub(super) fn into_all(self) -> Vec<Pair> {
-        self.0
+        self.pairs.into_iter().flatten().collect()
     }
 }
 
@@ -171,12 +270,12 @@ impl std::ops::Index<usize> for Pairs {
     type Output = Pair;
 
     fn index(&self, number: usize) -> &Pair {
-        &self.0[number]
+        self.pairs[number].as_ref().expect("the pair is there")
     }
 }
 
 impl std::ops::IndexMut<usize> for Pairs {
     fn index_mut(&mut self, number: usize) -> &mut Pair {
-        &mut self.0[number]
+        self.pairs[number].as_mut().expect("the pair is there")
     }
 }

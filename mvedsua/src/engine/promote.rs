@@ -189,7 +189,7 @@ impl Following {
             if start.elapsed() > DRAIN_LIMIT {
                 return Err(Stop::roll_back("the leader's threads do not stop"));
             }
-            match ptrace::wait(-1, false) {
+            match ptrace::look() {
                 Ok(Some((tid, wait))) => {
                     match self.report(tid, wait) {
                         // A crash or exit seen while stopping is what a take-over is for.
@@ -445,8 +445,8 @@ impl Following {
                 return Err(Stop::roll_back("the follower's threads do not stop"));
             }
             // A thread that was running may arrive in a call meanwhile: it is sent back too.
-            if let Ok(Some((tid, wait))) = ptrace::wait(-1, false) {
-                if self.pairs.of_leader(tid).is_none() {
+            if let Ok(Some((tid, wait))) = ptrace::look() {
+                if self.pairs.of_leader(tid, None).is_none() {
                     self.report(tid, wait)?;
                     if wait != Wait::Interrupted {
                         self.interrupt_follower();

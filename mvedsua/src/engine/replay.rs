@@ -63,7 +63,13 @@ impl Following {
         }
         let next = match self.order.next(index) {
             None | Some((Item::Reading(_), _)) => return Ok(false),
-            Some((Item::Expected(_), _)) => return self.step_expected(index),
+            Some((Item::Expected(_), _)) => {
+                return if self.may_get_a_signal(index) {
+                    Ok(false)
+                } else {
+                    self.step_expected(index)
+                };
+            }
             Some((Item::Verdict(_), _)) => return self.step_verdict(index),
             Some((Item::Call(event), _)) => Next::Call {
                 ret: event.header.ret,
@@ -77,6 +83,7 @@ impl Following {
             Next::Exit => self.step_exit(index),
             Next::Signal(in_call) => self.step_signal(index, in_call),
             Next::Call { ret } if is_interrupted(ret) => self.step_interrupted(index, ret),
+            Next::Call { .. } if self.may_get_a_signal(index) => Ok(false),
             Next::Call { .. } => self.step_call(index),
         }
     }
@@ -91,6 +98,7 @@ impl Following {
         let Some(arrival) = self.lanes[index].waiting else {
             if self.lanes[index].ended {
                 self.order.take(index);
+                self.close_lane(index);
                 return Ok(true);
             }
             return Ok(false);

@@ -282,7 +282,7 @@ impl Following {
     /// A follower that hangs: where each of its threads is and what waits for it.
     pub(super) fn hang_report(&self) -> String {
         let mut text = String::new();
-        for (index, lane) in (0..self.lanes.len()).map(|index| (index, &self.lanes[index])) {
+        for (index, lane) in self.lanes.numbered() {
             let pair = lane.pair;
             let expected = match self.order.next(index) {
                 Some((Item::Call(event), turn)) => format!(

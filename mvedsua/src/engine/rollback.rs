@@ -1,5 +1,6 @@
 //! Back to a single leader: the follower is thrown away and the leader is bare again.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollTimeout, poll};
@@ -44,6 +45,7 @@ impl Following {
                 .filter(|pair| pair.child.is_none() || !pair.leader.is_gone())
                 .map(|pair| pair.leader)
                 .collect(),
+            alone: self.tree.as_mut().map(Tree::take_alone).unwrap_or_default(),
         };
         for stranger in self.tree.iter_mut().flat_map(Tree::take_strangers) {
             leaders.adopt(stranger);
@@ -103,6 +105,9 @@ pub(super) struct Family {
     /// Children are traced because they were followed; else they are [`super::wards::Wards`].
     pub(super) followed: bool,
     pub(super) sides: Vec<Side>,
+    /// Children that share their maker's memory (`vfork`): it cannot stop before they have gone on, so they are
+    /// let go at once.
+    pub(super) alone: HashSet<i32>,
 }
 
 impl Family {
@@ -135,7 +140,12 @@ impl Family {
         if let Some(at) = self.sides.iter().rposition(|side| side.pid == process) {
             return at;
         }
-        if self.followed && wait == Wait::Interrupted && process == tid && self.is_child(tid) {
+        if self.followed
+            && wait == Wait::Interrupted
+            && process == tid
+            && !self.alone.contains(&tid)
+            && self.is_child(tid)
+        {
             self.add_child(tid);
             return self.sides.len() - 1;
         }
@@ -149,14 +159,33 @@ impl Family {
         self.sides.push(side);
     }
 
-    /// A thread has made a child: it is ours and will stop at its birth.
+    /// A thread has made a child: it is ours and will stop at its birth, or has.
     fn expect_child(&mut self, wait: Wait, tid: i32) {
-        if self.followed
-            && wait == Wait::Event(libc::PTRACE_EVENT_FORK)
-            && let Ok(child) = ptrace::event_message(tid)
-            && !self.sides.iter().any(|side| side.has(child as i32))
-        {
-            self.add_child(child as i32);
+        let child = |wait| match wait {
+            Wait::Event(libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK) if self.followed => {
+                ptrace::event_message(tid).ok()
+            }
+            _ => None,
+        };
+        let Some(child) = child(wait).map(|pid| pid as i32) else {
+            return;
+        };
+        if wait == Wait::Event(libc::PTRACE_EVENT_VFORK) {
+            self.let_alone(child);
+        } else if !self.sides.iter().any(|side| side.has(child)) {
+            self.add_child(child);
+        }
+    }
+
+    /// Whoever made this child waits for it.
+    fn let_alone(&mut self, child: i32) {
+        self.alone.insert(child);
+        let Some(at) = self.sides.iter().position(|side| side.pid == child) else {
+            return;
+        };
+        let side = self.sides.swap_remove(at);
+        if !side.runs() {
+            self.sides[ROOT].wards.report(child, Wait::Interrupted);
         }
     }
 
@@ -180,7 +209,7 @@ impl Family {
             side.interrupt_all();
         }
         while self.runs() {
-            if let Ok(Some((tid, wait))) = ptrace::wait(-1, false) {
+            if let Ok(Some((tid, wait))) = ptrace::look() {
                 self.stopping_report(tid, wait);
                 continue;
             }
@@ -205,6 +234,12 @@ impl Family {
             }
             // No descriptor tells of a ptrace report to this thread alone.
             let _ = poll(&mut [], PollTimeout::from(1u8));
+        }
+        // Those that were held for room stand at the end of a call as the others do.
+        for side in &mut self.sides {
+            for thread in side.take_stopped(Why::RingFull) {
+                side.add_stopped(thread, Why::Asked);
+            }
         }
     }
 
@@ -234,6 +269,9 @@ impl Family {
                         }
                     }
                     free_unknown(side.pid);
+                }
+                for child in self.alone {
+                    free_unknown(child);
                 }
             }
             Home::Kept(kept) => {
@@ -307,6 +345,7 @@ pub(super) fn stop_side(side: &mut Side) {
     let mut family = Family {
         followed: false,
         sides: vec![std::mem::replace(side, Side::new(pid))],
+        alone: HashSet::new(),
     };
     family.stop();
     *side = family.sides.swap_remove(ROOT);
@@ -336,6 +375,7 @@ pub(super) fn free_leader(leader: Side, vdso: &Vdso, home: &mut Home, foreign: b
     let family = Family {
         followed: false,
         sides: vec![leader],
+        alone: HashSet::new(),
     };
     family.free(vdso, home, foreign);
 }

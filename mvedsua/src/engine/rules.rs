@@ -321,6 +321,15 @@ impl From<RuleError> for Stop {
 }
 
 impl Following {
+    /// The rules hold something of this lane.
+    pub(super) fn is_in_rules_hands(&self, index: usize) -> bool {
+        self.rules.as_ref().is_some_and(|rules| {
+            rules.undecided.contains(&index)
+                || rules.unread.contains_key(&index)
+                || rules.behind.contains_key(&index)
+        })
+    }
+
     /// Queues what happened in a thread of the leader, by way of the rules.
     pub(super) fn push_ruled(&mut self, index: usize, item: Item) -> Result<(), Stop> {
         let Some(rules) = &mut self.rules else {

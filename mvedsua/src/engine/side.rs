@@ -61,7 +61,9 @@ impl Side {
         self.threads.insert(thread.tid(), Thread::Running(thread));
     }
 
+    /// It stays in its stop until somebody takes it out, and is not reported for it again.
     pub(super) fn add_stopped(&mut self, thread: Stopped, why: Why) {
+        ptrace::keep(thread.tid());
         self.threads
             .insert(thread.tid(), Thread::Stopped(thread, why));
     }
@@ -124,12 +126,6 @@ impl Side {
             Some(Thread::Stopped(_, Why::Newborn)) => self.reported(tid),
             _ => None,
         }
-    }
-
-    pub(super) fn count_stopped(&self, because: Why) -> usize {
-        let counts =
-            |thread: &&Thread| matches!(thread, Thread::Stopped(_, why) if *why == because);
-        self.threads.values().filter(counts).count()
     }
 
     pub(super) fn running(&self) -> impl Iterator<Item = &Running> {

@@ -65,6 +65,20 @@ impl<T> Order<T> {
         self.lanes.len() - 1
     }
 
+    /// Opens the queue `lane` again, which is empty, or the next one.
+    pub fn open_again(&mut self, lane: usize) {
+        if lane == self.lanes.len() {
+            self.open();
+        }
+        debug_assert!(self.is_idle(lane));
+    }
+
+    /// True when a thread's queue is empty and no place is kept for it.
+    #[must_use]
+    pub fn is_idle(&self, lane: usize) -> bool {
+        self.lanes[lane].items.is_empty() && self.lanes[lane].kept.is_empty()
+    }
+
     /// Appends an item to a thread's queue, after everything so far in the global order.
     pub fn push(&mut self, lane: usize, item: T) {
         let place = self.new_place(lane, 1, false);

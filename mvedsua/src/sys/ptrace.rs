@@ -394,6 +394,60 @@ pub fn wait(tid: i32, block: bool) -> Result<Option<(i32, Wait)>> {
     }
 }
 
+/// As [`wait`] for any tracee, without blocking, but a stop for a signal is only looked at: the kernel forgets the
+/// signal when such a stop is waited for, so that a tracer that is killed before it has resumed the thread takes
+/// the signal with it (tried; Linux 6.18, `wait_task_stopped`). Looked at alone it is delivered then.
+///
+/// The same stop is reported again until the thread is resumed, or it is [`keep`]t.
+///
+/// # Errors
+/// `EINVAL` only for a wrong call.
+pub fn look() -> Result<Option<(i32, Wait)>> {
+    let options = libc::WEXITED
+        | libc::WSTOPPED
+        | libc::WNOHANG
+        | libc::WNOWAIT
+        | libc::__WALL
+        | libc::__WNOTHREAD;
+    loop {
+        // SAFETY: all zeroes is a valid `siginfo_t`.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        // SAFETY: `info` outlives the call.
+        if unsafe { libc::waitid(libc::P_ALL, 0, &raw mut info, options) } < 0 {
+            let error = std::io::Error::last_os_error();
+            match error.raw_os_error() {
+                Some(libc::EINTR) => continue,
+                Some(libc::ECHILD) => return Ok(None),
+                _ => return Err(error),
+            }
+        }
+        // SAFETY: the kernel has filled in the fields of a child's `siginfo_t`, or left zeroes.
+        let (tid, status) = unsafe { (info.si_pid(), info.si_status()) };
+        if tid == 0 {
+            return Ok(None);
+        }
+        let stop = info.si_code == libc::CLD_TRAPPED || info.si_code == libc::CLD_STOPPED;
+        // The status of a stop is what `waitpid` shifts by eight: a signal, and an event above it.
+        if stop && let wait @ Wait::Signal(_) = decode(status << 8 | 0x7f) {
+            return Ok(Some((tid, wait)));
+        }
+        // It may have been killed in between: then that is what it reports.
+        if let Some(report) = wait(tid, false)? {
+            return Ok(Some(report));
+        }
+    }
+}
+
+/// A stop that was only [looked at](look) is not to be reported again: the thread stays in it.
+pub fn keep(tid: i32) {
+    let options = libc::__WALL | libc::__WNOTHREAD | libc::WNOHANG | libc::WSTOPPED;
+    // SAFETY: all zeroes is a valid `siginfo_t`.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    // What fails concerns a thread that is gone, which is reported as such.
+    // SAFETY: `info` outlives the call. Without `WEXITED` the end of a thread is left to be reported.
+    let _ = unsafe { libc::waitid(libc::P_PID, tid as u32, &raw mut info, options) };
+}
+
 fn decode(status: i32) -> Wait {
     if libc::WIFEXITED(status) {
         return Wait::Exited(libc::WEXITSTATUS(status));

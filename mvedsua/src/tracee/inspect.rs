@@ -179,6 +179,15 @@ pub fn is_dying(pid: i32) -> bool {
         || killed("ShdPnd")
 }
 
+/// The thread sleeps in the kernel: it has left the call before that one for good.
+#[must_use]
+pub fn is_asleep(pid: i32, tid: i32) -> bool {
+    // The name of the program, in parentheses, may hold anything.
+    std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/stat")).is_ok_and(
+        |text| matches!(text.rsplit_once(") "), Some((_, rest)) if rest.starts_with(['S', 'D'])),
+    )
+}
+
 /// Bit n-1 set: signal n waits for this thread and is not blocked.
 #[must_use]
 pub fn deliverable_signals(pid: i32, tid: i32) -> u64 {

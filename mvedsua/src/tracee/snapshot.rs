@@ -265,6 +265,7 @@ pub fn take(
     let mut middle_gone = false;
     let mut serves = false;
     let mut deferred = Vec::new();
+    let mut unnamed = Vec::new();
     while follower.is_none() || !middle_gone {
         let Some((who, wait)) = ptrace::wait(-1, true).named("wait for the clone", tid)? else {
             return Err(TraceeError::Unexpected {
@@ -273,17 +274,15 @@ pub fn take(
                 got: "the end of all threads".into(),
             });
         };
-        // The cloner after its clone, the other threads after theirs, and whoever they bring to life.
-        let is_other = |who| {
-            other_tids.contains(&who)
-                || (middle != Some(who)
-                    && follower_tid != Some(who)
-                    && inspect::process_of(who) == Some(pid))
-        };
-        // Once the copy is known, every other process is a child that the leader has made meanwhile.
-        let is_child =
-            |who| follower_tid.is_some_and(|copy| copy != who) && middle != Some(who) && who != tid;
-        if (who == tid && serves) || (who != tid && is_other(who)) || is_child(who) {
+        let is_named = middle == Some(who) || follower_tid == Some(who);
+        let is_known = is_named || who == tid || other_tids.contains(&who);
+        let is_unnamed = !is_known && inspect::process_of(who) != Some(pid);
+        if is_unnamed && (middle.is_none() || follower_tid.is_none()) {
+            // The middle process or the copy at its birth, before the event that names it, or a child that a thread
+            // of the leader was about to make when it was stopped.
+            unnamed.push((who, wait));
+        } else if (who == tid && serves) || (who != tid && !is_named) {
+            // The cloner after its clone, the other threads after theirs, and whoever they bring to life.
             deferred.push((who, wait));
         } else if who == tid {
             let stopped = cloner.take().expect("reported, so it ran").reported();
@@ -307,7 +306,11 @@ pub fn take(
                     }
                 }
                 Wait::Event(libc::PTRACE_EVENT_CLONE) => {
-                    middle = Some(stopped.event_message()? as i32);
+                    let born = stopped.event_message()? as i32;
+                    middle = Some(born);
+                    if take_report(&mut unnamed, born).is_some() {
+                        ptrace::resume(born, 0).named("resume", born)?;
+                    }
                     cloner = Some(stopped.resume_to_syscall()?);
                 }
                 Wait::Interrupted => cloner = Some(stopped.resume_to_syscall()?),
@@ -319,17 +322,11 @@ pub fn take(
                     });
                 }
             }
-        } else if middle != Some(who) && Some(who) != follower_tid && !is_ours(who, pid, middle) {
-            // Of another process that this thread traces.
-            deferred.push((who, wait));
-        } else if Some(who) == follower_tid || (middle.is_some() && middle != Some(who)) {
+        } else if Some(who) == follower_tid {
             if wait == Wait::Interrupted {
                 follower = Some(Running::born(who).reported());
-                follower_tid = Some(who);
             }
         } else {
-            // The middle process: its birth may be reported before the event that names it.
-            middle = Some(who);
             match wait {
                 Wait::Exited(_) | Wait::Killed(_) => {
                     middle_gone = true;
@@ -343,7 +340,11 @@ pub fn take(
                     }
                 }
                 Wait::Event(libc::PTRACE_EVENT_CLONE) => {
-                    follower_tid = Some(Running::born(who).reported().event_message()? as i32);
+                    let copy = Running::born(who).reported().event_message()? as i32;
+                    follower_tid = Some(copy);
+                    if take_report(&mut unnamed, copy) == Some(Wait::Interrupted) {
+                        follower = Some(Running::born(copy).reported());
+                    }
                     cloned(std::mem::take(&mut others));
                     ptrace::resume(who, 0).named("resume", who)?;
                 }
@@ -351,6 +352,7 @@ pub fn take(
             }
         }
     }
+    deferred.append(&mut unnamed);
     let follower = follower.expect("the loop ends with it");
     follower.set_options(FOLLOWER_OPTIONS | ptrace::O_SUSPEND_SECCOMP)?;
     if into.is_some()
@@ -369,11 +371,10 @@ pub fn take(
     })
 }
 
-/// Whether a process whose birth is reported before the event that names it is the middle process, a child
-/// of the leader, or the copy, a child of the middle process.
-fn is_ours(who: i32, leader: i32, middle: Option<i32>) -> bool {
-    let parent = inspect::status_field(who, who, "PPid").and_then(|pid| pid.parse().ok());
-    parent == Some(middle.unwrap_or(leader))
+/// What a process reported before it was named.
+fn take_report(unnamed: &mut Vec<(i32, Wait)>, pid: i32) -> Option<Wait> {
+    let at = unnamed.iter().position(|(who, _)| *who == pid)?;
+    Some(unnamed.swap_remove(at).1)
 }
 
 /// Whether a new thread has the id, in its own pid namespace, that it was to get.
