@@ -551,8 +551,15 @@ impl Following {
         if !self.stopping && has_room && self.lanes.unmade() < CROWD / 2 {
             for pair in self.pairs.iter_mut() {
                 for thread in pair.leader.take_stopped(Why::RingFull) {
-                    let running = thread.resume(0)?;
-                    pair.leader.add_running(running);
+                    let tid = thread.tid();
+                    match thread.resume(0) {
+                        Ok(running) => pair.leader.add_running(running),
+                        // Its end will be reported.
+                        Err(_) if inspect::is_dying(pair.leader.pid) => {
+                            pair.leader.add_running(Running::born(tid));
+                        }
+                        Err(error) => return Err(error.into()),
+                    }
                 }
             }
             if let Some(since) = self.blocked_since.take() {
