@@ -15,6 +15,10 @@ use crate::session::{OnFull, RingStatus};
 const FLOOR: u64 = 16 * 1024;
 /// Most bytes of events that are set aside for a follower that is being transformed: as much as the default ring.
 const ASIDE: u64 = 64 << 20;
+/// So many bytes are to be free before a thread that was held for room goes on, a hundred calls of a Redis: the
+/// follower consumes them in two or three milliseconds, and no client waits for longer. With much less the leader
+/// would be stopped for every few calls, with much more (a quarter of the ring, until 2026-11-25) it stood for seconds.
+const STRETCH: u64 = 8 * 1024;
 /// How often the room is set anew.
 const STEP: Duration = Duration::from_millis(1);
 
@@ -101,8 +105,10 @@ impl Following {
         }
     }
 
-    /// True when a thread that was held for room may go on: a quarter of it is free.
+    /// True when a thread that was held for room may go on.
     pub(super) fn has_room(&self) -> bool {
-        self.recorder.ring.used_bytes() < self.room() / 4 * 3
+        let room = self.recorder.room();
+        let free = STRETCH.min(room / 4);
+        self.recorder.ring.used_bytes() < room - free
     }
 }

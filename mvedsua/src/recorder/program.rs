@@ -33,6 +33,8 @@ pub struct Recorder {
     clocks: HashMap<MapData, u32, Value<ClockSlot>>,
     link: Option<BtfTracePointLinkId>,
     object: Ebpf,
+    /// See [`Recorder::set_margin`].
+    margin: u64,
 }
 
 impl std::fmt::Debug for Recorder {
@@ -76,6 +78,7 @@ impl Recorder {
             clocks: take(&mut object, name::CLOCKS)?,
             link: None,
             object,
+            margin: 0,
         };
         recorder.set_margin(MAX_RECORD as u64)?;
         Ok(recorder)
@@ -148,7 +151,15 @@ impl Recorder {
         };
         self.config
             .set(0, Value(config), 0)
-            .map_err(failed(name::CONFIG))
+            .map_err(failed(name::CONFIG))?;
+        self.margin = bytes;
+        Ok(())
+    }
+
+    /// Bytes of the ring that may be in use before a thread is stopped at its exit.
+    #[must_use]
+    pub fn room(&self) -> u64 {
+        self.ring.capacity().saturating_sub(self.margin)
     }
 
     /// From its next recorded call on the clock readings in the thread's slot at `address`, which has
