@@ -121,13 +121,15 @@ fn mistakes_of_transformers_cost_loaded_clients_nothing() -> Result<()> {
         (1, &["write", "NONE"]),
         (2, &["follower"]),
         (3, &["follower"]),
-        (4, &["mistake4.c did not end within 300ms after 10 objects"]),
+        (4, &["mistake4.c did not end within 2s after 10 objects"]),
         (5, &crash),
     ];
     for (mistake, causes) in causes {
         let bundle = with(mistake)?;
         let path = bundle.path().to_string_lossy().into_owned();
-        let outcome = server.run("update", &[&path, "--transform-limit", "300ms"])?;
+        // On a machine with much else to do the others take their time, too.
+        let limit = if mistake == 4 { "2s" } else { "1min" };
+        let outcome = server.run("update", &[&path, "--transform-limit", limit])?;
         let status = server.ended_as("rolled-back")?;
         let last = status.last_update.context("waited for it")?;
         let told = format!("{} {}", last.reason, last.report.unwrap_or_default());

@@ -13,6 +13,7 @@ use mvedsua_common::table;
 use super::following::{Following, Stop};
 use super::lane::Item;
 use crate::matcher::push_part;
+use crate::recorder::EventRef;
 use crate::sys::memory;
 
 /// Nobody passes more than this to one call: a length word that says so is not one.
@@ -23,6 +24,11 @@ const MMSGHDR: usize = 64;
 const MOST_VECTORS: u64 = 1024;
 
 impl Following {
+    /// The call's payload is to be fetched, and the leader's thread was not yet seen at its exit.
+    pub(super) fn lacks_payload(&self, event: &EventRef) -> bool {
+        event.header.flags & FLAG_OUT_OF_LINE != 0 && !self.fetched.contains_key(&event.position)
+    }
+
     /// Fetches the payload of the last call of a thread of the leader that is stopped at the exit of
     /// that call.
     pub(super) fn fetch_payload(&mut self, pair: usize, tid: i32) -> Result<(), Stop> {

@@ -451,7 +451,7 @@ impl Following {
                     if wait != Wait::Interrupted {
                         self.interrupt_follower();
                     }
-                } else if wait != Wait::Interrupted {
+                } else if wait != Wait::Interrupted || self.leader_runs(tid) {
                     self.report(tid, wait)?;
                 }
                 continue;
@@ -460,6 +460,12 @@ impl Following {
         }
         self.stopping_follower = false;
         Ok(())
+    }
+
+    /// The thread of the leader is not stopped. (One that is may report the stop twice.)
+    fn leader_runs(&self, tid: i32) -> bool {
+        let mut leaders = self.pairs.iter().map(|pair| &pair.leader);
+        leaders.any(|leader| leader.running().any(|thread| thread.tid() == tid))
     }
 
     fn interrupt_follower(&self) {

@@ -263,8 +263,7 @@ impl Following {
             return Ok(false);
         };
         if let Some((Item::Call(event), _)) = self.order.next(index)
-            && event.header.flags & FLAG_OUT_OF_LINE != 0
-            && !self.fetched.contains_key(&event.position)
+            && self.lacks_payload(event)
         {
             // The leader's thread is about to report; its payload is fetched then.
             return Ok(false);

@@ -286,9 +286,14 @@ impl Following {
             let pair = lane.pair;
             let expected = match self.order.next(index) {
                 Some((Item::Call(event), turn)) => format!(
-                    "{} is expected{}",
+                    "{} is expected{}{}",
                     table::syscall(event.header.nr).map_or("a call", |call| call.name),
-                    if turn { "" } else { ", out of turn" }
+                    if turn { "" } else { ", out of turn" },
+                    if self.lacks_payload(event) {
+                        ", its payload is not here yet"
+                    } else {
+                        ""
+                    }
                 ),
                 Some((Item::Signal(signal), _)) => {
                     format!("signal {} is expected", signal.info.si_signo)

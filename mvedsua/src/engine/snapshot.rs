@@ -23,7 +23,7 @@ use crate::follower;
 use crate::matcher::EpollData;
 use crate::recorder::Recorder;
 use crate::session::{Failure, UpdateOptions};
-use crate::sys::ptrace;
+use crate::sys::ptrace::{self, Wait};
 use crate::sys::seccomp::Listener;
 use crate::sys::wakeup::Wakeup;
 use crate::tracee::clock_slots;
@@ -160,7 +160,7 @@ pub(super) fn begin(
             deferred = copied.deferred;
             let learned = snapshot::learn(pid, &mut contexts.0, cloner, slots, &mut deferred);
             if let Err(error) = learned {
-                throw_away(copied.follower.tid());
+                throw_away(copied.follower.tid(), &mut deferred);
                 return Err(error.into());
             }
             let made = furnish(
@@ -171,6 +171,7 @@ pub(super) fn begin(
                 listener,
                 bundle,
                 namespace.as_mut(),
+                &mut deferred,
             )?;
             let addresses = contexts
                 .0
@@ -232,6 +233,8 @@ pub(super) fn begin(
             })
         }
         Err(error) => {
+            // First of all: what it does not copy stops the thread, and nobody would let it go on.
+            drop(recorder);
             for (tid, wait) in deferred {
                 super::rollback::pass(&mut leader, tid, wait);
             }
@@ -352,6 +355,7 @@ fn furnish(
     listener: Option<Arc<Listener>>,
     bundle: Option<&Bundle>,
     namespace: Option<&mut PidNamespace>,
+    deferred: &mut Vec<(i32, Wait)>,
 ) -> std::result::Result<Made, ApplyError> {
     let tree = namespace.is_some();
     let pid = copy.tid();
@@ -394,18 +398,18 @@ fn furnish(
         })
     })();
     if result.is_err() {
-        throw_away(pid);
+        throw_away(pid, deferred);
     }
     result
 }
 
-/// Kills a copy that will not be a follower.
-fn throw_away(pid: i32) {
+/// Kills a copy that will not be a follower. Reports of the leader that come meanwhile are kept.
+fn throw_away(pid: i32, deferred: &mut Vec<(i32, Wait)>) {
     let mut side = Side::new(pid);
     for tid in crate::tracee::inspect::threads(pid).unwrap_or_default() {
         side.add_running(crate::tracee::thread::Running::born(tid));
     }
-    side.kill(&mut |_, _| {});
+    side.kill(&mut |tid, wait| deferred.push((tid, wait)));
 }
 
 /// t5: the exchanged processes go on with their roles turned round: the new leader serves and is
