@@ -154,6 +154,8 @@ impl Following {
                 held: true,
             });
         }
+        // It may come before the recorder's own.
+        self.fetch_payload(pair, tid)?;
         let mut regs = thread.registers()?;
         // The handler must not return into what we wrote into the vDSO: that may be gone by then.
         let side = &self.pairs[pair].leader;
@@ -209,6 +211,7 @@ impl Following {
         let tid = thread.tid();
         let status = thread.event_message()? as i32;
         self.drain_ring()?;
+        self.fetch_payload(pair, tid)?;
         self.collect_readings(pair, tid)?;
         // No end that the program came to: its follower's thread goes on from its last call.
         let killed =

@@ -30,7 +30,7 @@ impl Following {
     }
 
     /// Fetches the payload of the last call of a thread of the leader that is stopped at the exit of
-    /// that call.
+    /// that call, if that is still to be done. Nothing may be queued behind the call before.
     pub(super) fn fetch_payload(&mut self, pair: usize, tid: i32) -> Result<(), Stop> {
         let pid = self.pairs[pair].leader.pid;
         if let Some(event) = self.unread(tid) {
@@ -45,7 +45,8 @@ impl Following {
         let Some(Item::Call(event)) = last else {
             return Ok(());
         };
-        if event.header.flags & FLAG_OUT_OF_LINE == 0 {
+        if event.header.flags & FLAG_OUT_OF_LINE == 0 || self.fetched.contains_key(&event.position)
+        {
             return Ok(());
         }
         let payload = payload_of(pid, &event.header)?;

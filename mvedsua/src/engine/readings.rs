@@ -257,10 +257,15 @@ impl Following {
         }
         self.pairs.root_mut().slots.looked = Some(Instant::now());
         if !found.is_empty() {
-            // Calls that were made before these readings are in the ring by now, and go first.
+            // Calls that were made before these readings are in the ring by now, and go first. Those of the same
+            // thread may also have been made after them, and bring them: a `fork` holds the memory that is
+            // read here until it is through, and its record is there at the same moment.
             self.drain_ring()?;
             for (pair, tid, first, readings) in found {
-                self.push_readings(pair, tid, first, &readings)?;
+                let index = self.lanes.of_leader(tid);
+                if index.is_some_and(|index| self.order.next(index).is_none()) {
+                    self.push_readings(pair, tid, first, &readings)?;
+                }
             }
             self.advance()?;
         }
