@@ -465,6 +465,8 @@ mod tests {
             }
             assert_eq!(inspect::threads(pid).unwrap().len(), 2);
             side.kill(&mut |_, _| ());
+            // Its end was the tracer's to hear of, who is its parent.
+            let _ = child.wait();
             let _ = done.send(side.is_gone() && inspect::process_of(pid).is_none());
         });
         assert_eq!(ended.recv_timeout(Duration::from_secs(30)), Ok(true));

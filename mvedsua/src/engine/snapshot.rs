@@ -159,8 +159,9 @@ pub(super) fn begin(
             let (cloner, middle, slots) = (contexts.1, copied.middle, contexts.2);
             deferred = copied.deferred;
             let learned = snapshot::learn(pid, &mut contexts.0, cloner, slots, &mut deferred);
+            let copy = copied.follower.tid();
             if let Err(error) = learned {
-                throw_away(copied.follower.tid(), &mut deferred);
+                throw_away(copy, &mut deferred);
                 return Err(error.into());
             }
             let made = furnish(
@@ -171,8 +172,8 @@ pub(super) fn begin(
                 listener,
                 bundle,
                 namespace.as_mut(),
-                &mut deferred,
-            )?;
+            )
+            .inspect_err(|_| throw_away(copy, &mut deferred))?;
             let addresses = contexts
                 .0
                 .iter()
@@ -346,7 +347,7 @@ struct Made {
 }
 
 /// Makes the copy's threads, applies the bundle, closes its descriptors, installs the filter, and lets it
-/// go.
+/// go. Where it fails the copy is left as it is.
 fn furnish(
     leader: i32,
     copy: Stopped,
@@ -355,52 +356,45 @@ fn furnish(
     listener: Option<Arc<Listener>>,
     bundle: Option<&Bundle>,
     namespace: Option<&mut PidNamespace>,
-    deferred: &mut Vec<(i32, Wait)>,
 ) -> std::result::Result<Made, ApplyError> {
     let tree = namespace.is_some();
     let pid = copy.tid();
-    let result = (|| {
-        let mut threads = populate(leader, copy, &contexts.0, vdso, namespace)?;
-        if contexts.2.is_some() {
-            for context in &contexts.0 {
-                clock_slots::clear(pid, context.regs.gs_base)?;
-            }
-            vdso.patch(pid, stub::Clocks::Replay)?;
+    let mut threads = populate(leader, copy, &contexts.0, vdso, namespace)?;
+    if contexts.2.is_some() {
+        for context in &contexts.0 {
+            clock_slots::clear(pid, context.regs.gs_base)?;
         }
-        let mut placed = match bundle {
-            Some(bundle) => Some(place(bundle, pid, &mut threads, vdso)?),
-            None => None,
-        };
-        let applied = match placed.take_if(|placed| placed.plan.transform.is_none()) {
-            Some(placed) => Some(placed.finish(pid, &mut threads[0].1, vdso)?),
-            None => None,
-        };
-        let installed = follower::install(&mut threads[0].1, pid, vdso, listener)?;
-        let mut side = Side::new(pid);
-        let mut pairs = Vec::with_capacity(threads.len());
-        for (leader_tid, thread) in threads {
-            pairs.push((leader_tid, thread.tid()));
-            if placed.is_some() {
-                side.add_stopped(thread, super::side::Why::Transforming);
-                continue;
-            }
-            let options = if tree { TREE_OPTIONS } else { 0 };
-            thread.set_options(FOLLOWER_OPTIONS | options)?;
-            side.add_running(thread.resume(0)?);
-        }
-        Ok(Made {
-            applied,
-            placed,
-            side,
-            pairs,
-            listener: installed.listener,
-            no_new_privs: installed.no_new_privs,
-        })
-    })();
-    if result.is_err() {
-        throw_away(pid, deferred);
+        vdso.patch(pid, stub::Clocks::Replay)?;
     }
-    result
+    let mut placed = match bundle {
+        Some(bundle) => Some(place(bundle, pid, &mut threads, vdso)?),
+        None => None,
+    };
+    let applied = match placed.take_if(|placed| placed.plan.transform.is_none()) {
+        Some(placed) => Some(placed.finish(pid, &mut threads[0].1, vdso)?),
+        None => None,
+    };
+    let installed = follower::install(&mut threads[0].1, pid, vdso, listener)?;
+    let mut side = Side::new(pid);
+    let mut pairs = Vec::with_capacity(threads.len());
+    for (leader_tid, thread) in threads {
+        pairs.push((leader_tid, thread.tid()));
+        if placed.is_some() {
+            side.add_stopped(thread, super::side::Why::Transforming);
+            continue;
+        }
+        let options = if tree { TREE_OPTIONS } else { 0 };
+        thread.set_options(FOLLOWER_OPTIONS | options)?;
+        side.add_running(thread.resume(0)?);
+    }
+    Ok(Made {
+        applied,
+        placed,
+        side,
+        pairs,
+        listener: installed.listener,
+        no_new_privs: installed.no_new_privs,
+    })
 }
 
 /// Kills a copy that will not be a follower. Reports of the leader that come meanwhile are kept.
