@@ -8,6 +8,7 @@ use crate::bundle::Bundle;
 use crate::idle::Idle;
 use crate::load::{Dataset, Load, LoadOptions, Protocol};
 use crate::mvedsua::{Outcome, Status};
+use crate::process::Signal;
 use crate::{Mvedsua, Server, process, wait_until};
 
 /// Name of the service.
@@ -77,6 +78,34 @@ impl Supervised {
         supervised.more_requests(100)?;
         supervised.mvedsua.attach(supervised.server.pid(), NAME)?;
         Ok(supervised)
+    }
+
+    /// Sends the leader a signal that it dies of and does what comes `afterwards`: the follower must serve then,
+    /// with every connection.
+    ///
+    /// # Errors
+    /// When it does not, or a client saw an error.
+    pub fn takes_over(
+        &mut self,
+        signal: Signal,
+        afterwards: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        let (old, new) = (self.status()?.leader.pid, self.follower()?);
+        process::send(old, signal)?;
+        afterwards()?;
+        let status = self.ended_as("took-over")?;
+        ensure!(status.leader.pid == new, "{new} expected: {status:?}");
+        ensure!(
+            status
+                .last_update
+                .as_ref()
+                .is_some_and(|u| u.reason.contains(signal.as_str())),
+            "{status:?}"
+        );
+        self.server.reap();
+        ensure!(!process::is_alive(old), "the crashed leader lives on");
+        self.more_requests(1_000)?;
+        self.idle_answer()
     }
 
     /// Requests of the load that were answered so far.

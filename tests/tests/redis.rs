@@ -206,7 +206,7 @@ fn the_follower_takes_over_from_a_crashed_leader_when_it_has_caught_up() -> Resu
     let mut server = redis()?;
     server.update(&[])?;
     server.more_requests(1_000)?;
-    takes_over(&mut server, Signal::SIGSEGV, |_| Ok(()))?;
+    server.takes_over(Signal::SIGSEGV, || Ok(()))?;
     server.update(&[])?;
     server.more_requests(500)?;
     server.promote_finalize()?;
@@ -228,7 +228,7 @@ fn the_follower_takes_over_from_a_crashed_leader_with_a_backlog() -> Result<()> 
     server.mvedsua.wait_for(NAME, LIMIT, |s| {
         s.follower.is_some_and(|f| f.lag_events > 3_000)
     })?;
-    takes_over(&mut server, Signal::SIGSEGV, |_| {
+    server.takes_over(Signal::SIGSEGV, || {
         Ok(process::send(follower, Signal::SIGCONT)?)
     })?;
     server.finish()
@@ -243,7 +243,7 @@ fn the_follower_takes_over_while_it_still_catches_up() -> Result<()> {
     server
         .run("update", &["--identity", "--wait", "none"])?
         .ok()?;
-    takes_over(&mut server, Signal::SIGSEGV, |_| Ok(()))?;
+    server.takes_over(Signal::SIGSEGV, || Ok(()))?;
     server.finish()
 }
 
@@ -257,32 +257,8 @@ fn the_follower_takes_over_from_a_leader_that_was_killed() -> Result<()> {
     }
     let mut server = redis()?;
     server.update(&[])?;
-    takes_over(&mut server, Signal::SIGKILL, |_| Ok(()))?;
+    server.takes_over(Signal::SIGKILL, || Ok(()))?;
     server.finish()
-}
-
-/// Crashes the leader; the follower must serve then, with every connection.
-fn takes_over(
-    server: &mut Supervised,
-    signal: Signal,
-    afterwards: impl FnOnce(&Supervised) -> Result<()>,
-) -> Result<()> {
-    let (old, new) = (server.status()?.leader.pid, server.follower()?);
-    process::send(old, signal)?;
-    afterwards(server)?;
-    let status = server.ended_as("took-over")?;
-    ensure!(status.leader.pid == new, "{new} expected: {status:?}");
-    ensure!(
-        status
-            .last_update
-            .as_ref()
-            .is_some_and(|u| u.reason.contains(signal.as_str())),
-        "{status:?}"
-    );
-    server.server.reap();
-    ensure!(!process::is_alive(old), "the crashed leader lives on");
-    server.more_requests(1_000)?;
-    server.idle_answer()
 }
 
 #[test]
@@ -382,7 +358,7 @@ fn the_old_version_takes_over_from_a_new_one_that_crashes() -> Result<()> {
     let mut server = redis()?;
     let (old, _) = promoted(&server)?;
     server.more_requests(1_000)?;
-    takes_over(&mut server, Signal::SIGSEGV, |_| Ok(()))?;
+    server.takes_over(Signal::SIGSEGV, || Ok(()))?;
     ensure!(server.status()?.leader.pid == old);
     server.update(&[])?;
     server.more_requests(500)?;
