@@ -112,6 +112,23 @@ pub fn with_program(program: &std::path::Path) -> Vec<i32> {
     all().into_iter().filter(runs).collect()
 }
 
+/// All processes that live and have `word` in their command line and whose parent has not.
+#[must_use]
+pub fn roots_with_argument(word: &str) -> Vec<i32> {
+    let has = |pid: i32| {
+        fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| {
+            String::from_utf8_lossy(&line)
+                .split('\0')
+                .any(|w| w == word)
+        })
+    };
+    let is_root = |pid: &i32| {
+        let parent = status_field(*pid, "PPid").and_then(|parent| parent.parse().ok());
+        has(*pid) && !parent.is_some_and(has)
+    };
+    all().into_iter().filter(is_root).collect()
+}
+
 /// Direct children, zombies included.
 #[must_use]
 pub fn children(pid: i32) -> Vec<i32> {

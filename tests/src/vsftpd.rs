@@ -152,6 +152,14 @@ impl Vsftpd {
         Ok(())
     }
 
+    /// Processes of ours whose parent is none: the one that listens, unless another version of it is left, or a
+    /// session without it.
+    #[must_use]
+    pub fn roots(&self) -> Vec<i32> {
+        let configuration = self.server.dir().join("vsftpd.conf");
+        process::roots_with_argument(&configuration.to_string_lossy())
+    }
+
     /// Every process of ours, whatever its parent: all have our log open but the one that listens.
     fn sessions(&self) -> Vec<i32> {
         process::with_file_below(self.server.dir())

@@ -242,3 +242,216 @@ fn sessions_that_come_while_a_copy_follows() -> Result<()> {
     ensure!(uploads.len() == 2, "{uploads:?}");
     becomes_bare(&before)
 }
+
+#[test]
+fn a_tree_with_sessions_is_followed_and_rolled_back() -> Result<()> {
+    if !can_run("a_tree_with_sessions_is_followed_and_rolled_back", NEEDS) {
+        return Ok(());
+    }
+    let ftp = Ftp::start()?;
+    let mut early = ftp.server.connect(Mode::Passive)?;
+    let mut first = Sessions::open(&ftp.server, 1)?;
+    let root = ftp.server.pid();
+    ftp.server.tree_of(root, 3 + Sessions::PROCESSES)?;
+    ftp.mvedsua.attach_with_children(root, NAME)?;
+    ftp.update()?;
+    ftp.follows(3 + Sessions::PROCESSES)?;
+    let before = Before::of_tree(root);
+    ftp.mvedsua.rollback(NAME)?;
+    becomes_bare(&before)?;
+    first.go_on()?;
+
+    ftp.update()?;
+    first.go_on()?;
+    ftp.follows(3 + Sessions::PROCESSES)?;
+    let before = Before::of_tree(root);
+    ftp.mvedsua.rollback(NAME)?;
+    becomes_bare(&before)?;
+    first.go_on()?;
+
+    // Once more, and this time they come to their end while they are followed.
+    ftp.update()?;
+    let mut later = Sessions::open(&ftp.server, 2)?;
+    early.login("anonymous", "late")?;
+    ftp.follows(3 + 2 * Sessions::PROCESSES)?;
+    first.go_on()?;
+    later.go_on()?;
+    first.end(&ftp.server, 1)?;
+    early.is_usable()?;
+    ftp.follows(3 + Sessions::PROCESSES)?;
+    ftp.mvedsua.rollback(NAME)?;
+    later.end(&ftp.server, 2)?;
+    early.quit()?;
+    ftp.server.tree_of(root, 1)?;
+    // Every transfer was made once.
+    let uploads = ftp.server.log_lines("OK UPLOAD");
+    ensure!(uploads.len() == 2, "{uploads:?}");
+    becomes_bare(&Before::of_tree(root))
+}
+
+#[test]
+fn sessions_that_came_while_a_copy_followed_are_promoted() -> Result<()> {
+    if !can_run(
+        "sessions_that_came_while_a_copy_followed_are_promoted",
+        NEEDS,
+    ) {
+        return Ok(());
+    }
+    let mut ftp = Ftp::start()?;
+    ftp.mvedsua.attach_with_children(ftp.server.pid(), NAME)?;
+    ftp.update()?;
+    let mut sessions = Sessions::open(&ftp.server, 2)?;
+    ftp.follows(1 + Sessions::PROCESSES)?;
+    ftp.mvedsua.run(&["promote", NAME, "--finalize"])?.ok()?;
+    ftp.server.reap();
+    sessions.go_on()?;
+    sessions.end(&ftp.server, 2)?;
+    let status = ftp.mvedsua.status(NAME)?;
+    ftp.server.tree_of(status.leader.pid, 1)
+}
+
+#[test]
+fn a_tree_with_sessions_is_promoted_and_updated_again() -> Result<()> {
+    if !can_run("a_tree_with_sessions_is_promoted_and_updated_again", NEEDS) {
+        return Ok(());
+    }
+    let mut ftp = Ftp::start()?;
+    let mut early = ftp.server.connect(Mode::Passive)?;
+    let mut first = Sessions::open(&ftp.server, 1)?;
+    let root = ftp.server.pid();
+    // Without being told so, it is taken with the children that it has.
+    ftp.mvedsua.attach(root, NAME)?;
+    ftp.update()?;
+    let mut later = Sessions::open(&ftp.server, 2)?;
+    ftp.follows(3 + 2 * Sessions::PROCESSES)?;
+    first.go_on()?;
+    later.go_on()?;
+    let old = process::descendants(root);
+    let follower = ftp.mvedsua.status(NAME)?.follower.context("it follows")?;
+    ftp.mvedsua.run(&["promote", NAME, "--finalize"])?.ok()?;
+    ftp.server.reap();
+    let status = ftp.mvedsua.status(NAME)?;
+    ensure!(status.leader.pid == follower.pid, "{status:?}");
+    let left = old
+        .iter()
+        .chain([&root])
+        .find(|pid| process::is_alive(**pid));
+    ensure!(left.is_none(), "process {left:?} of the old tree is left");
+    first.go_on()?;
+    later.go_on()?;
+    let last = Sessions::open(&ftp.server, 3)?;
+    early.login("anonymous", "late")?;
+    early.is_usable()?;
+    first.end(&ftp.server, 1)?;
+    later.end(&ftp.server, 2)?;
+    last.end(&ftp.server, 3)?;
+    early.quit()?;
+    ftp.server.tree_of(status.leader.pid, 1)?;
+    // Every transfer was made once.
+    let uploads = ftp.server.log_lines("OK UPLOAD");
+    ensure!(uploads.len() == 3, "{uploads:?}");
+    // The copy is as good as the original.
+    let sessions = Sessions::open(&ftp.server, 4)?;
+    ftp.update()?;
+    ftp.follows(1 + Sessions::PROCESSES)?;
+    ftp.mvedsua.run(&["promote", NAME, "--finalize"])?.ok()?;
+    sessions.end(&ftp.server, 4)?;
+    let status = ftp.mvedsua.status(NAME)?;
+    ftp.server.tree_of(status.leader.pid, 1)
+}
+
+/// Every so many steps of the promotion of a tree an agent dies.
+const STRIDE: u64 = 31;
+
+/// An agent that dies before one of its steps leaves one tree, in which every session goes on. Returns whether it came
+/// to its end alive.
+fn dies_at(step: u64) -> Result<bool> {
+    let mut mvedsua = Mvedsua::without_agent()?;
+    let mut server = Vsftpd::start(&[])?;
+    let mut idle = server.anonymous(Mode::Passive)?;
+    let mut up = server.local(Mode::Passive)?;
+    let content = Content::new(step, 2_000_003);
+    let mut upload = up.upload("up", content)?;
+    upload.write(1_000_003)?;
+    let pid = server.pid().to_string();
+    mvedsua.start_agent_that_dies(step)?;
+    let commands: [&[&str]; 3] = [
+        &["attach", "--pid", &pid, "--name", NAME],
+        &["update", NAME, "--identity", "--hang-limit", "20s"],
+        &["promote", NAME, "--finalize"],
+    ];
+    let mut came = 0;
+    for words in commands {
+        let outcome = mvedsua.run(words)?;
+        if outcome.code != 0 && wait_until(LIMIT, || mvedsua.agent_has_died()) {
+            break;
+        }
+        ensure!(
+            outcome.code == 0,
+            "{words:?}: {outcome:?}\n{}",
+            mvedsua.log()
+        );
+        came += 1;
+    }
+    if came < 2 {
+        // Nothing was asked of it that a successor would have to end.
+        idle.is_usable().context("it waits for a successor")?;
+    }
+    let died = mvedsua.agent_has_died();
+    if died {
+        mvedsua.start_agent()?;
+    }
+    server.reap();
+    ensure!(
+        wait_until(LIMIT, || server.roots().len() == 1),
+        "there are {:?}\n{}",
+        server.roots(),
+        mvedsua.log()
+    );
+    let root = server.roots()[0];
+    server.tree_of(root, 5)?;
+    idle.is_usable()?;
+    upload.write(500_000)?;
+    up.finish_upload(upload)?;
+    content.check_file(&server.home("up"))?;
+    if died {
+        // It is as good as any: the next update works.
+        let status = mvedsua.status(NAME);
+        if !status.is_ok_and(|status| status.leader.pid == root) {
+            mvedsua.attach(root, NAME)?;
+        }
+        mvedsua.update_identity(NAME, &["--hang-limit", "20s"])?;
+        idle.is_usable()?;
+        let status = mvedsua.status(NAME)?;
+        ensure!(status.follower.is_some(), "{status:?}\n{}", mvedsua.log());
+        mvedsua.rollback(NAME)?;
+        idle.is_usable()?;
+    }
+    for client in [idle, up, server.anonymous(Mode::Passive)?] {
+        client.quit()?;
+    }
+    server.tree_of(root, 1)?;
+    ensure!(server.log_lines("OK UPLOAD").len() == 1);
+    process::send(root, process::Signal::SIGKILL)?;
+    Ok(!died)
+}
+
+#[test]
+fn one_tree_goes_on_wherever_the_agent_dies() -> Result<()> {
+    if !can_run("one_tree_goes_on_wherever_the_agent_dies", NEEDS) {
+        return Ok(());
+    }
+    let (from, stride) = match std::env::var("MVEDSUA_TEST_STEPS") {
+        Ok(text) => {
+            let (from, stride) = text.split_once('+').context("FROM+STRIDE")?;
+            (from.parse()?, stride.parse()?)
+        }
+        Err(_) => (1, STRIDE),
+    };
+    let mut step = from;
+    while !dies_at(step).with_context(|| format!("the agent died before step {step}"))? {
+        step += stride;
+    }
+    println!("{step} steps");
+    Ok(())
+}

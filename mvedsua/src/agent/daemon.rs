@@ -98,7 +98,7 @@ async fn take_over<S: Service>(registry: &Arc<Registry<S>>, roster: Roster) {
                 copy,
                 "drops a copy that was not promoted"
             );
-            crate::engine::discard_copy(copy);
+            crate::engine::discard_copy(copy, survivors.leader);
         }
         let name = Some(line.name.clone());
         // A child that it has at this moment must not cost the service its supervision.

@@ -23,8 +23,7 @@ pub struct Args {
     /// How later commands call it [default: the name of its program, made unique]
     #[arg(long)]
     name: Option<String>,
-    /// What becomes of children that the server makes during an update [default: alone; a server that has
-    /// children now is refused without it]
+    /// What becomes of the server's child processes [default: follow if it has any now, else alone]
     #[arg(long)]
     children: Option<Whose>,
     /// The same as --children alone
@@ -38,7 +37,7 @@ pub struct Args {
 /// Who has the children.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Whose {
-    /// The copy makes its own, and each is compared; those that live already are left alone
+    /// The whole tree of processes is taken: each gets a counterpart, those made later, too
     Follow,
     /// They are left alone; the copy makes none
     Alone,

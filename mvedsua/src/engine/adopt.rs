@@ -5,21 +5,24 @@
 //! calls are filtered again and *wait*, since it holds its own listener. Its new tracer fetches that
 //! listener, suspends the filter, and lets what waits go.
 
+use std::collections::HashSet;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::sync::Arc;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::home::{Home, Kept};
-use super::rollback::{free_leader, stop_side};
-use super::side::Side;
+use super::rollback::Family;
+use super::side::{Side, Why};
 use super::snapshot::KEPT_OPTIONS;
 use crate::sys::pidfd;
 use crate::sys::seccomp::Listener;
-use crate::tracee::snapshot::{LEADER_OPTIONS, seize_all};
+use crate::tracee::pid_namespace::PidNamespace;
+use crate::tracee::snapshot::{LEADER_OPTIONS, TREE_OPTIONS, seize_all};
 use crate::tracee::stub::Vdso;
 use crate::tracee::thread::Running;
-use crate::tracee::{Result, TraceeError, inspect};
+use crate::tracee::{Result, TraceeError, inspect, rebuild};
 
 /// True if the process was promoted by an agent: it holds the listener of its own filter.
 pub(super) fn is_promoted(pid: i32) -> bool {
@@ -39,13 +42,21 @@ fn parked_listener(pid: i32) -> Option<i32> {
     numbers.into_iter().map(|(fd, _)| fd).find(is_listener)
 }
 
-/// Kills a copy that a killed agent was about to promote. It stands still in its filter, and the
-/// process that it was to replace serves on.
-pub fn discard_copy(pid: i32) {
-    if is_promoted(pid) {
-        // It may have ended by itself since.
-        let _ = pidfd::kill(pid);
+/// Kills a copy, with its tree, that a killed agent was about to promote. It stands still in its filter, and
+/// the process `leader` that it was to replace serves on.
+pub fn discard_copy(pid: i32, leader: i32) {
+    if !is_promoted(pid) {
+        return;
     }
+    let namespace = |pid: i32| std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+    // A tree's copy lives in a namespace of its own.
+    if namespace(pid) != namespace(leader)
+        && let Ok(namespace) = PidNamespace::adopt(Path::new("/proc/self/exe"), pid)
+    {
+        let _ = namespace.kill();
+    }
+    // It may have ended by itself since.
+    let _ = pidfd::kill(pid);
 }
 
 /// How the process `pid` is held from now on. Repairs what a killed agent left.
@@ -58,18 +69,52 @@ pub(super) fn home_of(pid: i32) -> Result<Home> {
     }
     let mut home = Home::Bare(pid);
     let vdso = Vdso::of(pid)?;
-    if !vdso.is_pristine(pid)? {
+    let sides = stop_patched(pid, &vdso)?;
+    if !sides.is_empty() {
+        let pids: Vec<i32> = sides.iter().map(|side| side.pid).collect();
         tracing::warn!(
-            pid,
+            ?pids,
             "restoring the clock functions that a killed agent left patched"
         );
-        let mut side = Side::new(pid);
-        for thread in seize_all(pid, LEADER_OPTIONS)?.0 {
-            side.add_running(thread.resume(0)?);
-        }
-        free_leader(side, &vdso, &mut home, true);
+        let family = Family {
+            followed: true,
+            sides,
+            alone: HashSet::new(),
+        };
+        family.free(&vdso, &mut home, true);
     }
     Ok(home)
+}
+
+/// Stops those processes of a tree whose clock functions a killed agent left patched: the root, whose children
+/// it followed, and their forks.
+fn stop_patched(root: i32, vdso: &Vdso) -> Result<Vec<Side>> {
+    let mut sides = Vec::new();
+    let mut processes = vec![root];
+    while let Some(pid) = processes.pop() {
+        // What runs another program has another vDSO.
+        let patched = rebuild::check_layout(pid, root).is_ok()
+            && vdso.is_pristine(pid).is_ok_and(|pristine| !pristine);
+        if patched {
+            match seize_all(pid, LEADER_OPTIONS | TREE_OPTIONS) {
+                Ok((threads, _)) => {
+                    let mut side = Side::new(pid);
+                    side.vdso = Some(Box::new(vdso.clone()));
+                    for thread in threads {
+                        side.add_stopped(thread, Why::Asked);
+                    }
+                    sides.push(side);
+                }
+                Err(_) if pid != root => {
+                    tracing::warn!(pid, "a child process keeps its clock functions patched");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        // Those of a stopped one are all that it has.
+        processes.extend(inspect::children(pid));
+    }
+    Ok(sides)
 }
 
 fn adopt(pid: i32) -> Result<Kept> {
@@ -86,26 +131,42 @@ fn adopt(pid: i32) -> Result<Kept> {
     let listener =
         pidfd::duplicate(process.as_fd(), parked).map_err(kernel("fetch the listener"))?;
     let listener = Arc::new(Listener::new(listener).map_err(kernel("set up the listener"))?);
+    let vdso = Vdso::of(pid)?;
     let mut side = Side::new(pid);
     // Seizing suspends the filter at once; a thread that waits in it is not stopped by that.
     seize_running(pid, &mut side)?;
+    let is_patched = |pid: i32| vdso.is_pristine(pid).is_ok_and(|pristine| !pristine);
+    let mut sides = Vec::new();
     for child in descendants(pid) {
         let mut family = Side::new(child);
-        seize_running(child, &mut family)?;
-        for tid in family.tids() {
-            side.wards.insert(tid);
+        match seize_running(child, &mut family) {
+            // What runs another program has another vDSO.
+            Ok(()) if rebuild::check_layout(child, pid).is_ok() && is_patched(child) => {
+                sides.push(family);
+            }
+            Ok(()) => {
+                for tid in family.tids() {
+                    side.wards.insert(tid);
+                }
+            }
+            Err(_) if inspect::is_dying(child) => {}
+            Err(error) => return Err(error),
         }
     }
     release_waiting(&listener);
-    let vdso = Vdso::of(pid)?;
     let mut home = Home::Kept(Kept::new(Side::new(pid), listener));
-    if vdso.is_pristine(pid)? {
+    if sides.is_empty() && !is_patched(pid) {
         if let Home::Kept(kept) = &mut home {
             kept.side = side;
         }
     } else {
-        stop_side(&mut side);
-        free_leader(side, &vdso, &mut home, true);
+        sides.insert(0, side);
+        let family = Family {
+            followed: true,
+            sides,
+            alone: HashSet::new(),
+        };
+        family.free(&vdso, &mut home, true);
     }
     match home {
         Home::Kept(kept) => Ok(kept),
@@ -143,13 +204,7 @@ fn seize_running(pid: i32, side: &mut Side) -> Result<()> {
 
 /// Child processes inherited the filter: they need its suspension too.
 fn descendants(pid: i32) -> Vec<i32> {
-    let mut all = inspect::children(pid);
-    let mut at = 0;
-    while at < all.len() {
-        let more = inspect::children(all[at]);
-        all.extend(more);
-        at += 1;
-    }
+    let mut all = inspect::descendants(pid);
     all.retain(|pid| inspect::status_field(*pid, *pid, "Seccomp").as_deref() == Some("2"));
     all
 }

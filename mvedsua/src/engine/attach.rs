@@ -1,8 +1,12 @@
 //! What is checked before a process is touched at all. Every refusal says what to do about it.
 
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollTimeout, poll};
+
 use crate::session::Failure;
-use crate::tracee::inspect;
 use crate::tracee::stub::Vdso;
+use crate::tracee::{inspect, pid_namespace, rebuild};
 
 /// A refusal of the engine with its stable code (`docs/errors.md`).
 pub(super) fn refused(code: &str, message: impl Into<String>) -> Failure {
@@ -89,23 +93,41 @@ fn check_class(pid: i32, exe: &std::fs::File) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Children that live already are not followed yet: whoever has some says that they may be left alone.
+/// As [`check_tree`]; a child process that is in the way may end within a second.
 ///
 /// # Errors
-/// [`Failure::Refused`], code E213.
-pub(super) fn check_children(pid: i32) -> Result<(), Failure> {
-    let children = inspect::children(pid);
-    let Some(first) = children.first() else {
-        return Ok(());
-    };
-    Err(refused(
-        "E213",
-        format!(
-            "process {pid} has {} child process(es), such as {first}, and those that live already cannot be followed \
-             yet; with --children alone or --children follow (for those born later) a promotion waits for their end",
-            children.len()
-        ),
-    ))
+/// Its last one.
+pub(super) fn check_tree_soon(root: i32, ours: bool) -> Result<(), Failure> {
+    let start = Instant::now();
+    loop {
+        match check_tree(root, ours) {
+            Err(_) if start.elapsed() < Duration::from_secs(1) => {
+                let _ = poll(&mut [], PollTimeout::from(5u8));
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Whether a process can be taken with all processes below it.
+///
+/// # Errors
+/// [`Failure::Refused`]: code E214 when its copy cannot have children with the ids of its own, E213 for one that is
+/// no mere fork, and any code of [`check`] for another reason; nothing was touched.
+pub(super) fn check_tree(root: i32, ours: bool) -> Result<(), Failure> {
+    pid_namespace::check(root).map_err(|e| refused("E214", e.to_string()))?;
+    for pid in inspect::descendants(root) {
+        // One that ends is none of the tree when that is stopped.
+        if inspect::is_dying(pid) {
+            continue;
+        }
+        let layout = rebuild::check_layout(pid, root).map_err(|e| refused("E213", e.to_string()));
+        match layout.and_then(|()| check(pid, ours)) {
+            Err(_) if inspect::is_dying(pid) => {}
+            outcome => outcome?,
+        }
+    }
+    Ok(())
 }
 
 fn check_untouched(pid: i32) -> Result<(), Failure> {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::oneshot;
 
-use super::attach::{check, refused};
+use super::attach::{check, check_tree_soon, refused};
 use super::following::{Following, Stop};
 use super::home::Home;
 use super::snapshot::{Begun, NotBegun, begin};
@@ -142,6 +142,9 @@ impl Worker {
         let begun = check(pid, matches!(home, Home::Kept(_)))
             .map_err(NotBegun::from)
             .and_then(|()| {
+                if self.tree {
+                    check_tree_soon(pid, matches!(home, Home::Kept(_)))?;
+                }
                 let options = attempt.options.clone();
                 let bundle = attempt.bundle.as_ref();
                 begin(&mut home, options, bundle, self.tree, &self.wakeup)

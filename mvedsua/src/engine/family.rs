@@ -109,7 +109,7 @@ fn flags_of(thread: &Stopped) -> Result<u64, Stop> {
 }
 
 /// The id of `child` as `maker` sees it.
-fn told(maker: i32, child: i32) -> i32 {
+pub(super) fn told(maker: i32, child: i32) -> i32 {
     let (levels, ids) = (inspect::ids(maker).len(), inspect::ids(child));
     levels
         .checked_sub(1)
@@ -408,7 +408,7 @@ impl Following {
     }
 
     /// The child whose end the next call of a lane, a `wait4` or `waitid`, has taken notice of.
-    fn reaped(&self, index: usize) -> Option<(i32, Kin)> {
+    pub(super) fn reaped(&self, index: usize) -> Option<(i32, Kin)> {
         let (item, _) = self.order.next(index)?;
         let record = record_of(&self.recorder, &self.fetched, item)?;
         let header = record.header;

@@ -429,6 +429,13 @@ impl Following {
         Ok(())
     }
 
+    /// Opens a lane for two threads that both exist, with the same slot.
+    pub(super) fn pair_up(&mut self, pair: usize, leader: i32, follower: i32) {
+        let index = self.open_lane(pair, leader);
+        self.lanes.pair(index, follower);
+        self.lanes[index].has_slot = true;
+    }
+
     fn open_lane(&mut self, pair: usize, leader: i32) -> usize {
         let index = self.lanes.open(pair, leader);
         self.order.open_again(index);

@@ -64,13 +64,41 @@ impl Drop for Watched {
     }
 }
 
+/// Processes that are to end with another one, their root, if the agent ends.
+#[derive(Debug)]
+pub(super) struct Doomed(i32);
+
+impl Doomed {
+    /// From now on: if the agent ends, and the process `root` with it, the guard kills these.
+    pub(super) fn with(root: i32, others: Vec<i32>) -> Self {
+        let mut line = format!("!{root}");
+        for pid in others {
+            line.push_str(&format!(" {pid}"));
+        }
+        tell_line(line);
+        Self(root)
+    }
+}
+
+impl Drop for Doomed {
+    fn drop(&mut self) {
+        tell('?', self.0);
+    }
+}
+
 fn tell(what: char, pid: i32) {
+    tell_line(format!("{what}{pid}"));
+}
+
+fn tell_line(mut line: String) {
+    line.push('\n');
     let Some(input) = GUARD.get() else { return };
     let mut input = input
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
-    // One write, less than PIPE_BUF: never half a line.
-    if let Err(error) = input.write_all(format!("{what}{pid}\n").as_bytes()) {
+    // One write, less than PIPE_BUF (of a tree of several hundred processes more, but whoever is
+    // half-way through that has not decided yet): never half a line.
+    if let Err(error) = input.write_all(line.as_bytes()) {
         tracing::warn!(%error, "the guard is gone: if this agent is killed during an update, the server may stay stopped");
     }
 }
@@ -78,18 +106,29 @@ fn tell(what: char, pid: i32) {
 /// What the guard does, until the agent's end and a moment after it.
 pub fn run() {
     let mut watched: HashMap<i32, OwnedFd> = HashMap::new();
+    let mut doomed: HashMap<i32, Vec<OwnedFd>> = HashMap::new();
     for line in io::stdin().lock().lines().map_while(Result::ok) {
-        let Some((what, pid)) = line
-            .split_at_checked(1)
-            .and_then(|(what, pid)| Some((what, pid.parse::<i32>().ok()?)))
-        else {
+        let Some((what, pids)) = line.split_at_checked(1) else {
             continue;
         };
-        if what == "-" {
-            watched.remove(&pid);
-        } else if let Ok(process) = pidfd::open(pid) {
-            watched.insert(pid, process);
+        let mut pids = pids.split(' ').filter_map(|pid| pid.parse::<i32>().ok());
+        let Some(pid) = pids.next() else { continue };
+        match what {
+            "-" => drop(watched.remove(&pid)),
+            "!" => {
+                let others = pids.filter_map(|pid| pidfd::open(pid).ok());
+                doomed.insert(pid, others.collect());
+            }
+            "?" => drop(doomed.remove(&pid)),
+            _ => {
+                if let Ok(process) = pidfd::open(pid) {
+                    watched.insert(pid, process);
+                }
+            }
         }
+    }
+    for (root, others) in doomed {
+        end_with(root, &others);
     }
     if watched.is_empty() {
         return;
@@ -104,6 +143,24 @@ pub fn run() {
         }
         // A stop is no event that a stranger can wait for.
         let _ = poll(&mut [], PollTimeout::from(5u8));
+    }
+}
+
+/// Kills processes if their root dies with its tracer, which has just ended or is about to: waits until
+/// the root has died, or has no tracer any more and goes on.
+fn end_with(root: i32, others: &[OwnedFd]) {
+    loop {
+        if inspect::is_dying(root) {
+            for process in others {
+                // It may have ended already.
+                let _ = pidfd::signal(process.as_fd(), libc::SIGKILL);
+            }
+            return;
+        }
+        if inspect::status_field(root, root, "TracerPid").as_deref() == Some("0") {
+            return;
+        }
+        let _ = poll(&mut [], PollTimeout::from(1u8));
     }
 }
 

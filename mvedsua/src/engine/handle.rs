@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use tokio::sync::{oneshot, watch};
 
 use super::adopt::{home_of, is_promoted};
-use super::attach::{check, check_children, refused};
+use super::attach::{check, check_tree, refused};
 use super::worker::Worker;
 use crate::session::{Children, Command, Done, Failure, Status, TimelineEntry};
 use crate::sys::wakeup::Wakeup;
@@ -49,6 +49,19 @@ impl Drop for Engine {
     }
 }
 
+/// A server that cannot be taken with its children can be taken without.
+fn or_alone(failure: Failure) -> Failure {
+    match failure {
+        Failure::Refused { code, message } => Failure::Refused {
+            code,
+            message: format!(
+                "{message} (it has child processes, which are taken with it unless you say --children alone)"
+            ),
+        },
+        other => other,
+    }
+}
+
 impl Engine {
     /// Checks that the process can be followed and starts its engine thread. Nothing is installed
     /// in the process.
@@ -58,10 +71,14 @@ impl Engine {
     pub fn attach(target: Target) -> Result<Self, Failure> {
         let promoted = is_promoted(target.pid);
         check(target.pid, promoted)?;
-        if !promoted && target.children == Children::Auto {
-            check_children(target.pid)?;
+        let follow = match target.children {
+            Children::Follow => true,
+            Children::Alone => false,
+            Children::Auto => !inspect::children(target.pid).is_empty(),
+        };
+        if follow && target.children == Children::Auto {
+            check_tree(target.pid, promoted).map_err(or_alone)?;
         }
-        let follow = target.children == Children::Follow;
         let children = if follow {
             Children::Follow
         } else {

@@ -13,6 +13,8 @@ mod attach;
 mod attempt;
 mod clocks;
 mod connections;
+mod descendants;
+mod estate;
 mod expected;
 mod family;
 mod files;

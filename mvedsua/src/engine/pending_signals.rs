@@ -7,6 +7,7 @@ use super::lane::FAULTS;
 use super::leader_events::QUEUED_BY_US;
 use crate::sys::{memory, ptrace};
 use crate::tracee::inject::Plain;
+use crate::tracee::inspect;
 use crate::tracee::stub::Vdso;
 use crate::tracee::thread::Stopped;
 use crate::tracee::{Naming, Result};
@@ -55,21 +56,21 @@ impl Pending {
         vdso: &Vdso,
         counterpart: &dyn Fn(i32) -> Option<i32>,
     ) -> Result<()> {
+        // By the ids that it sees itself.
+        let own_pid = own_id(pid);
         for thread in threads.iter_mut() {
             let tid = thread.tid();
+            let own_tid = own_id(tid);
             let old = counterpart(tid);
             for (_, signals) in self.own.iter().filter(|(of, _)| Some(*of) == old) {
                 queue(thread, vdso, signals, &|signal, info| {
-                    (
-                        "rt_tgsigqueueinfo",
-                        [pid as u64, tid as u64, signal, info, 0, 0],
-                    )
+                    ("rt_tgsigqueueinfo", [own_pid, own_tid, signal, info, 0, 0])
                 })?;
             }
             // For the process as a whole only its main thread may queue what it likes.
             if tid == pid {
                 queue(thread, vdso, &self.shared, &|signal, info| {
-                    ("rt_sigqueueinfo", [pid as u64, signal, info, 0, 0, 0])
+                    ("rt_sigqueueinfo", [own_pid, signal, info, 0, 0, 0])
                 })?;
             }
         }
@@ -154,9 +155,14 @@ pub(super) fn unmark(
     queue(thread, vdso, &found, &|signal, info| {
         (
             "rt_tgsigqueueinfo",
-            [pid as u64, tid as u64, signal, info, 0, 0],
+            [own_id(pid), own_id(tid), signal, info, 0, 0],
         )
     })
+}
+
+/// The id that a thread sees itself.
+fn own_id(tid: i32) -> u64 {
+    inspect::own_id(tid).unwrap_or(tid) as u64
 }
 
 /// Blocks all signals of a stopped thread, so that none is delivered in the middle of an injected call. Returns

@@ -7,13 +7,15 @@ use mvedsua_common::event::FLAG_SIGNAL;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
+use super::estate::{Estate, Lock};
 use super::following::{Following, Stop};
-use super::home::Kept;
+use super::guard::Doomed;
+use super::home::{Home, Kept};
 use super::lane::Item;
 use super::pair::{Pair, ROOT};
 use super::pending_signals::{Pending, block, unblock, unmark};
 use super::replay::{RESTART_ALWAYS, is_interrupted, replace_thread_id};
-use super::rollback::pass;
+use super::rollback::{Family, pass};
 use super::side::{Side, Why};
 use super::snapshot::KEPT_OPTIONS;
 use super::transfer::Timers;
@@ -22,7 +24,8 @@ use crate::sys::ptrace::{self, Wait};
 use crate::tracee::inject::Plain;
 use crate::tracee::inspect;
 use crate::tracee::snapshot::FOLLOWER_OPTIONS;
-use crate::tracee::thread::Stopped;
+use crate::tracee::stub::Vdso;
+use crate::tracee::thread::{Running, Stopped};
 
 /// Longest time for the follower to consume what is left while the leader stands still.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
@@ -40,16 +43,32 @@ pub(super) enum Promoted {
     Failed(Box<Following>, Stop),
 }
 
-/// The two processes after the exchange, both stopped.
+/// The two processes after the exchange, both stopped, and those of their trees.
 pub(super) struct Exchanged {
     /// The new leader: traced, its filter suspended.
     pub(super) kept: Kept,
     /// The old leader, all its threads stopped.
     pub(super) old: Side,
+    /// The other processes of the new leader's tree, each with the locks that it is to take.
+    children: Vec<(Side, Vec<Lock>)>,
+    /// Those that the new leader itself is to take.
+    locks: Vec<Lock>,
+    /// The other processes of the old leader's tree.
+    old_children: Vec<Side>,
+    /// Old processes end with the agent, whatever they are about to do.
+    doomed: Option<Doomed>,
     /// The rest of the update: counts, ring, recorder.
     pub(super) following: Following,
     /// Since when nobody serves.
     pub(super) start: Instant,
+}
+
+/// A process of the follower that has all of its counterpart's.
+struct Moved {
+    pair: usize,
+    side: Side,
+    /// What it can only take when the old one is gone.
+    locks: Vec<Lock>,
 }
 
 impl Following {
@@ -58,8 +77,9 @@ impl Following {
     /// # Errors
     /// When the update cannot go on.
     pub(super) fn prepare(&mut self) -> Result<(), Stop> {
-        // What the follower is given it cannot give back.
-        if self.obstacle(ROOT).is_none() {
+        // What the follower is given it cannot give back. A tree's processes come and go, and each would need its
+        // own: they are given all in the pause.
+        if self.tree.is_none() && self.obstacle(true).is_none() {
             self.hold_a_call()?;
             self.give_ahead(ROOT);
         }
@@ -121,8 +141,9 @@ impl Following {
 
     /// Exchanges the roles. The leader is stopped, the follower consumes what is left, gets what
     /// the kernel keeps for the leader, and goes on in its place.
-    pub(super) fn promote(mut self) -> Promoted {
-        if let Some(why) = self.obstacle(ROOT) {
+    /// With `finalize` the leader may have a tree that is followed.
+    pub(super) fn promote(mut self, finalize: bool) -> Promoted {
+        if let Some(why) = self.obstacle(finalize) {
             return match self.take_back() {
                 Ok(()) => Promoted::NotNow(Box::new(self), why),
                 Err(stop) => Promoted::Failed(Box::new(self), stop),
@@ -135,7 +156,12 @@ impl Following {
         // It went on until now, and may have made a child meanwhile. The follower holds its
         // connections by now and must not follow on with them: it would keep open what the leader
         // closes.
-        if let Some(why) = self.obstacle(ROOT) {
+        if let Some(why) = self.obstacle(finalize) {
+            if self.tree.is_some() {
+                // It was given nothing yet.
+                self.resume_leader();
+                return Promoted::NotNow(Box::new(self), why);
+            }
             let stop = Stop::roll_back(format!("at the moment of promotion, {why}"));
             return Promoted::Failed(Box::new(self), stop);
         }
@@ -165,12 +191,30 @@ impl Following {
 
     fn exchange(mut self, start: Instant) -> Promoted {
         match self.drain_and_move(start) {
-            Ok(side) => {
+            Ok((moved, doomed)) => {
+                let (mut root, mut children) = (None, Vec::new());
+                for Moved { pair, side, locks } in moved {
+                    if pair == ROOT {
+                        root = Some((side, locks));
+                    } else {
+                        children.push((side, locks));
+                    }
+                }
+                let (side, locks) = root.unwrap_or_else(|| (Side::new(0), Vec::new()));
                 let kept = Kept::new(side, self.listener.clone());
-                let old = std::mem::replace(&mut self.pairs.root_mut().leader, Side::new(0));
+                let mut olds = self
+                    .pairs
+                    .iter_mut()
+                    .map(|pair| std::mem::replace(&mut pair.leader, Side::new(0)));
+                let old = olds.next().unwrap_or_else(|| Side::new(0));
+                let old_children = olds.filter(|side| !side.is_gone()).collect();
                 Promoted::Done(Box::new(Exchanged {
                     kept,
                     old,
+                    children,
+                    locks,
+                    old_children,
+                    doomed,
                     following: self,
                     start,
                 }))
@@ -257,6 +301,18 @@ impl Following {
         Ok(())
     }
 
+    /// The exchange will not be: the stopped leader goes on.
+    fn resume_leader(&mut self) {
+        for pair in self.pairs.iter_mut() {
+            for thread in pair.leader.take_stopped(Why::Asked) {
+                let tid = thread.tid();
+                // One that is gone will be reported as such.
+                let running = thread.resume(0).unwrap_or_else(|_| Running::born(tid));
+                pair.leader.add_running(running);
+            }
+        }
+    }
+
     fn interrupt_leader(&self) {
         for pair in self.pairs.iter() {
             pair.leader.interrupt_all();
@@ -278,7 +334,7 @@ impl Following {
         }
     }
 
-    fn drain_and_move(&mut self, start: Instant) -> Result<Side, Stop> {
+    fn drain_and_move(&mut self, start: Instant) -> Result<(Vec<Moved>, Option<Doomed>), Stop> {
         // In a take-over it may have been transformed until now.
         let drains = Instant::now();
         let mut rang = false;
@@ -295,42 +351,72 @@ impl Following {
             self.wakeup.wake();
         }
         tracing::debug!(at = ?start.elapsed(), "promotion: the follower is drained");
-        let through = self.waiting_arrival()?;
+        let through = self.waiting_arrivals()?;
         tracing::debug!(at = ?start.elapsed(), "promotion: a thread of it waits");
         // The calls that are now made inside the leader are no events of it.
         for pair in self.pairs.iter() {
             self.recorder.remove_process(pair.leader.pid as u32)?;
         }
-        let pair = ROOT;
-        let timers = self.timers_of(pair)?;
-        tracing::debug!(at = ?start.elapsed(), "promotion: timers read");
-        let given = self.give_descriptors(pair, &through)?;
+        let mut inherited = Vec::with_capacity(through.len());
+        for (pair, through) in through {
+            let timers = self.timers_of(pair)?;
+            let mut estate = Estate::default();
+            if self.tree.is_some() {
+                estate = self.read_estate(pair)?;
+            }
+            let mut given = self.give_descriptors(pair, &through)?;
+            self.give_places(pair, &mut estate, &through, &mut given)?;
+            inherited.push((pair, timers, estate, given));
+        }
         tracing::debug!(at = ?start.elapsed(), "promotion: descriptors given");
         self.halt_follower()?;
         tracing::debug!(at = ?start.elapsed(), "promotion: the follower stands");
-        // The kernel does not restart a thread's call any more once one was injected into it.
-        self.pairs[pair].follower.rewind_stopped()?;
-        let mut threads = self.pairs[pair].follower.take_stopped(Why::Asked);
-        let settled = self.settle_threads(pair, &mut threads, &timers, &given);
-        for thread in threads {
-            self.pairs[pair].follower.add_stopped(thread, Why::Asked);
+        // The root is the first: as long as one that outlives this agent is left, so is the root, by which the
+        // successor finds them.
+        let mut moved = Vec::with_capacity(inherited.len());
+        for (pair, timers, estate, given) in inherited {
+            // The kernel does not restart a thread's call any more once one was injected into it.
+            self.pairs[pair].follower.rewind_stopped()?;
+            let mut threads = self.pairs[pair].follower.take_stopped(Why::Asked);
+            let settled = self.settle_threads(pair, &mut threads, &timers, &given, &estate);
+            for thread in threads {
+                self.pairs[pair].follower.add_stopped(thread, Why::Asked);
+            }
+            settled?;
+            let pid = self.pairs[pair].follower.pid;
+            self.swap_thread_ids(pair, pid, true);
+            moved.push((pair, estate.locks));
         }
-        settled?;
         tracing::debug!(at = ?start.elapsed(), "promotion: it is settled");
-        let pid = self.pairs[pair].follower.pid;
-        self.swap_thread_ids(pair, pid, true);
         self.forget_rest();
         // The point of no return, in an order that leaves one server if this agent dies here: until
         // now the follower died with us; then both would live, but the follower's calls wait in its
         // filter; from the next line on the old leader dies with us and the new one waits for a
-        // successor.
-        self.pairs[pair]
-            .leader
-            .set_options_stopped(FOLLOWER_OPTIONS)?;
-        let pair = &mut self.pairs[pair];
-        let mut side = std::mem::replace(&mut pair.follower, Side::new(pid));
-        side.wards = std::mem::take(&mut pair.leader.wards);
-        Ok(side)
+        // successor. Of a tree the root decides: when that is gone the guard kills the others.
+        let doomed = self.tree.is_some().then(|| {
+            let others = self.pairs.iter().skip(1).map(|pair| &pair.leader);
+            let others = others.filter(|leader| !leader.is_gone());
+            Doomed::with(
+                self.pairs.root().leader.pid,
+                others.map(|leader| leader.pid).collect(),
+            )
+        });
+        for pair in self.pairs.iter() {
+            pair.leader.set_options_stopped(FOLLOWER_OPTIONS)?;
+        }
+        let moved = moved.into_iter().map(|(number, locks)| {
+            let pair = &mut self.pairs[number];
+            let pid = pair.follower.pid;
+            let mut side = std::mem::replace(&mut pair.follower, Side::new(pid));
+            side.wards = std::mem::take(&mut pair.leader.wards);
+            side.vdso = pair.leader.vdso.clone();
+            Moved {
+                pair: number,
+                side,
+                locks,
+            }
+        });
+        Ok((moved.collect(), doomed))
     }
 
     /// The interval timers of a process of the stopped leader, as it has them now.
@@ -354,16 +440,22 @@ impl Following {
         threads: &mut [Stopped],
         timers: &Timers,
         given: &[i32],
+        estate: &Estate,
     ) -> Result<(), Stop> {
         for thread in &*threads {
             thread.set_options(KEPT_OPTIONS)?;
         }
+        // Masks are in this order.
+        threads.sort_by_key(|thread| thread.tid() != self.pairs[pair].follower.pid);
         let masks = threads.iter().map(block).collect::<Result<Vec<_>, _>>()?;
         let first = threads
             .first_mut()
             .ok_or_else(|| Stop::roll_back("the follower has no thread left"))?;
         self.settle_in(pair, first, timers, given)?;
         self.give_scheduling(pair)?;
+        if self.tree.is_some() {
+            self.give_estate(pair, threads, estate)?;
+        }
         let Pair {
             leader,
             follower,
@@ -404,7 +496,7 @@ impl Following {
 
     /// Nothing is left of the leader but deaths of threads.
     fn drained(&mut self) -> bool {
-        if self.drain_ring().is_err() {
+        if self.drain_ring().is_err() || !self.is_complete() {
             return false;
         }
         (0..self.lanes.len()).all(|index| {
@@ -415,12 +507,18 @@ impl Following {
         })
     }
 
-    /// A thread of the follower that waits in a call: descriptors are installed through it.
-    fn waiting_arrival(&mut self) -> Result<Arrival, Stop> {
+    /// For each process of the follower a thread that waits in a call: descriptors are installed through it.
+    fn waiting_arrivals(&mut self) -> Result<Vec<(usize, Arrival)>, Stop> {
         let start = Instant::now();
         loop {
-            if let Some(arrival) = self.lanes.iter().find_map(|lane| lane.waiting) {
-                return Ok(arrival);
+            let living = self.living();
+            let waits = |pair: &usize| {
+                let mut lanes = self.lanes.iter().filter(|lane| lane.pair == *pair);
+                Some((*pair, lanes.find_map(|lane| lane.waiting)?))
+            };
+            let waiting: Vec<(usize, Arrival)> = living.iter().filter_map(waits).collect();
+            if waiting.len() == living.len() {
+                return Ok(waiting);
             }
             if start.elapsed() > DRAIN_LIMIT {
                 return Err(Stop::roll_back("no thread of the follower makes a call"));
@@ -518,6 +616,9 @@ impl Exchanged {
     /// # Errors
     /// When the new leader is gone.
     pub(super) fn finalize(mut self) -> Result<(Kept, Following, Duration), Stop> {
+        if self.following.tree.is_some() {
+            return Ok(self.finalize_tree());
+        }
         let side = &mut self.kept.side;
         side.rewind_stopped()?;
         side.restore_vdso(&self.following.pairs.root().vdso, false)?;
@@ -527,4 +628,96 @@ impl Exchanged {
         self.old.kill(&mut |tid, wait| pass(side, tid, wait));
         Ok((self.kept, self.following, pause))
     }
+
+    /// The same for a tree. Locks are let go only by the end of those who hold them.
+    fn finalize_tree(self) -> (Kept, Following, Duration) {
+        let Self {
+            mut kept,
+            old,
+            children,
+            locks,
+            old_children,
+            doomed,
+            following,
+            start,
+        } = self;
+        let vdso = following.pairs.root().vdso.clone();
+        let root = std::mem::replace(&mut kept.side, Side::new(0));
+        let mut olds: Vec<Side> = std::iter::once(old).chain(old_children).collect();
+        let mut late = Vec::new();
+        if !locks.is_empty() || children.iter().any(|(_, locks)| !locks.is_empty()) {
+            kill_all(std::mem::take(&mut olds), &mut |tid, wait| {
+                late.push((tid, wait));
+            });
+        }
+        let mut family = Family {
+            followed: true,
+            alone: Default::default(),
+            sides: Vec::with_capacity(1 + children.len()),
+        };
+        for (mut side, locks) in std::iter::once((root, locks)).chain(children) {
+            if let Err(error) = take_locks(&mut side, &locks, &vdso) {
+                tracing::error!(pid = side.pid, %error, "the new leader did not get a lock of the old one");
+            }
+            family.sides.push(side);
+        }
+        for (tid, wait) in late {
+            family.pass(tid, wait);
+        }
+        let mut home = Home::Kept(kept);
+        family.free(&vdso, &mut home, false);
+        let pause = start.elapsed();
+        let Home::Kept(mut kept) = home else {
+            unreachable!("it was made above");
+        };
+        kill_all(olds, &mut |tid, wait| pass(&mut kept.side, tid, wait));
+        drop(doomed);
+        (kept, following, pause)
+    }
+}
+
+/// Ends all processes of a tree at once, so that none hears of another's end, and waits for that. Reports of others
+/// are handed to `other`.
+fn kill_all(mut sides: Vec<Side>, other: &mut dyn FnMut(i32, Wait)) {
+    sides.retain(|side| !side.is_gone());
+    for side in &sides {
+        let _ = crate::sys::pidfd::kill(side.pid);
+    }
+    let mut late = Vec::new();
+    while let Some(mut side) = sides.pop() {
+        side.kill(&mut |tid, wait| {
+            match sides.iter_mut().find(|side| side.has(tid)) {
+                Some(side) if matches!(wait, Wait::Exited(_) | Wait::Killed(_)) => side.ended(tid),
+                Some(_) => {
+                    // The stop at its exit: on with it.
+                    let _ = ptrace::resume(tid, 0);
+                }
+                None => late.push((tid, wait)),
+            }
+        });
+    }
+    for (tid, wait) in late {
+        other(tid, wait);
+    }
+}
+
+/// The stopped process takes locks. Signals are held back meanwhile.
+fn take_locks(side: &mut Side, locks: &[Lock], vdso: &Vdso) -> crate::tracee::Result<()> {
+    if locks.is_empty() {
+        return Ok(());
+    }
+    let (main, rest) = side.take_stopped(Why::Asked).pop_main(side.pid);
+    for other in rest {
+        side.add_stopped(other, Why::Asked);
+    }
+    let Some(mut thread) = main else {
+        return Ok(());
+    };
+    let taken = block(&thread).and_then(|mask| {
+        let taken = Lock::take(locks, &mut thread, vdso);
+        unblock(&thread, mask)?;
+        taken
+    });
+    side.add_stopped(thread, Why::Asked);
+    taken
 }

@@ -42,6 +42,31 @@ const CARRIED_OVER: &[&str] = &[
     "PR_SET_TIMERSLACK",
 ];
 
+/// Calls whose effect is carried over with a process of a tree (`estate`).
+const CARRIED_OVER_IN_TREES: &[&str] = &[
+    "setuid",
+    "setgid",
+    "setreuid",
+    "setregid",
+    "setgroups",
+    "setresuid",
+    "setresgid",
+    "setfsuid",
+    "setfsgid",
+    "capset",
+    "chroot",
+    "F_SETLK",
+    "F_SETLKW",
+    "PR_SET_PDEATHSIG",
+    "PR_SET_DUMPABLE",
+    "PR_SET_KEEPCAPS",
+    "PR_CAPBSET_DROP",
+    "PR_SET_SECUREBITS",
+    "PR_SET_CHILD_SUBREAPER",
+    "PR_SET_NO_NEW_PRIVS",
+    "PR_CAP_AMBIENT",
+];
+
 /// What an item asks for, looked at without taking it.
 enum Next {
     Call { ret: i64 },
@@ -495,13 +520,19 @@ impl Following {
                 "set_tid_address after the start of a thread",
             ));
         }
+        if self.tree.is_some() && ret >= 0 && (nr == roles.setsid || nr == roles.setpgid) {
+            // Children inherit it, and in the copies' namespace the ids are the same.
+            return self.let_run(arrival);
+        }
         if let Some(call) = table::syscall(nr)
             && ret >= 0
             && call.is_lasting(&arrival.call.args)
         {
             let command = call.command(&arrival.call.args);
             let name = command.filter(|c| c.lasting).map_or(call.name, |c| c.name);
-            if !CARRIED_OVER.contains(&name) {
+            let carried = CARRIED_OVER.contains(&name)
+                || self.tree.is_some() && CARRIED_OVER_IN_TREES.contains(&name);
+            if !carried {
                 self.pairs[pair].lasting.insert(name);
             }
         }

@@ -326,6 +326,10 @@ impl Following {
                 lane.leader
             );
         }
+        for index in (0..self.lanes.len()).filter(|index| !self.may_reap(*index)) {
+            let (tid, child) = (self.lanes[index].leader, self.reaped(index));
+            let _ = writeln!(text, "thread {tid} has waited for {child:?}");
+        }
         self.append_history(&mut text);
         text
     }

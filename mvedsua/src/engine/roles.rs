@@ -29,6 +29,8 @@ pub(super) struct Roles {
     pub(super) chdir: u16,
     pub(super) fchdir: u16,
     pub(super) chroot: u16,
+    pub(super) setsid: u16,
+    pub(super) setpgid: u16,
 }
 
 /// The numbers.
@@ -59,6 +61,8 @@ pub(super) fn roles() -> &'static Roles {
             chdir: nr("chdir"),
             fchdir: nr("fchdir"),
             chroot: nr("chroot"),
+            setsid: nr("setsid"),
+            setpgid: nr("setpgid"),
         }
     })
 }

@@ -190,7 +190,7 @@ impl Family {
     }
 
     /// Handles a report: everything passes.
-    fn pass(&mut self, tid: i32, wait: Wait) {
+    pub(super) fn pass(&mut self, tid: i32, wait: Wait) {
         let at = self.side_of(tid, wait);
         self.expect_child(wait, tid);
         pass(&mut self.sides[at], tid, wait);

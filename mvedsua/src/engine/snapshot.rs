@@ -5,8 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use nix::poll::{PollTimeout, poll};
+
 use super::apply::{Applied, ApplyError, Placed, place};
 use super::attach::refused;
+use super::descendants::{Built, Descendants};
 use super::family::Tree;
 use super::following::{Following, Parts};
 use super::guard::Watched;
@@ -93,7 +96,9 @@ pub(super) fn begin(
         )
     };
     let vdso = Vdso::of(pid).map_err(told)?;
-    no_wards(home)?;
+    if !tree {
+        no_wards(home)?;
+    }
     let mut namespace = None;
     if tree {
         let program = Path::new("/proc/self/exe");
@@ -110,12 +115,8 @@ pub(super) fn begin(
     let watched = Watched::watch(pid);
     // Nothing leads there yet.
     vdso.write_stub(pid).map_err(told)?;
-    let asked = Instant::now();
-    let stopped = match home {
-        Home::Bare(_) if tree => seize_all(pid, LEADER_OPTIONS | TREE_OPTIONS),
-        Home::Bare(_) => seize_all(pid, LEADER_OPTIONS),
-        Home::Kept(kept) => kept.stop_all().map(|threads| (threads, asked)),
-    };
+    let mut descendants = Descendants::of(pid);
+    let stopped = stop(home, tree, &vdso, &mut descendants);
     let (threads, start) = stopped.map_err(|error| {
         // The next update would write it over; a server that is refused is to be as it was.
         let _ = vdso.restore(pid);
@@ -125,7 +126,7 @@ pub(super) fn begin(
     let listener = home.listener();
     let mut leader = Side::new(pid);
     leader.vdso = Some(Box::new(vdso.clone()));
-    if let Err(refusal) = no_wards(home) {
+    if !tree && let Err(refusal) = no_wards(home) {
         // One was born since.
         for thread in threads {
             leader.add_stopped(thread, super::side::Why::Asked);
@@ -144,6 +145,7 @@ pub(super) fn begin(
         namespace.as_ref(),
         &mut recorder,
         &mut leader,
+        &mut descendants,
     );
     let (pause, copied_at) = (start.elapsed(), SystemTime::now());
     tracing::debug!(
@@ -158,22 +160,23 @@ pub(super) fn begin(
             leader.add_running(copied.cloner);
             let (cloner, middle, slots) = (contexts.1, copied.middle, contexts.2);
             deferred = copied.deferred;
-            let learned = snapshot::learn(pid, &mut contexts.0, cloner, slots, &mut deferred);
-            let copy = copied.follower.tid();
+            let learned = snapshot::learn(pid, &mut contexts.0, cloner, slots, &mut deferred)
+                .and_then(|()| descendants.learn(&mut deferred));
             if let Err(error) = learned {
-                throw_away(copy, &mut deferred);
+                throw_away(copied.follower.tid(), &mut deferred);
                 return Err(error.into());
             }
             let made = furnish(
                 pid,
                 copied.follower,
                 &contexts,
+                &descendants,
                 &vdso,
                 listener,
                 bundle,
                 namespace.as_mut(),
-            )
-            .inspect_err(|_| throw_away(copy, &mut deferred))?;
+                &mut deferred,
+            )?;
             let addresses = contexts
                 .0
                 .iter()
@@ -206,6 +209,7 @@ pub(super) fn begin(
                 tid_addresses,
             });
             following.deferred = deferred;
+            following.take_in(descendants, made.built);
             if let Some(placed) = made.placed
                 && let Err(stop) = following.start_transformer(placed)
             {
@@ -236,10 +240,16 @@ pub(super) fn begin(
         Err(error) => {
             // First of all: what it does not copy stops the thread, and nobody would let it go on.
             drop(recorder);
+            let mut family = super::rollback::Family {
+                followed: tree,
+                sides: vec![leader],
+                alone: Default::default(),
+            };
+            family.sides.extend(descendants.into_sides());
             for (tid, wait) in deferred {
-                super::rollback::pass(&mut leader, tid, wait);
+                family.pass(tid, wait);
             }
-            super::rollback::free_leader(leader, &vdso, home, false);
+            family.free(&vdso, home, false);
             Err(match error {
                 ApplyError::Busy(stacks) => NotBegun::Busy(stacks),
                 ApplyError::Tracee(error) if bundle.is_none() => told(error).into(),
@@ -270,11 +280,67 @@ fn no_wards(home: &Home) -> std::result::Result<(), Failure> {
     }
 }
 
+/// Begins the leader's pause: all its threads stand, and those of its `descendants` if they are followed.
+/// Returns the moment at which the first was asked to stop, too.
+///
+/// # Errors
+/// When they cannot all be stopped, at any of some moments; nobody stands then.
+fn stop(
+    home: &mut Home,
+    tree: bool,
+    vdso: &Vdso,
+    descendants: &mut Descendants,
+) -> Result<(Vec<Stopped>, Instant)> {
+    /// A server that makes children all the time has a dying one at many moments.
+    const MOST_MOMENTS: u32 = 100;
+    let pid = home.pid();
+    let mut moment = 0;
+    loop {
+        moment += 1;
+        let asked = Instant::now();
+        let (threads, start) = match home {
+            Home::Bare(_) if tree => seize_all(pid, LEADER_OPTIONS | TREE_OPTIONS)?,
+            Home::Bare(_) => seize_all(pid, LEADER_OPTIONS)?,
+            Home::Kept(kept) => (kept.stop_all()?, asked),
+        };
+        if !tree {
+            return Ok((threads, start));
+        }
+        let options = match home {
+            Home::Bare(_) => LEADER_OPTIONS | TREE_OPTIONS,
+            Home::Kept(_) => KEPT_OPTIONS,
+        };
+        let Err(error) = descendants.stop(options, vdso) else {
+            if let Home::Kept(kept) = home {
+                // All of them are among the descendants now.
+                kept.side.wards = Default::default();
+            }
+            return Ok((threads, start));
+        };
+        descendants.let_go(matches!(home, Home::Kept(_)), vdso);
+        match home {
+            Home::Bare(_) => snapshot::release(pid, threads),
+            Home::Kept(kept) => {
+                for thread in threads {
+                    kept.side.add_running(thread.resume(0)?);
+                }
+            }
+        }
+        if !matches!(error, TraceeError::Passing(_)) || moment == MOST_MOMENTS {
+            return Err(error);
+        }
+        // Each time at another moment of whatever the server does.
+        let _ = poll(&mut [], PollTimeout::from(1 + (moment % 7) as u8));
+    }
+}
+
 /// All threads, which of them made the clone, and the slots for clock readings.
 type Contexts = (Vec<crate::tracee::context::Context>, i32, Option<u64>);
 
 /// The leader's pause; with `write_down` it keeps clock readings from now on, if that is possible.
-/// Whatever happens, `leader` holds all its threads afterwards.
+/// If it is copied `into` a pid namespace its descendants stand in the same pause and are read.
+/// Whatever happens, `leader` and `descendants` hold all their threads afterwards.
+#[expect(clippy::too_many_arguments, reason = "the parts of one moment")]
 fn copy(
     pid: i32,
     threads: Vec<Stopped>,
@@ -283,6 +349,7 @@ fn copy(
     into: Option<&PidNamespace>,
     recorder: &mut Recorder,
     leader: &mut Side,
+    descendants: &mut Descendants,
 ) -> Result<(snapshot::Copied, Contexts)> {
     let tids: Vec<i32> = threads.iter().map(Stopped::tid).collect();
     let result = (|| {
@@ -298,6 +365,7 @@ fn copy(
                     .map_err(|e| TraceeError::Unsuitable(e.to_string()))?;
             }
         }
+        descendants.capture(vdso, write_down, recorder)?;
         recorder
             .add_process(pid as u32)
             .map_err(|e| TraceeError::Unsuitable(e.to_string()))?;
@@ -315,6 +383,7 @@ fn copy(
                     resumed.push(running);
                 }
             }
+            descendants.go_on();
         });
         tracing::debug!(took = ?captured_at.elapsed(), "the clone, until the leader's threads ran");
         for running in resumed {
@@ -323,6 +392,7 @@ fn copy(
         Ok((copied?, (contexts, cloner, slots)))
     })();
     if result.is_err() {
+        descendants.take_back(recorder);
         // The handles are gone with the error; the threads are still ours, and where they were.
         for tid in tids
             .into_iter()
@@ -342,62 +412,94 @@ struct Made {
     placed: Option<Placed>,
     side: Side,
     pairs: Vec<(i32, i32)>,
+    built: Vec<Built>,
     listener: Arc<Listener>,
     no_new_privs: bool,
 }
 
-/// Makes the copy's threads, applies the bundle, closes its descriptors, installs the filter, and lets it
-/// go. Where it fails the copy is left as it is.
+/// Makes the copy's threads, applies the bundle, closes its descriptors, installs the filter, builds the
+/// descendants, and lets them all go. Reports of the leader that come meanwhile are `deferred`.
+#[expect(clippy::too_many_arguments, reason = "all that a follower is made of")]
 fn furnish(
     leader: i32,
     copy: Stopped,
     contexts: &Contexts,
+    descendants: &Descendants,
     vdso: &Vdso,
     listener: Option<Arc<Listener>>,
     bundle: Option<&Bundle>,
-    namespace: Option<&mut PidNamespace>,
+    mut namespace: Option<&mut PidNamespace>,
+    deferred: &mut Vec<(i32, Wait)>,
 ) -> std::result::Result<Made, ApplyError> {
     let tree = namespace.is_some();
     let pid = copy.tid();
-    let mut threads = populate(leader, copy, &contexts.0, vdso, namespace)?;
-    if contexts.2.is_some() {
-        for context in &contexts.0 {
-            clock_slots::clear(pid, context.regs.gs_base)?;
+    let result = (|| {
+        let mut threads = populate(leader, copy, &contexts.0, vdso, namespace.as_deref_mut())?;
+        if contexts.2.is_some() {
+            for context in &contexts.0 {
+                clock_slots::clear(pid, context.regs.gs_base)?;
+            }
+            vdso.patch(pid, stub::Clocks::Replay)?;
         }
-        vdso.patch(pid, stub::Clocks::Replay)?;
-    }
-    let mut placed = match bundle {
-        Some(bundle) => Some(place(bundle, pid, &mut threads, vdso)?),
-        None => None,
-    };
-    let applied = match placed.take_if(|placed| placed.plan.transform.is_none()) {
-        Some(placed) => Some(placed.finish(pid, &mut threads[0].1, vdso)?),
-        None => None,
-    };
-    let installed = follower::install(&mut threads[0].1, pid, vdso, listener)?;
-    let mut side = Side::new(pid);
-    let mut pairs = Vec::with_capacity(threads.len());
-    for (leader_tid, thread) in threads {
-        pairs.push((leader_tid, thread.tid()));
-        if placed.is_some() {
-            side.add_stopped(thread, super::side::Why::Transforming);
-            continue;
+        let mut placed = match bundle {
+            Some(bundle) => Some(place(bundle, pid, &mut threads, vdso)?),
+            None => None,
+        };
+        let applied = match placed.take_if(|placed| placed.plan.transform.is_none()) {
+            Some(placed) => Some(placed.finish(pid, &mut threads[0].1, vdso)?),
+            None => None,
+        };
+        if placed.is_some() && !descendants.is_empty() {
+            return Err(TraceeError::Unsuitable(
+                "the bundle transforms state, which is not done yet in child processes that live when an update \
+                 begins: update when there are none"
+                    .into(),
+            )
+            .into());
         }
-        let options = if tree { TREE_OPTIONS } else { 0 };
-        thread.set_options(FOLLOWER_OPTIONS | options)?;
-        side.add_running(thread.resume(0)?);
+        let installed = follower::install(&mut threads[0].1, pid, vdso, listener)?;
+        // From here on they inherit the filter, and an empty table of descriptors.
+        let mut built = match &mut namespace {
+            Some(namespace) => {
+                let copy = &mut threads[0].1;
+                descendants.build(copy, vdso, namespace, bundle, deferred)?
+            }
+            None => Vec::new(),
+        };
+        let mut side = Side::new(pid);
+        let pairs = threads.iter().map(|(tid, copy)| (*tid, copy.tid()));
+        let pairs = pairs.collect();
+        let started = threads.into_iter().try_for_each(|(_, thread)| {
+            if placed.is_some() {
+                side.add_stopped(thread, super::side::Why::Transforming);
+                return Ok(());
+            }
+            let options = if tree { TREE_OPTIONS } else { 0 };
+            thread.set_options(FOLLOWER_OPTIONS | options)?;
+            side.add_running(thread.resume(0)?);
+            Ok(())
+        });
+        if let Err(error) = started.and_then(|()| super::descendants::start(&mut built)) {
+            super::descendants::discard(built, deferred);
+            return Err(ApplyError::Tracee(error));
+        }
+        Ok(Made {
+            applied,
+            placed,
+            side,
+            pairs,
+            built,
+            listener: installed.listener,
+            no_new_privs: installed.no_new_privs,
+        })
+    })();
+    if result.is_err() {
+        throw_away(pid, deferred);
     }
-    Ok(Made {
-        applied,
-        placed,
-        side,
-        pairs,
-        listener: installed.listener,
-        no_new_privs: installed.no_new_privs,
-    })
+    result
 }
 
-/// Kills a copy that will not be a follower. Reports of the leader that come meanwhile are kept.
+/// Kills a copy that will not be a follower. Reports of the leader that come meanwhile are `deferred`.
 fn throw_away(pid: i32, deferred: &mut Vec<(i32, Wait)>) {
     let mut side = Side::new(pid);
     for tid in crate::tracee::inspect::threads(pid).unwrap_or_default() {
@@ -420,6 +522,8 @@ pub(super) fn reverse(
         old,
         mut following,
         start,
+        // A tree of several processes is promoted for good only.
+        ..
     } = exchanged;
     // What the rules did so far is told in terms of these lanes.
     let _ = following.rules_status();

@@ -123,8 +123,13 @@ impl Following {
         through: &Arrival,
     ) -> Result<Vec<i32>, Stop> {
         // First: a descriptor's number may lie above the follower's old limit.
-        limits::copy(self.pairs[pair].leader.pid, self.pairs[pair].follower.pid)
-            .map_err(failed("setting the resource limits"))?;
+        let (leader, follower) = (self.pairs[pair].leader.pid, self.pairs[pair].follower.pid);
+        if self.tree.is_some() {
+            limits::copy_all_but_counts(leader, follower)
+        } else {
+            limits::copy(leader, follower)
+        }
+        .map_err(failed("setting the resource limits"))?;
         let process =
             pidfd::open(self.pairs[pair].leader.pid).map_err(failed("opening the leader"))?;
         if self.pairs[pair].epoll.has_moved_objects() {
@@ -244,7 +249,10 @@ impl Following {
         }
         let leader = self.pairs[pair].leader.pid;
         let place = |pid: i32| std::fs::read_link(format!("/proc/{pid}/cwd")).ok();
-        if let Some(path) = place(leader).filter(|path| Some(path) != place(pid).as_ref()) {
+        // A process of a tree may have another root directory as well.
+        if self.tree.is_none()
+            && let Some(path) = place(leader).filter(|path| Some(path) != place(pid).as_ref())
+        {
             use std::os::unix::ffi::OsStrExt;
             let mut bytes = path.as_os_str().as_bytes().to_vec();
             bytes.push(0);
@@ -319,16 +327,60 @@ impl Following {
         Ok((guarded.end()?, timers))
     }
 
-    /// What cannot be carried over: a promotion is refused while the leader has any of it.
-    pub(super) fn obstacle(&self, pair: usize) -> Option<String> {
-        let pid = self.pairs[pair].leader.pid;
-        if let Some(unit) = unit_that_would_end(pid) {
+    /// What cannot be carried over: a promotion is refused while the leader has any of it. Only with
+    /// `finalize` a followed tree is.
+    pub(super) fn obstacle(&self, finalize: bool) -> Option<String> {
+        let root = self.pairs.root().leader.pid;
+        if let Some(unit) = unit_that_would_end(root) {
             return Some(format!(
                 "the leader is the main process of the systemd unit {unit}: systemd would take its end for \
                  the end of the service and stop the new one too. Run the server outside the unit, e.g. \
                  with `mvedsua run`"
             ));
         }
+        if let Some(why) = self
+            .living()
+            .into_iter()
+            .find_map(|pair| self.obstacle_of(pair))
+        {
+            return Some(why);
+        }
+        // The rest passes by itself.
+        if self
+            .rules
+            .as_ref()
+            .is_some_and(|rules| !rules.carry.is_empty())
+        {
+            return Some(
+                "the follower has still to read what a rule made longer; try again in a moment"
+                    .into(),
+            );
+        }
+        if self.tree.is_some() && finalize {
+            return self.obstacle_of_tree();
+        }
+        let children = inspect::children(root);
+        if let Some(child) = children.first() {
+            let comm = std::fs::read_to_string(format!("/proc/{child}/comm")).unwrap_or_default();
+            let comm = comm.trim_end();
+            return Some(if self.tree.is_some() {
+                format!(
+                    "the leader has child processes (such as {child}, {comm}): its tree can only be promoted for good \
+                     yet, with --finalize"
+                )
+            } else {
+                format!(
+                    "the leader has a child process ({child}, {comm}) that only it can wait for; try again when \
+                     it has ended"
+                )
+            });
+        }
+        None
+    }
+
+    /// What of one process cannot be carried over.
+    fn obstacle_of(&self, pair: usize) -> Option<String> {
+        let pid = self.pairs[pair].leader.pid;
         let moved = self.pairs[pair].epoll.has_moved_objects();
         let timers = posix_timers::list(pid).map_err(|error| error.to_string());
         if let Some(why) = timers.map_or_else(Some, |timers| posix_timers::obstacle(&timers, moved))
@@ -342,31 +394,14 @@ impl Following {
                 names.join(", ")
             ));
         }
+        if self.tree.is_some() {
+            return None;
+        }
         for field in ["Uid", "Gid", "Groups", "CapEff", "CapPrm"] {
             let of = |pid: i32| inspect::status_field(pid, pid, field);
             if of(pid) != of(self.pairs[pair].follower.pid) {
                 return Some(format!("the leader changed its {field} since the snapshot"));
             }
-        }
-        // The rest passes by itself.
-        if self
-            .rules
-            .as_ref()
-            .is_some_and(|rules| !rules.carry.is_empty())
-        {
-            return Some(
-                "the follower has still to read what a rule made longer; try again in a moment"
-                    .into(),
-            );
-        }
-        let children = inspect::children(pid);
-        if let Some(child) = children.first() {
-            let comm = std::fs::read_to_string(format!("/proc/{child}/comm")).unwrap_or_default();
-            return Some(format!(
-                "the leader has a child process ({child}, {}) that only it can wait for; try again when \
-                 it has ended",
-                comm.trim_end()
-            ));
         }
         None
     }

@@ -14,7 +14,6 @@ use super::attempt::{Attempt, tried_again};
 use super::following::{Following, Stop, describe};
 use super::handle::{Request, Shared};
 use super::home::Home;
-use super::pair::ROOT;
 use super::pending::{Exchange, PendingPromotion};
 use super::promote::{Exchanged, Promoted};
 use super::rollback::pass;
@@ -249,7 +248,7 @@ impl Worker {
         // What stands in the way may pass; without gifts it is told at once.
         let good = self.promotion.is_some()
             && following.has_caught_up()
-            && (!following.has_given() || following.obstacle(ROOT).is_none());
+            && (!following.has_given() || following.obstacle(true).is_none());
         let ready = self
             .promotion
             .as_ref()
@@ -394,7 +393,7 @@ impl Worker {
     ) -> Life {
         self.mark(None, Stage::Promoting, "the roles are exchanged".into());
         let promoting = token.promote();
-        match following.promote() {
+        match following.promote(finalize) {
             Promoted::NotNow(following, why) => {
                 self.mark(None, Stage::OutdatedLeader, format!("not promoted: {why}"));
                 let _ = reply.send(Err(refused("E232", why)));
@@ -475,7 +474,7 @@ impl Worker {
         reason: &str,
         reply: oneshot::Sender<Result<Done, Failure>>,
     ) -> Life {
-        match following.promote() {
+        match following.promote(false) {
             Promoted::Done(exchanged) => {
                 let (life, message) = self.finalized(
                     *exchanged,

@@ -217,6 +217,19 @@ pub fn children(pid: i32) -> Vec<i32> {
         .collect()
 }
 
+/// All processes below a process, parents before their children.
+#[must_use]
+pub fn descendants(pid: i32) -> Vec<i32> {
+    let mut all = children(pid);
+    let mut at = 0;
+    while at < all.len() {
+        let more = children(all[at]);
+        all.extend(more);
+        at += 1;
+    }
+    all
+}
+
 /// The systemd service that a process belongs to, by its control group.
 #[must_use]
 pub fn service_unit(pid: i32) -> Option<String> {

@@ -58,6 +58,9 @@ pub enum TraceeError {
         /// Its error.
         source: std::io::Error,
     },
+    /// A process of a tree cannot be taken at this moment; a bit later it will have gone.
+    #[error("{0}")]
+    Passing(String),
     /// The process is not in a state in which it can be handled; trying again may help.
     #[error("{0}")]
     Unsuitable(String),

@@ -179,7 +179,10 @@ impl PidNamespace {
 }
 
 /// Whether a copy of the process can live in a namespace of its own.
-fn check(leader: i32) -> Result<()> {
+///
+/// # Errors
+/// See [`PidNamespaceError`].
+pub fn check(leader: i32) -> Result<()> {
     let ids = inspect::ids(leader);
     match ids.last() {
         None => {

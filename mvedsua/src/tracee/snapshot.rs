@@ -51,7 +51,8 @@ pub struct Copied {
     pub follower: Stopped,
     /// The thread of the leader that made the clone; it runs.
     pub cloner: Running,
-    /// The middle process, already gone: the clone and the wait for it are in the cloner's record.
+    /// The id under which the cloner has seen the middle process, already gone: the clone and the wait for it
+    /// are in the cloner's record.
     pub middle: i32,
     /// What threads of the leader that serve again reported meanwhile: they stand in those stops.
     pub deferred: Vec<(i32, Wait)>,
@@ -262,6 +263,7 @@ pub fn take(
     };
     let mut cloner = Some(aimed.resume_to_syscall()?);
     let (mut entered, mut middle, mut follower, mut follower_tid) = (false, None, None, None);
+    let mut middle_told = 0;
     let mut middle_gone = false;
     let mut serves = false;
     let mut deferred = Vec::new();
@@ -308,6 +310,9 @@ pub fn take(
                 Wait::Event(libc::PTRACE_EVENT_CLONE) => {
                     let born = stopped.event_message()? as i32;
                     middle = Some(born);
+                    // It stands at its birth until here. The last of its ids that the leader's namespace knows.
+                    let told = inspect::ids(born).get(ids.len().saturating_sub(1)).copied();
+                    middle_told = told.unwrap_or(born);
                     if take_report(&mut unnamed, born).is_some() {
                         ptrace::resume(born, 0).named("resume", born)?;
                     }
@@ -366,7 +371,7 @@ pub fn take(
     Ok(Copied {
         follower,
         cloner: cloner.expect("it was resumed"),
-        middle: middle.expect("it made the copy"),
+        middle: middle_told,
         deferred,
     })
 }
@@ -546,6 +551,14 @@ fn settle(mut thread: Running) -> Result<Option<Stopped>> {
                 interrupted_again(stopped.resume(0)?)
             }
             Wait::Signal(signal) => interrupted_again(stopped.resume(signal)?),
+            Wait::Event(libc::PTRACE_EVENT_VFORK) => {
+                // It does not stop before that child runs, which is ours and stands at its birth.
+                let child = stopped.event_message()? as i32;
+                if let Ok(Some(_)) = ptrace::wait(child, true) {
+                    let _ = ptrace::resume(child, 0);
+                }
+                interrupted_again(stopped.resume(0)?)
+            }
             Wait::GroupStop(signal) => {
                 return Err(TraceeError::Unsuitable(format!(
                     "the process is stopped by signal {signal}; continue it first (kill -CONT)"

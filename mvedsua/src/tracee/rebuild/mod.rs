@@ -291,17 +291,30 @@ fn fork(
     Ok(child)
 }
 
+/// Whether the process `pid` is what forks alone have made of `root`.
+///
+/// # Errors
+/// When it has executed a program since, or is gone.
+pub fn check_layout(pid: i32, root: i32) -> Result<()> {
+    let layout = Layout::of(root, &layout::stat(root)?)?;
+    same_layout(pid, &Layout::of(pid, &layout::stat(pid)?)?, &layout, root)
+}
+
+fn same_layout(pid: i32, layout: &Layout, root: &Layout, root_pid: i32) -> Result<()> {
+    match layout.differs_from(root) {
+        None => Ok(()),
+        // Most often it ends soon.
+        Some(what) => Err(TraceeError::Passing(format!(
+            "process {pid} has another {what} than process {root_pid}: it runs another program, or was started \
+             anew; such children cannot be taken with their parent"
+        ))),
+    }
+}
+
 impl Original {
     /// Whether a fork of the root's copy can become this at all.
     fn check_against(&self, root: &Layout, root_pid: i32) -> Result<()> {
-        match self.layout.differs_from(root) {
-            None => Ok(()),
-            Some(what) => Err(TraceeError::Unsuitable(format!(
-                "process {} has another {what} than process {root_pid}: it runs another program, or was started \
-                 anew; such children cannot be taken with their parent",
-                self.pid
-            ))),
-        }
+        same_layout(self.pid, &self.layout, root, root_pid)
     }
 
     /// Gives a fresh fork the memory and the handlers of the original.
