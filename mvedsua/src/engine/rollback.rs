@@ -255,7 +255,7 @@ impl Family {
         self.stop();
         for side in &mut self.sides {
             // Threads that were held for other reasons go the same way.
-            let _ = side.rewind_stopped();
+            let _ = side.rewind_unrestarted();
             if let Err(error) = side.restore_vdso(vdso, foreign) {
                 tracing::warn!(pid = side.pid, %error, "the vDSO was not restored");
             }

@@ -233,6 +233,22 @@ impl Side {
         self.threads.clear();
     }
 
+    /// Rewinds those of the interrupted calls that the kernel does not make again by itself when a thread goes on from
+    /// this very stop. The others are left to it: it knows whether a signal that comes until then ends the call
+    /// (`rt_sigsuspend` made again after the handler would wait for a signal that was handled already).
+    pub(super) fn rewind_unrestarted(&self) -> Result<()> {
+        for thread in self.threads.values() {
+            if let Thread::Stopped(stopped, Why::Asked) = thread {
+                let mut regs = stopped.registers()?;
+                let genuine = || inspect::deliverable_signals(self.pid, stopped.tid()) != 0;
+                if !context::is_undecided(&regs) && context::rewind(&mut regs, genuine) {
+                    stopped.set_registers(&regs)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Rewinds the calls that our stop interrupted. Returns the threads of which this is true.
     pub(super) fn rewind_stopped(&self) -> Result<Vec<i32>> {
         let mut rewound = Vec::new();

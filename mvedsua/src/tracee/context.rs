@@ -41,6 +41,12 @@ pub struct Context {
     pub name: String,
 }
 
+/// The thread stands in a call that was interrupted and that the kernel makes again, or not.
+#[must_use]
+pub fn is_undecided(regs: &Registers) -> bool {
+    regs.orig_rax as i64 >= 0 && ERESTART.contains(&(regs.rax as i64))
+}
+
 /// If a call was interrupted by our stop, puts the thread back on its `syscall` instruction, so
 /// that it makes the call again and nobody sees a spurious `EINTR`. Returns whether it was.
 ///

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use mvedsua_common::clock::SLOTS;
 
 use super::clock_slots;
-use super::context::Context;
+use super::context::{Context, is_undecided};
 use super::inject::{Guarded, Plain};
 use super::inspect;
 use super::pid_namespace::PidNamespace;
@@ -540,11 +540,22 @@ pub fn traced_by_us(pid: i32, tid: i32) -> bool {
 
 /// Waits until an interrupted thread stands in the interrupt's stop.
 fn settle(mut thread: Running) -> Result<Option<Stopped>> {
+    let mut looks = 0;
     loop {
         let Some((stopped, wait)) = thread.wait()? else {
             return Ok(None);
         };
         thread = match wait {
+            Wait::Interrupted if looks < MOST_LOOKS && is_about_to_get_a_signal(&stopped) => {
+                looks += 1;
+                let running = stopped.resume(0)?;
+                // A request to stop that comes at once would come before the signal.
+                let until = Instant::now() + Duration::from_micros(u64::from(looks));
+                while Instant::now() < until {
+                    std::thread::yield_now();
+                }
+                interrupted_again(running)
+            }
             Wait::Interrupted => return Ok(Some(stopped)),
             // Any other stop takes the request to stop away: it is made again.
             Wait::Signal(signal) if is_recorders_stop(stopped.tid(), signal) => {
@@ -569,18 +580,35 @@ fn settle(mut thread: Running) -> Result<Option<Stopped>> {
     }
 }
 
+/// Its call was interrupted by our request and by a signal that is caught, which would be delivered next. What
+/// becomes of the call the kernel knows (`rt_sigsuspend` ends with `EINTR`, and made again it would wait for a
+/// signal that was handled already): so the signal comes first.
+fn is_about_to_get_a_signal(thread: &Stopped) -> bool {
+    let tid = thread.tid();
+    let waits = |shared| ptrace::pending_signals(tid, shared).is_ok_and(|all| !all.is_empty());
+    if !thread.registers().is_ok_and(|regs| is_undecided(&regs)) || !(waits(false) || waits(true)) {
+        return false;
+    }
+    let pid = inspect::process_of(tid).unwrap_or(tid);
+    let caught = inspect::status_field(pid, tid, "SigCgt")
+        .and_then(|hex| u64::from_str_radix(&hex, 16).ok())
+        .unwrap_or(0);
+    inspect::deliverable_signals(pid, tid) & caught != 0
+}
+
 fn interrupted_again(thread: Running) -> Running {
     // A thread that is gone will be reported as such.
     let _ = thread.interrupt();
     thread
 }
 
-/// Lets threads go: untraced, running as before. A call that our stop interrupted is made again.
+/// Lets threads go from the stop of an interrupt: untraced, running as before. A call that our stop interrupted is
+/// made again; as a rule by the kernel, which knows of signals that come until then.
 pub fn release(pid: i32, threads: Vec<Stopped>) {
     for thread in threads {
         if let Ok(mut regs) = thread.registers() {
             let genuine = || inspect::deliverable_signals(pid, thread.tid()) != 0;
-            if super::context::rewind(&mut regs, genuine) {
+            if !is_undecided(&regs) && super::context::rewind(&mut regs, genuine) {
                 let _ = thread.set_registers(&regs);
             }
         }
