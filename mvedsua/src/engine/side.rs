@@ -455,7 +455,6 @@ mod tests {
     /// Seen on 2026-11-25: a rollback met a follower's thread that had just been born, waited for its end, and
     /// the leader stood still for ever.
     #[test]
-    #[expect(clippy::zombie_processes, reason = "killing a side reaps it")]
     fn a_process_ends_with_a_thread_of_which_nobody_has_heard() {
         let folder = tempfile::tempdir().unwrap();
         let (source, program) = (folder.path().join("two.c"), folder.path().join("two"));
