@@ -214,9 +214,11 @@ fn who_has_no_permission_is_refused_twice() {
         panic!("this test needs root: it becomes another user");
     }
     let agent = Agent::start();
-    // The program may lie where nobody can get.
+    // The program may lie where nobody can get. Another process copies it: a descriptor of ours for writing would be
+    // inherited by what the other tests start meanwhile, and a file that is open for writing cannot be executed.
     let program = agent.folder.path().join("mvedsua");
-    fs::copy(PROGRAM, &program).unwrap();
+    let copied = Command::new("cp").arg(PROGRAM).arg(&program).status();
+    assert!(copied.unwrap().success());
     fs::set_permissions(agent.folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let as_nobody = || {
         Command::new(&program)

@@ -545,7 +545,9 @@ mod tests {
         let status = serde_json::json!({
             "name": "redis", "stage": "updating", "leader": { "pid": 1, "threads": 5 },
             "follower": { "pid": 2, "lag_events": 3, "lag_bytes": 4 },
-            "ring": { "capacity_bytes": 5, "used_bytes": 6, "high_water_bytes": 7, "blocked_ms": 0.5 },
+            "ring": {
+                "capacity_bytes": 5, "used_bytes": 6, "aside_bytes": 0, "high_water_bytes": 7, "blocked_ms": 0.5,
+            },
             "events": { "recorded": 8, "matched": 9, "rewritten": 0, "diverged": 0, "relaxed": 0, "reconciled": 0 },
             "pauses_ms": { "snapshot": 2.5, "promotion": null }, "last_update": null,
         });

@@ -62,8 +62,11 @@ impl Lock {
     pub(super) fn of(pid: i32) -> Result<Vec<Self>> {
         let mut locks: Vec<Self> = Vec::new();
         for (fd, _) in inspect::descriptors(pid)? {
-            let text = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}"));
-            let text = text.named("read about a descriptor", pid)?;
+            let text = match std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")) {
+                // Closed meanwhile, which a process that stands does not do: so are its locks.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                text => text.named("read about a descriptor", pid)?,
+            };
             for line in text.lines().filter_map(|line| line.strip_prefix("lock:")) {
                 locks.extend(Self::parse(fd, line));
             }
