@@ -353,6 +353,8 @@ impl Manifest {
             });
             let fits = transform.start.is_multiple_of(4096)
                 && transform.end.is_multiple_of(4096)
+                // What is unmapped afterwards must be the bundle's own (found by the fuzz target).
+                && transform.end <= self.span().1.next_multiple_of(4096)
                 && own
                     .clone()
                     .all(|p| p.addr + p.bytes.len() as u64 <= transform.end)
