@@ -80,17 +80,9 @@ fn die_at(name: &str, step: u64) -> Result<Death> {
         (["finalize", NAME].map(str::to_owned).to_vec(), Reached::End),
     ] {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        let outcome = mvedsua.run(&words)?;
-        // Its socket closes before it can be reaped: the kernel still takes its maps and programs down.
-        let died = outcome.code != 0 && wait_until(LIMIT, || mvedsua.agent_has_died());
-        if died || mvedsua.agent_has_died() {
+        if !mvedsua.run_or_die(&words, LIMIT)? || mvedsua.agent_has_died() {
             break;
         }
-        ensure!(
-            outcome.code == 0,
-            "{words:?}: {outcome:?}\n{}",
-            mvedsua.log()
-        );
         reached = then;
     }
     let alive = || process::with_program(&program);

@@ -314,6 +314,21 @@ impl Mvedsua {
         self.dir.path().join(format!("agent-{}.log", self.agents))
     }
 
+    /// Runs a command of an agent that may die of it; returns whether it was done, and not cut short by the
+    /// agent's death, which is waited for until `limit`.
+    ///
+    /// # Errors
+    /// As [`Mvedsua::run`], and when it fails while the agent lives.
+    pub fn run_or_die(&mut self, words: &[&str], limit: Duration) -> Result<bool> {
+        let outcome = self.run(words)?;
+        // Its socket closes before it can be reaped: the kernel still takes its maps and programs down.
+        if outcome.code != 0 && wait_until(limit, || self.agent_has_died()) {
+            return Ok(false);
+        }
+        ensure!(outcome.code == 0, "{words:?}: {outcome:?}\n{}", self.log());
+        Ok(true)
+    }
+
     /// Runs `mvedsua --socket SOCKET WORDS...` to its end.
     ///
     /// # Errors

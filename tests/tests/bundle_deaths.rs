@@ -112,16 +112,9 @@ fn die_at(bundles: &Bundles, step: u64) -> Result<Reached> {
     ];
     let mut reached = Reached::Nothing;
     for (words, then) in commands {
-        let outcome = mvedsua.run(words)?;
-        // Its socket closes a moment before it can be reaped.
-        if outcome.code != 0 && wait_until(LIMIT, || mvedsua.agent_has_died()) {
+        if !mvedsua.run_or_die(words, LIMIT)? {
             break;
         }
-        ensure!(
-            outcome.code == 0,
-            "{words:?}: {outcome:?}\n{}",
-            mvedsua.log()
-        );
         reached = then;
     }
     let alive = || process::with_program(&program);

@@ -1,6 +1,7 @@
 //! Servers with child processes that are followed: each child has a counterpart, and the tree is rolled
 //! back as a whole.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -36,6 +37,13 @@ fn follow(mvedsua: &Mvedsua, victim: &Victim, name: &str, rounds: u64) -> Result
     ensure_equal(&status)
 }
 
+/// No process of the program is traced or filtered.
+fn all_bare(program: &Path) -> bool {
+    process::with_program(program)
+        .iter()
+        .all(|pid| process::is_untraced(*pid) && process::is_unfiltered(*pid))
+}
+
 /// The follower makes children of its own, and after a rollback no process of the server is held any more.
 fn rolled_back(name: &str, rounds: u64) -> Result<()> {
     let victim = Victim::start(name)?;
@@ -54,13 +62,8 @@ fn rolled_back(name: &str, rounds: u64) -> Result<()> {
     mvedsua.rollback(name)?;
     ensure!(process::is_untraced(victim.pid()) && process::is_unfiltered(victim.pid()));
     let program = victim.dir().join(name);
-    let all_bare = || {
-        process::with_program(&program)
-            .iter()
-            .all(|pid| process::is_untraced(*pid) && process::is_unfiltered(*pid))
-    };
     ensure!(
-        wait_until(LIMIT, all_bare),
+        wait_until(LIMIT, || all_bare(&program)),
         "some are still traced: {:?}",
         process::with_program(&program)
     );
@@ -129,12 +132,7 @@ fn a_tree_outlives_its_agent() -> Result<()> {
         mvedsua.kill_agent();
         victim.wait_rounds(50)?;
         // A copy would have another process than the victim's as its root.
-        let alone = || {
-            process::with_program(&program)
-                .iter()
-                .all(|pid| process::is_untraced(*pid) && process::is_unfiltered(*pid))
-        };
-        ensure!(wait_until(LIMIT, alone), "a copy is left");
+        ensure!(wait_until(LIMIT, || all_bare(&program)), "a copy is left");
         mvedsua.start_agent()?;
         ensure!(mvedsua.status("sessions")?.follower.is_none());
     }

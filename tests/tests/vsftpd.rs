@@ -254,20 +254,17 @@ fn a_tree_with_sessions_is_followed_and_rolled_back() -> Result<()> {
     let root = ftp.server.pid();
     ftp.server.tree_of(root, 3 + Sessions::PROCESSES)?;
     ftp.mvedsua.attach_with_children(root, NAME)?;
-    ftp.update()?;
-    ftp.follows(3 + Sessions::PROCESSES)?;
-    let before = Before::of_tree(root);
-    ftp.mvedsua.rollback(NAME)?;
-    becomes_bare(&before)?;
-    first.go_on()?;
-
-    ftp.update()?;
-    first.go_on()?;
-    ftp.follows(3 + Sessions::PROCESSES)?;
-    let before = Before::of_tree(root);
-    ftp.mvedsua.rollback(NAME)?;
-    becomes_bare(&before)?;
-    first.go_on()?;
+    for goes_on in [false, true] {
+        ftp.update()?;
+        if goes_on {
+            first.go_on()?;
+        }
+        ftp.follows(3 + Sessions::PROCESSES)?;
+        let before = Before::of_tree(root);
+        ftp.mvedsua.rollback(NAME)?;
+        becomes_bare(&before)?;
+        first.go_on()?;
+    }
 
     // Once more, and this time they come to their end while they are followed.
     ftp.update()?;
@@ -384,15 +381,9 @@ fn dies_at(step: u64) -> Result<bool> {
     ];
     let mut came = 0;
     for words in commands {
-        let outcome = mvedsua.run(words)?;
-        if outcome.code != 0 && wait_until(LIMIT, || mvedsua.agent_has_died()) {
+        if !mvedsua.run_or_die(words, LIMIT)? {
             break;
         }
-        ensure!(
-            outcome.code == 0,
-            "{words:?}: {outcome:?}\n{}",
-            mvedsua.log()
-        );
         came += 1;
     }
     if came < 2 {

@@ -5,7 +5,6 @@
 //! calls are filtered again and *wait*, since it holds its own listener. Its new tracer fetches that
 //! listener, suspends the filter, and lets what waits go.
 
-use std::collections::HashSet;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -76,12 +75,7 @@ pub(super) fn home_of(pid: i32) -> Result<Home> {
             ?pids,
             "restoring the clock functions that a killed agent left patched"
         );
-        let family = Family {
-            followed: true,
-            sides,
-            alone: HashSet::new(),
-        };
-        family.free(&vdso, &mut home, true);
+        Family::of(sides, true).free(&vdso, &mut home, true);
     }
     Ok(home)
 }
@@ -161,12 +155,7 @@ fn adopt(pid: i32) -> Result<Kept> {
         }
     } else {
         sides.insert(0, side);
-        let family = Family {
-            followed: true,
-            sides,
-            alone: HashSet::new(),
-        };
-        family.free(&vdso, &mut home, true);
+        Family::of(sides, true).free(&vdso, &mut home, true);
     }
     match home {
         Home::Kept(kept) => Ok(kept),

@@ -14,7 +14,7 @@ use super::following::Following;
 use super::guard::Watched;
 use super::pair::{Child, Pair, ROOT};
 use super::readings::Slots;
-use super::side::{Side, Why};
+use super::side::{Side, Why, kill_all};
 use crate::dsu::Bundle;
 use crate::recorder::Recorder;
 use crate::sys::ptrace::Wait;
@@ -298,16 +298,8 @@ impl Descendant {
             vdso.patch(copy, Clocks::Replay)?;
         }
         if let Some(bundle) = bundle {
-            let placed = place(bundle, copy, threads, vdso)?;
-            if placed.plan.transform.is_some() {
-                return Err(TraceeError::Unsuitable(
-                    "the bundle transforms state, which is not done yet in child processes that live when an update \
-                     begins: update when there are none"
-                        .into(),
-                )
-                .into());
-            }
-            placed.finish(copy, &mut threads[0].1, vdso)?;
+            // It transforms nothing: the root's copy, to which it is applied first, would have been refused with it.
+            place(bundle, copy, threads, vdso)?.finish(copy, &mut threads[0].1, vdso)?;
         }
         Ok(())
     }
@@ -315,14 +307,8 @@ impl Descendant {
 
 /// Kills copies that will not follow. Reports of others that come meanwhile are `deferred`.
 pub(super) fn discard(built: Vec<Built>, deferred: &mut Vec<(i32, Wait)>) {
-    for one in &built {
-        let _ = crate::sys::pidfd::kill(one.follower.pid);
-    }
-    // Children first: a parent at its end waits for nobody, but it is theirs who adopts them.
-    for mut one in built.into_iter().rev() {
-        one.follower
-            .kill(&mut |tid, wait| deferred.push((tid, wait)));
-    }
+    let copies = built.into_iter().map(|one| one.follower).collect();
+    kill_all(copies, &mut |tid, wait| deferred.push((tid, wait)));
 }
 
 /// Lets copies that are complete run.

@@ -275,8 +275,8 @@ impl Following {
         Ok(())
     }
 
-    /// Makes the stopped process of the follower's tree, all of whose threads are given, what its counterpart
-    /// is in the eyes of others. It loses its privileges by that.
+    /// Makes the stopped process of the follower's tree, all of whose threads are given, the main thread first, what
+    /// its counterpart is in the eyes of others. It loses its privileges by that.
     ///
     /// # Errors
     /// When it refuses a call, or is in another session or process group than it was to be.
@@ -293,8 +293,6 @@ impl Following {
             ..
         } = &self.pairs[pair];
         self.check_groups(pair)?;
-        // The main thread first.
-        threads.sort_by_key(|thread| thread.tid() != follower.pid);
         let plain = Plain { vdso };
         for (_, flag, at) in &estate.namespaces {
             let all: &mut [Stopped] = threads;

@@ -307,16 +307,9 @@ impl Following {
         // Its id may come again for another.
         self.pairs[pair].watched = None;
         // One that was killed may have had no time to report that it was about to end.
-        let pid = self.pairs[pair].leader.pid;
-        if let Some(early) = self.early.get_mut(&pid)
-            && !matches!(early.last(), Some(Item::Exit))
-        {
-            early.push(Item::Exit);
-        }
         for index in 0..self.lanes.len() {
             if self.lanes[index].pair == pair && !self.lanes[index].leaving {
-                self.lanes[index].leaving = true;
-                self.push_ruled(index, Item::Exit)?;
+                self.queue(index, Item::Exit)?;
             }
         }
         self.child_ends(pair, how)
@@ -408,7 +401,7 @@ impl Following {
     }
 
     /// The child whose end the next call of a lane, a `wait4` or `waitid`, has taken notice of.
-    pub(super) fn reaped(&self, index: usize) -> Option<(i32, Kin)> {
+    pub(super) fn reaped(&self, index: usize) -> Option<Kin> {
         let (item, _) = self.order.next(index)?;
         let record = record_of(&self.recorder, &self.fetched, item)?;
         let header = record.header;
@@ -438,16 +431,15 @@ impl Following {
         } else {
             return None;
         };
-        let kin = self.pairs.child_named(self.lanes[index].pair, id)?;
-        Some((id, kin))
+        self.pairs.child_named(self.lanes[index].pair, id)
     }
 
     /// False while the next call of a lane waits for a child that has not ended in the follower yet.
     pub(super) fn may_reap(&self, index: usize) -> bool {
         self.tree.is_none()
             || match self.reaped(index) {
-                Some((_, Kin::Pair(child))) => self.pairs[child].has_ended(),
-                Some((_, Kin::Zombie(_))) | None => true,
+                Some(Kin::Pair(child)) => self.pairs[child].has_ended(),
+                Some(Kin::Zombie(_)) | None => true,
             }
     }
 
@@ -483,9 +475,8 @@ impl Following {
         if self.tree.is_none() {
             return;
         }
-        let parent = self.lanes[index].pair;
         let follower_told = match self.reaped(index) {
-            Some((_, Kin::Pair(pair))) => {
+            Some(Kin::Pair(pair)) => {
                 let Some(child) = &mut self.pairs[pair].child else {
                     return;
                 };
@@ -494,13 +485,11 @@ impl Following {
                 self.close_pair(pair);
                 told
             }
-            Some((id, Kin::Zombie(told))) => {
-                self.pairs.reaped(parent, id);
-                told
-            }
+            Some(Kin::Zombie(place)) => self.pairs.take_zombie(place),
             None => return,
         };
         self.lanes[index].reaps = Some(follower_told);
+        let parent = self.lanes[index].pair;
         self.pairs[parent].follower.interrupt(tid);
     }
 

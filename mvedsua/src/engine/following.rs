@@ -117,13 +117,6 @@ pub(super) fn makes(nr: u16) -> bool {
     [roles.clone, roles.clone3, roles.fork, roles.vfork].contains(&nr)
 }
 
-/// One of the two sides.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Of {
-    Leader,
-    Follower,
-}
-
 /// A running update.
 pub(super) struct Following {
     /// The processes.
@@ -398,7 +391,7 @@ impl Following {
 
     /// Appends an item to the queue of a lane. Behind a call that made a thread that thread's own items have
     /// their place: births and calls of one thread come in the same order.
-    fn queue(&mut self, index: usize, item: Item) -> Result<(), Stop> {
+    pub(super) fn queue(&mut self, index: usize, item: Item) -> Result<(), Stop> {
         let made = match &item {
             Item::Call(event) if makes_thread(event) => event.header.ret as i32,
             _ => {
@@ -498,12 +491,12 @@ impl Following {
         let followers = self.lanes.of_follower(tid).map(likely);
         if let Some(pair) = self.pairs.of_leader(tid, leaders) {
             let outcome = self.leader_report(pair, tid, wait);
-            self.or_dying(Of::Leader, pair, (tid, wait), outcome)
+            self.or_dying(|pair| &mut pair.leader, pair, (tid, wait), outcome)
         } else if let Some(pair) = self.pairs.of_follower(tid, followers) {
             // It may be left in its stop; and a signal that it loses with this agent is lost with itself.
             ptrace::keep(tid);
             let outcome = self.follower_report(pair, tid, wait);
-            self.or_dying(Of::Follower, pair, (tid, wait), outcome)
+            self.or_dying(|pair| &mut pair.follower, pair, (tid, wait), outcome)
         } else {
             self.strange_report(tid, wait)
         }
@@ -513,7 +506,7 @@ impl Following {
     /// is no failure, and its end will be reported.
     fn or_dying(
         &mut self,
-        of: Of,
+        side_of: impl Fn(&mut Pair) -> &mut Side,
         pair: usize,
         (tid, wait): (i32, Wait),
         outcome: Result<(), Stop>,
@@ -522,10 +515,7 @@ impl Following {
         if outcome.is_ok() || is_end || pair == ROOT || !self.pairs.has(pair) {
             return outcome;
         }
-        let side = match of {
-            Of::Leader => &mut self.pairs[pair].leader,
-            Of::Follower => &mut self.pairs[pair].follower,
-        };
+        let side = side_of(&mut self.pairs[pair]);
         if !inspect::is_dying(side.pid) {
             return outcome;
         }

@@ -279,7 +279,7 @@ impl Lanes {
 
     /// Those that are open.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Lane> {
-        self.lanes.iter().filter(|lane| !lane.closed)
+        self.numbered().map(|(_, lane)| lane)
     }
 
     /// Those that are open, with their numbers.

@@ -218,9 +218,6 @@ impl Following {
             pair == ROOT && libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGKILL;
         if !killed {
             self.push(tid, Item::Exit)?;
-            if let Some(index) = self.lanes.of_leader(tid) {
-                self.lanes[index].leaving = true;
-            }
         }
         let whole = is_group_exit(self.pairs[pair].leader.pid, tid, status);
         if whole && pair != ROOT {

@@ -101,8 +101,8 @@ struct Zombie {
 pub(super) enum Kin {
     /// A pair by this number.
     Pair(usize),
-    /// One that is gone, by the id that the follower's process sees.
-    Zombie(i32),
+    /// One that is gone, by its place in the list of those: [`Pairs::take_zombie`].
+    Zombie(usize),
 }
 
 /// All pairs. A pair keeps its number as long as it is there; then another gets it.
@@ -141,7 +141,7 @@ impl Pairs {
         self.pairs.iter_mut().flatten()
     }
 
-    fn numbered(&self) -> impl DoubleEndedIterator<Item = (usize, &Pair)> {
+    fn numbered(&self) -> impl Iterator<Item = (usize, &Pair)> {
         let numbered = self.pairs.iter().enumerate();
         numbered.filter_map(|(number, pair)| Some((number, pair.as_ref()?)))
     }
@@ -197,10 +197,10 @@ impl Pairs {
             .map(Kin::Pair)
         };
         let zombie = |own: bool| {
-            let mut named = self.zombies.iter().filter(|zombie| zombie.told == told);
-            named
-                .find(|zombie| zombie.parent == Some(by) || !own)
-                .map(|zombie| Kin::Zombie(zombie.follower_told))
+            let mut zombies = self.zombies.iter();
+            zombies
+                .position(|zombie| zombie.told == told && (zombie.parent == Some(by) || !own))
+                .map(Kin::Zombie)
         };
         pair(true)
             .or_else(|| zombie(true))
@@ -208,18 +208,9 @@ impl Pairs {
             .or_else(|| zombie(false))
     }
 
-    /// A process that is gone was waited for.
-    pub(super) fn reaped(&mut self, by: usize, told: i32) {
-        let zombies = &mut self.zombies;
-        let own = |zombie: &Zombie| zombie.told == told && zombie.parent == Some(by);
-        let any = |zombie: &Zombie| zombie.told == told;
-        let at = zombies
-            .iter()
-            .position(own)
-            .or_else(|| zombies.iter().position(any));
-        if let Some(at) = at {
-            zombies.swap_remove(at);
-        }
+    /// A process that is gone was waited for: the id of the follower's as its maker sees it.
+    pub(super) fn take_zombie(&mut self, place: usize) -> i32 {
+        self.zombies.swap_remove(place).follower_told
     }
 
     /// Takes a new pair in; returns its number.

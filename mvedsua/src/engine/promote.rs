@@ -16,7 +16,7 @@ use super::pair::{Pair, ROOT};
 use super::pending_signals::{Pending, block, unblock, unmark};
 use super::replay::{RESTART_ALWAYS, is_interrupted, replace_thread_id};
 use super::rollback::{Family, pass};
-use super::side::{Side, Why};
+use super::side::{Side, Why, kill_all};
 use super::snapshot::KEPT_OPTIONS;
 use super::transfer::Timers;
 use crate::follower::Arrival;
@@ -650,11 +650,7 @@ impl Exchanged {
                 late.push((tid, wait));
             });
         }
-        let mut family = Family {
-            followed: true,
-            alone: Default::default(),
-            sides: Vec::with_capacity(1 + children.len()),
-        };
+        let mut family = Family::of(Vec::with_capacity(1 + children.len()), true);
         for (mut side, locks) in std::iter::once((root, locks)).chain(children) {
             if let Err(error) = take_locks(&mut side, &locks, &vdso) {
                 tracing::error!(pid = side.pid, %error, "the new leader did not get a lock of the old one");
@@ -673,31 +669,6 @@ impl Exchanged {
         kill_all(olds, &mut |tid, wait| pass(&mut kept.side, tid, wait));
         drop(doomed);
         (kept, following, pause)
-    }
-}
-
-/// Ends all processes of a tree at once, so that none hears of another's end, and waits for that. Reports of others
-/// are handed to `other`.
-fn kill_all(mut sides: Vec<Side>, other: &mut dyn FnMut(i32, Wait)) {
-    sides.retain(|side| !side.is_gone());
-    for side in &sides {
-        let _ = crate::sys::pidfd::kill(side.pid);
-    }
-    let mut late = Vec::new();
-    while let Some(mut side) = sides.pop() {
-        side.kill(&mut |tid, wait| {
-            match sides.iter_mut().find(|side| side.has(tid)) {
-                Some(side) if matches!(wait, Wait::Exited(_) | Wait::Killed(_)) => side.ended(tid),
-                Some(_) => {
-                    // The stop at its exit: on with it.
-                    let _ = ptrace::resume(tid, 0);
-                }
-                None => late.push((tid, wait)),
-            }
-        });
-    }
-    for (tid, wait) in late {
-        other(tid, wait);
     }
 }
 

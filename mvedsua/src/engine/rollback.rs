@@ -38,15 +38,12 @@ impl Following {
         // Loading it took megabytes, which else stay now and then: seen in a thousand updates.
         crate::sys::heap::trim();
         let vdso = pairs[ROOT].vdso.clone();
-        let mut leaders = Family {
-            followed: self.tree.is_some(),
-            sides: pairs
-                .into_iter()
-                .filter(|pair| pair.child.is_none() || !pair.leader.is_gone())
-                .map(|pair| pair.leader)
-                .collect(),
-            alone: self.tree.as_mut().map(Tree::take_alone).unwrap_or_default(),
-        };
+        let sides = pairs
+            .into_iter()
+            .filter(|pair| pair.child.is_none() || !pair.leader.is_gone())
+            .map(|pair| pair.leader);
+        let mut leaders = Family::of(sides.collect(), self.tree.is_some());
+        leaders.alone = self.tree.as_mut().map(Tree::take_alone).unwrap_or_default();
         for stranger in self.tree.iter_mut().flat_map(Tree::take_strangers) {
             leaders.adopt(stranger);
         }
@@ -103,14 +100,23 @@ fn kill_followers(pairs: &mut [Pair], late: &mut Vec<(i32, Wait)>) {
 /// The processes of a leader that is not followed any more, the root first.
 pub(super) struct Family {
     /// Children are traced because they were followed; else they are [`super::wards::Wards`].
-    pub(super) followed: bool,
+    followed: bool,
     pub(super) sides: Vec<Side>,
     /// Children that share their maker's memory (`vfork`): it cannot stop before they have gone on, so they are
     /// let go at once.
-    pub(super) alone: HashSet<i32>,
+    alone: HashSet<i32>,
 }
 
 impl Family {
+    /// Of these processes, the root first; their children are traced if they were `followed`.
+    pub(super) fn of(sides: Vec<Side>, followed: bool) -> Self {
+        Self {
+            followed,
+            sides,
+            alone: HashSet::new(),
+        }
+    }
+
     /// A process at its birth, of which nobody has said whose it is: of the leader's tree, unless it is dying
     /// with the follower's.
     fn adopt(&mut self, stranger: Stopped) {
@@ -342,11 +348,7 @@ pub(super) fn pass(side: &mut Side, tid: i32, wait: Wait) {
 /// Stops all threads of a side; signals that arrive are delivered.
 pub(super) fn stop_side(side: &mut Side) {
     let pid = side.pid;
-    let mut family = Family {
-        followed: false,
-        sides: vec![std::mem::replace(side, Side::new(pid))],
-        alone: HashSet::new(),
-    };
+    let mut family = Family::of(vec![std::mem::replace(side, Side::new(pid))], false);
     family.stop();
     *side = family.sides.swap_remove(ROOT);
 }
@@ -372,12 +374,7 @@ fn stopping_report(side: &mut Side, tid: i32, wait: Wait) {
 
 /// Makes a leader without followed children as it was before the update.
 pub(super) fn free_leader(leader: Side, vdso: &Vdso, home: &mut Home, foreign: bool) {
-    let family = Family {
-        followed: false,
-        sides: vec![leader],
-        alone: HashSet::new(),
-    };
-    family.free(vdso, home, foreign);
+    Family::of(vec![leader], false).free(vdso, home, foreign);
 }
 
 /// Lets a stopped thread go. A `SIGSTOP` of the recorder that it has not seen yet must not stop the

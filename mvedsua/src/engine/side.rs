@@ -233,36 +233,21 @@ impl Side {
         self.threads.clear();
     }
 
-    /// Rewinds those of the interrupted calls that the kernel does not make again by itself when a thread goes on from
-    /// this very stop. The others are left to it: it knows whether a signal that comes until then ends the call
-    /// (`rt_sigsuspend` made again after the handler would wait for a signal that was handled already).
-    pub(super) fn rewind_unrestarted(&self) -> Result<()> {
-        for thread in self.threads.values() {
-            if let Thread::Stopped(stopped, Why::Asked) = thread {
-                let mut regs = stopped.registers()?;
-                let genuine = || inspect::deliverable_signals(self.pid, stopped.tid()) != 0;
-                if !context::is_undecided(&regs) && context::rewind(&mut regs, genuine) {
-                    stopped.set_registers(&regs)?;
-                }
-            }
-        }
-        Ok(())
+    /// Rewinds the calls that our stop interrupted.
+    pub(super) fn rewind_stopped(&self) -> Result<()> {
+        self.each_asked(|thread| context::rewind_thread(thread, self.pid).map(drop))
     }
 
-    /// Rewinds the calls that our stop interrupted. Returns the threads of which this is true.
-    pub(super) fn rewind_stopped(&self) -> Result<Vec<i32>> {
-        let mut rewound = Vec::new();
-        for thread in self.threads.values() {
-            if let Thread::Stopped(stopped, Why::Asked) = thread {
-                let mut regs = stopped.registers()?;
-                let genuine = || inspect::deliverable_signals(self.pid, stopped.tid()) != 0;
-                if context::rewind(&mut regs, genuine) {
-                    stopped.set_registers(&regs)?;
-                    rewound.push(stopped.tid());
-                }
-            }
-        }
-        Ok(rewound)
+    /// Rewinds those that the kernel does not make again by itself.
+    pub(super) fn rewind_unrestarted(&self) -> Result<()> {
+        self.each_asked(|thread| context::rewind_unrestarted(thread, self.pid))
+    }
+
+    fn each_asked(&self, mut what: impl FnMut(&Stopped) -> Result<()>) -> Result<()> {
+        self.threads.values().try_for_each(|thread| match thread {
+            Thread::Stopped(stopped, Why::Asked) => what(stopped),
+            _ => Ok(()),
+        })
     }
 
     /// Before a signal's handler is entered: it must not return into what we wrote into the vDSO, which may
@@ -433,6 +418,31 @@ fn step_out(mut thread: Stopped, vdso: &crate::tracee::stub::Vdso) -> Result<Sto
         ptrace::set_signal_mask(tid, own).map_err(kernel("unblock signals"))?;
     }
     out
+}
+
+/// Ends all processes of a tree at once, so that none hears of another's end, and waits for that. Reports of others
+/// are handed to `other`.
+pub(super) fn kill_all(mut sides: Vec<Side>, other: &mut dyn FnMut(i32, Wait)) {
+    sides.retain(|side| !side.is_gone());
+    for side in &sides {
+        let _ = crate::sys::pidfd::kill(side.pid);
+    }
+    let mut late = Vec::new();
+    while let Some(mut side) = sides.pop() {
+        side.kill(&mut |tid, wait| {
+            match sides.iter_mut().find(|side| side.has(tid)) {
+                Some(side) if matches!(wait, Wait::Exited(_) | Wait::Killed(_)) => side.ended(tid),
+                Some(_) => {
+                    // The stop at its exit: on with it.
+                    let _ = ptrace::resume(tid, 0);
+                }
+                None => late.push((tid, wait)),
+            }
+        });
+    }
+    for (tid, wait) in late {
+        other(tid, wait);
+    }
 }
 
 #[cfg(test)]

@@ -240,12 +240,8 @@ pub(super) fn begin(
         Err(error) => {
             // First of all: what it does not copy stops the thread, and nobody would let it go on.
             drop(recorder);
-            let mut family = super::rollback::Family {
-                followed: tree,
-                sides: vec![leader],
-                alone: Default::default(),
-            };
-            family.sides.extend(descendants.into_sides());
+            let sides = std::iter::once(leader).chain(descendants.into_sides());
+            let mut family = super::rollback::Family::of(sides.collect(), tree);
             for (tid, wait) in deferred {
                 family.pass(tid, wait);
             }

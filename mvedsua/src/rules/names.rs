@@ -277,7 +277,10 @@ pub fn error(name: &str) -> Option<i64> {
 
 /// The other constants of the kernel interface: the commands of the table's multiplexed calls, and the flags and
 /// choices that reports print. What a report says can so be written in a rule as it stands.
-static CONSTANTS: LazyLock<BTreeMap<&'static str, i64>> = LazyLock::new(|| {
+static CONSTANTS: LazyLock<BTreeMap<&'static str, i64>> =
+    LazyLock::new(|| all_constants().collect());
+
+fn all_constants() -> impl Iterator<Item = (&'static str, i64)> {
     let commands = (table::SYSCALLS.iter())
         .filter_map(|call| call.commands)
         .flat_map(|(_, commands)| commands)
@@ -285,8 +288,7 @@ static CONSTANTS: LazyLock<BTreeMap<&'static str, i64>> = LazyLock::new(|| {
     commands
         .chain(flags::constants())
         .map(|(name, value)| (name, i64::from(value.cast_signed())))
-        .collect()
-});
+}
 
 /// The number that a name of the kernel interface stands for: `F_GETFL`, `O_NONBLOCK`, `EPOLL_CTL_ADD`; for errors
 /// the result of a call that failed with it.
@@ -367,16 +369,8 @@ mod tests {
 
     #[test]
     fn no_name_stands_for_two_numbers() {
-        let commands = (table::SYSCALLS.iter())
-            .filter_map(|call| call.commands)
-            .flat_map(|(_, commands)| commands)
-            .map(|command| (command.name, command.value));
-        for (name, value) in commands.chain(flags::constants()) {
-            assert_eq!(
-                constant(name),
-                Some(i64::from(value.cast_signed())),
-                "{name}"
-            );
+        for (name, value) in all_constants() {
+            assert_eq!(constant(name), Some(value), "{name}");
         }
     }
 

@@ -42,8 +42,7 @@ pub struct Context {
 }
 
 /// The thread stands in a call that was interrupted and that the kernel makes again, or not.
-#[must_use]
-pub fn is_undecided(regs: &Registers) -> bool {
+pub(super) fn is_undecided(regs: &Registers) -> bool {
     regs.orig_rax as i64 >= 0 && ERESTART.contains(&(regs.rax as i64))
 }
 
@@ -70,6 +69,33 @@ pub fn rewind(regs: &mut Registers, genuine_signal_waits: impl FnOnce() -> bool)
     interrupted
 }
 
+/// [`rewind`]s a stopped thread; returns its registers.
+///
+/// # Errors
+/// When the thread is gone.
+pub fn rewind_thread(thread: &Stopped, pid: i32) -> Result<Registers> {
+    let mut regs = thread.registers()?;
+    if rewind(&mut regs, || {
+        inspect::deliverable_signals(pid, thread.tid()) != 0
+    }) {
+        thread.set_registers(&regs)?;
+    }
+    Ok(regs)
+}
+
+/// The same if the kernel does not make the interrupted call again by itself when the thread goes on from this very
+/// stop. Otherwise that is left to it: it knows whether a signal that comes until then ends the call
+/// (`rt_sigsuspend` made again after the handler would wait for a signal that was handled already).
+///
+/// # Errors
+/// When the thread is gone.
+pub fn rewind_unrestarted(thread: &Stopped, pid: i32) -> Result<()> {
+    if !is_undecided(&thread.registers()?) {
+        rewind_thread(thread, pid)?;
+    }
+    Ok(())
+}
+
 impl Context {
     /// Reads all that can be read from outside. The thread must be in the stop of an interrupt;
     /// afterwards its registers are rewound.
@@ -78,10 +104,7 @@ impl Context {
     /// When the thread is gone.
     pub fn read(thread: &Stopped, pid: i32) -> Result<Self> {
         let tid = thread.tid();
-        let mut regs = thread.registers()?;
-        if rewind(&mut regs, || inspect::deliverable_signals(pid, tid) != 0) {
-            thread.set_registers(&regs)?;
-        }
+        let regs = rewind_thread(thread, pid)?;
         Ok(Self {
             tid,
             own_id: inspect::ids(tid).last().copied().unwrap_or(tid),

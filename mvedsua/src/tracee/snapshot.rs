@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use mvedsua_common::clock::SLOTS;
 
 use super::clock_slots;
-use super::context::{Context, is_undecided};
+use super::context::{Context, is_undecided, rewind_unrestarted};
 use super::inject::{Guarded, Plain};
 use super::inspect;
 use super::pid_namespace::PidNamespace;
@@ -606,12 +606,8 @@ fn interrupted_again(thread: Running) -> Running {
 /// made again; as a rule by the kernel, which knows of signals that come until then.
 pub fn release(pid: i32, threads: Vec<Stopped>) {
     for thread in threads {
-        if let Ok(mut regs) = thread.registers() {
-            let genuine = || inspect::deliverable_signals(pid, thread.tid()) != 0;
-            if !is_undecided(&regs) && super::context::rewind(&mut regs, genuine) {
-                let _ = thread.set_registers(&regs);
-            }
-        }
+        // What fails concerns a thread that is gone.
+        let _ = rewind_unrestarted(&thread, pid);
         let _ = thread.detach(0);
     }
 }
