@@ -32,6 +32,10 @@ impl Following {
             self.give_slot(pair, &thread)?;
         }
         match wait {
+            Wait::Interrupted if self.stopping && thread.is_about_to_get_a_signal() => {
+                let running = thread.let_the_signal_come()?;
+                self.pairs[pair].leader.add_running(running);
+            }
             Wait::Interrupted if self.stopping => {
                 self.pairs[pair].leader.add_stopped(thread, Why::Asked)
             }
@@ -382,10 +386,7 @@ impl Following {
     ) -> Result<Stopped, Stop> {
         let (tid, pid) = (thread.tid(), self.pairs[pair].follower.pid);
         let failed = |e| Stop::roll_back(format!("changing the signal mask of thread {tid}: {e}"));
-        let caught = inspect::status_field(pid, tid, "SigCgt")
-            .and_then(|hex| u64::from_str_radix(&hex, 16).ok())
-            .is_some_and(|caught| caught & (1 << (signal - 1)) != 0);
-        if !caught {
+        if inspect::caught_signals(pid, tid) & (1 << (signal - 1)) == 0 {
             ptrace::set_signal_mask(tid, own).map_err(failed)?;
             return Ok(thread);
         }

@@ -280,7 +280,7 @@ impl Following {
         }
         for index in 0..self.lanes.len() {
             if let Some(Item::Call(event)) = self.order.last_mut(index) {
-                // What waited was our own interrupt; a signal would stand in the queue by now.
+                // What waited was our own interrupt: a signal that is caught stands in the queue by now.
                 event.header.flags &= !FLAG_SIGNAL;
             }
             if let Some(Item::Expected(expected)) = self.order.last_mut(index)

@@ -201,6 +201,14 @@ pub fn deliverable_signals(pid: i32, tid: i32) -> u64 {
     (mask("SigPnd") | mask("ShdPnd")) & !mask("SigBlk")
 }
 
+/// Bit n-1 set: the process of this thread has a handler for signal n. (Its main thread may have ended.)
+#[must_use]
+pub fn caught_signals(pid: i32, tid: i32) -> u64 {
+    status_field(pid, tid, "SigCgt")
+        .and_then(|hex| u64::from_str_radix(&hex, 16).ok())
+        .unwrap_or(0)
+}
+
 /// Live child processes of a process, whichever thread made them.
 #[must_use]
 pub fn children(pid: i32) -> Vec<i32> {

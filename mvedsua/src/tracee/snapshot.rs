@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use mvedsua_common::clock::SLOTS;
 
 use super::clock_slots;
-use super::context::{Context, is_undecided, rewind_unrestarted};
+use super::context::{Context, rewind_unrestarted};
 use super::inject::{Guarded, Plain};
 use super::inspect;
 use super::pid_namespace::PidNamespace;
@@ -546,15 +546,9 @@ fn settle(mut thread: Running) -> Result<Option<Stopped>> {
             return Ok(None);
         };
         thread = match wait {
-            Wait::Interrupted if looks < MOST_LOOKS && is_about_to_get_a_signal(&stopped) => {
+            Wait::Interrupted if looks < MOST_LOOKS && stopped.is_about_to_get_a_signal() => {
                 looks += 1;
-                let running = stopped.resume(0)?;
-                // A request to stop that comes at once would come before the signal.
-                let until = Instant::now() + Duration::from_micros(u64::from(looks));
-                while Instant::now() < until {
-                    std::thread::yield_now();
-                }
-                interrupted_again(running)
+                stopped.let_the_signal_come()?
             }
             Wait::Interrupted => return Ok(Some(stopped)),
             // Any other stop takes the request to stop away: it is made again.
@@ -578,22 +572,6 @@ fn settle(mut thread: Running) -> Result<Option<Stopped>> {
             _ => interrupted_again(stopped.resume(0)?),
         };
     }
-}
-
-/// Its call was interrupted by our request and by a signal that is caught, which would be delivered next. What
-/// becomes of the call the kernel knows (`rt_sigsuspend` ends with `EINTR`, and made again it would wait for a
-/// signal that was handled already): so the signal comes first.
-fn is_about_to_get_a_signal(thread: &Stopped) -> bool {
-    let tid = thread.tid();
-    let waits = |shared| ptrace::pending_signals(tid, shared).is_ok_and(|all| !all.is_empty());
-    if !thread.registers().is_ok_and(|regs| is_undecided(&regs)) || !(waits(false) || waits(true)) {
-        return false;
-    }
-    let pid = inspect::process_of(tid).unwrap_or(tid);
-    let caught = inspect::status_field(pid, tid, "SigCgt")
-        .and_then(|hex| u64::from_str_radix(&hex, 16).ok())
-        .unwrap_or(0);
-    inspect::deliverable_signals(pid, tid) & caught != 0
 }
 
 fn interrupted_again(thread: Running) -> Running {

@@ -1,7 +1,12 @@
 //! A traced thread, stopped or running, as two types that cannot be cloned.
 
-use super::{Naming, Result, TraceeError};
+use std::time::{Duration, Instant};
+
+use super::{Naming, Result, TraceeError, inspect};
 use crate::sys::ptrace::{self, Wait};
+
+/// How long a signal that is about to be delivered is waited for.
+const SIGNAL_WAIT: Duration = Duration::from_micros(20);
 
 /// The signal for which a thread is stopped is the `SIGSTOP` of a recorder, not a user's: the kernel itself
 /// sends none. It must never be delivered, or the server stands still when nobody traces it any more.
@@ -143,6 +148,41 @@ impl Stopped {
     pub fn resume_into_interrupt(self) -> Result<Running> {
         ptrace::interrupt(self.tid).named("interrupt", self.tid)?;
         self.resume(0)
+    }
+
+    /// It stands in the stop of an interrupt, and a signal that is caught will be delivered before its next
+    /// instruction. The kernel looks at requests to stop first (`get_signal`), so nobody has heard of the signal yet.
+    ///
+    /// Such a thread is not where it seems to be: what becomes of an interrupted call depends on the signal
+    /// (`rt_sigsuspend` ends with `EINTR`, and made again it would wait for a signal that was handled already), a call
+    /// that has sent it a signal has its effect only with the handler, and a copy has no signal waiting at all.
+    #[must_use]
+    pub fn is_about_to_get_a_signal(&self) -> bool {
+        let waits = |shared| {
+            ptrace::pending_signals(self.tid, shared).is_ok_and(|waiting| !waiting.is_empty())
+        };
+        if !(waits(false) || waits(true)) {
+            return false;
+        }
+        let pid = inspect::process_of(self.tid).unwrap_or(self.tid);
+        inspect::deliverable_signals(pid, self.tid) & inspect::caught_signals(pid, self.tid) != 0
+    }
+
+    /// Lets it run into the stop of that signal's delivery, and asks it to stop again: another thread may have taken
+    /// the signal.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn let_the_signal_come(self) -> Result<Running> {
+        let running = self.resume(0)?;
+        // A request to stop that comes at once would come before the signal.
+        let until = Instant::now() + SIGNAL_WAIT;
+        while Instant::now() < until {
+            std::thread::yield_now();
+        }
+        // One that is gone will be reported as such.
+        let _ = running.interrupt();
+        Ok(running)
     }
 
     /// Leaves it in its group stop; it still reports events.
