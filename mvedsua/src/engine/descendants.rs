@@ -8,16 +8,16 @@
 use std::sync::Arc;
 
 use super::apply::{ApplyError, place};
+use super::ending::end_all;
 use super::family::told;
 use super::files::{Places, open_files};
 use super::following::Following;
 use super::guard::Watched;
 use super::pair::{Child, Pair, ROOT};
 use super::readings::Slots;
-use super::side::{Side, Why, kill_all};
+use super::side::{Side, Why};
 use crate::dsu::Bundle;
 use crate::recorder::Recorder;
-use crate::sys::ptrace::Wait;
 use crate::tracee::context::Context;
 use crate::tracee::pid_namespace::PidNamespace;
 use crate::tracee::rebuild::{self, Member, Original};
@@ -188,6 +188,7 @@ impl Descendants {
     /// Lets all go on: the pause is over.
     pub(super) fn go_on(&mut self) {
         for one in &mut self.all {
+            one.side.add_undecided(&one.contexts);
             for thread in std::mem::take(&mut one.aimed) {
                 let tid = thread.tid();
                 // One that is gone will be reported as such.
@@ -212,14 +213,13 @@ impl Descendants {
         }
     }
 
-    /// What their threads told on their way out of the pause. Reports of any thread that come meanwhile are
-    /// `deferred`.
+    /// What their threads told on their way out of the pause.
     ///
     /// # Errors
     /// When one does not go on.
-    pub(super) fn learn(&mut self, deferred: &mut Vec<(i32, Wait)>) -> Result<()> {
+    pub(super) fn learn(&mut self) -> Result<()> {
         for one in &mut self.all {
-            snapshot::learn(one.pid, &mut one.contexts, one.pid, one.slots, deferred)?;
+            snapshot::learn(one.pid, &mut one.contexts, one.pid, one.slots)?;
         }
         Ok(())
     }
@@ -235,7 +235,6 @@ impl Descendants {
         vdso: &Vdso,
         namespace: &mut PidNamespace,
         bundle: Option<&Bundle>,
-        deferred: &mut Vec<(i32, Wait)>,
     ) -> std::result::Result<Vec<Built>, ApplyError> {
         let mut members = Vec::with_capacity(self.all.len());
         for one in &self.all {
@@ -266,7 +265,7 @@ impl Descendants {
         match outcome {
             Ok(()) => Ok(built),
             Err(error) => {
-                discard(built, deferred);
+                discard(built);
                 Err(error)
             }
         }
@@ -305,10 +304,10 @@ impl Descendant {
     }
 }
 
-/// Kills copies that will not follow. Reports of others that come meanwhile are `deferred`.
-pub(super) fn discard(built: Vec<Built>, deferred: &mut Vec<(i32, Wait)>) {
-    let copies = built.into_iter().map(|one| one.follower).collect();
-    kill_all(copies, &mut |tid, wait| deferred.push((tid, wait)));
+/// Kills copies that will not follow.
+pub(super) fn discard(mut built: Vec<Built>) {
+    let copies = built.iter_mut().map(|one| &mut one.follower);
+    end_all(copies, &mut || ());
 }
 
 /// Lets copies that are complete run.

@@ -140,8 +140,6 @@ pub(super) struct Following {
     pub(super) births: Births,
     /// What such threads did already.
     pub(super) early: HashMap<i32, Vec<Item>>,
-    /// Reports of the leader's threads that came during the snapshot.
-    pub(super) deferred: Vec<(i32, Wait)>,
     /// Payloads that were fetched out of line, by the record's position in the ring.
     pub(super) fetched: HashMap<u64, Vec<u8>>,
     pub(super) scratch: Vec<u8>,
@@ -232,7 +230,6 @@ impl Following {
             wakeup: parts.wakeup,
             births: Births::default(),
             early: HashMap::new(),
-            deferred: Vec::new(),
             fetched: HashMap::new(),
             scratch: vec![0; 64 * 1024],
             counts: Events::default(),
@@ -284,7 +281,7 @@ impl Following {
         if rang {
             self.wakeup.clear();
         }
-        if rang || !self.deferred.is_empty() {
+        if rang {
             self.reports()?;
         }
         self.set_aside();
@@ -474,9 +471,6 @@ impl Following {
 
     /// Handles what ptrace has to report of either side.
     pub(super) fn reports(&mut self) -> Result<(), Stop> {
-        while let Some((tid, wait)) = self.deferred.pop() {
-            self.report(tid, wait)?;
-        }
         while let Some((tid, wait)) =
             ptrace::look().map_err(|e| Stop::roll_back(format!("waitid: {e}")))?
         {

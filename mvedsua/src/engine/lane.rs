@@ -71,6 +71,9 @@ pub(super) const FAULTS: &[i32] = &[
 pub(super) enum InCall {
     /// Running, or at the exit of a recorded call.
     No,
+    /// About to make a call again that the snapshot interrupted, as if it had been interrupted by the signal: what the
+    /// kernel was told (`-ERESTART*`).
+    Again(i64),
     /// Inside a local call (a futex), which is not recorded: the follower's thread sleeps there.
     Local(u16),
 }

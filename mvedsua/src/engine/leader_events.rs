@@ -160,6 +160,7 @@ impl Following {
         }
         // It may come before the recorder's own.
         self.fetch_payload(pair, tid)?;
+        let again = self.pairs[pair].leader.leave_call_to_kernel(&thread)?;
         let mut regs = thread.registers()?;
         // The handler must not return into what we wrote into the vDSO: that may be gone by then.
         let side = &self.pairs[pair].leader;
@@ -171,7 +172,7 @@ impl Following {
             (nr, ret) if nr >= 0 && is_interrupted(ret) && is_local(nr as u16) => {
                 InCall::Local(nr as u16)
             }
-            _ => InCall::No,
+            _ => again.map_or(InCall::No, |call| InCall::Again(call.code())),
         };
         let stops = matches!(
             signal,

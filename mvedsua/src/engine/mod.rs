@@ -14,6 +14,7 @@ mod attempt;
 mod clocks;
 mod connections;
 mod descendants;
+mod ending;
 mod estate;
 mod expected;
 mod family;

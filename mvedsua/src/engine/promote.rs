@@ -7,6 +7,7 @@ use mvedsua_common::event::FLAG_SIGNAL;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
+use super::ending::end_all;
 use super::estate::{Estate, Lock};
 use super::following::{Following, Stop};
 use super::guard::Doomed;
@@ -15,12 +16,13 @@ use super::lane::Item;
 use super::pair::{Pair, ROOT};
 use super::pending_signals::{Pending, block, unblock, unmark};
 use super::replay::{RESTART_ALWAYS, is_interrupted, replace_thread_id};
-use super::rollback::{Family, pass};
-use super::side::{Side, Why, kill_all};
+use super::rollback::{Family, hear};
+use super::side::{Side, Why};
 use super::snapshot::KEPT_OPTIONS;
 use super::transfer::Timers;
 use crate::follower::Arrival;
 use crate::sys::ptrace::{self, Wait};
+use crate::tracee::context::{Undecided, rewind_thread};
 use crate::tracee::inject::Plain;
 use crate::tracee::inspect;
 use crate::tracee::snapshot::FOLLOWER_OPTIONS;
@@ -101,10 +103,7 @@ impl Following {
                     return Ok(());
                 };
                 // Interrupted calls are made again by the kernel itself, but not in a thread that made another.
-                let mut regs = first.registers()?;
-                if crate::tracee::context::rewind(&mut regs, || false) {
-                    first.set_registers(&regs)?;
-                }
+                rewind_thread(first, follower.pid)?;
                 first.set_options(FOLLOWER_OPTIONS | ptrace::O_SUSPEND_SECCOMP)?;
                 let mask = block(first)?;
                 let args = [0, u64::from(u32::MAX), 0, 0, 0, 0];
@@ -177,8 +176,8 @@ impl Following {
         }
         // The leader is past help: its clients wait for as long as the transformer has still to work.
         while self.transformation.is_running() {
-            match self.pump() {
-                Err(Stop::LeaderCrashed { held: true, .. }) | Ok(_) => {}
+            match but_for_a_crash(self.pump()) {
+                Ok(_) => {}
                 // There is no later.
                 Err(Stop::Later(why)) => {
                     return Promoted::Failed(Box::new(self), Stop::roll_back(why));
@@ -223,23 +222,25 @@ impl Following {
         }
     }
 
-    /// Stops all threads of the leader. Their interrupted calls are taken back: they will be made
+    /// Stops all threads of the leader. The records of their interrupted calls are taken back: they will be made
     /// again, by whoever leads.
     fn halt_leader(&mut self) -> Result<(), Stop> {
         self.stopping = true;
         self.interrupt_leader();
         let start = Instant::now();
-        while self.pairs.iter().any(|pair| pair.leader.runs()) {
+        loop {
+            if self.pairs.iter().all(|pair| !pair.leader.runs()) {
+                if !self.recall_killed()? {
+                    break;
+                }
+                continue;
+            }
             if start.elapsed() > DRAIN_LIMIT {
                 return Err(Stop::roll_back("the leader's threads do not stop"));
             }
             match ptrace::look() {
                 Ok(Some((tid, wait))) => {
-                    match self.report(tid, wait) {
-                        // A crash or exit seen while stopping is what a take-over is for.
-                        Err(Stop::LeaderCrashed { held: true, .. }) | Ok(()) => {}
-                        Err(stop) => return Err(stop),
-                    }
+                    but_for_a_crash(self.report(tid, wait))?;
                     if wait != Wait::Interrupted {
                         // Any other stop takes the request to stop away, and may have brought a thread.
                         self.interrupt_leader();
@@ -276,7 +277,7 @@ impl Following {
         }
         self.flush_rules()?;
         for pair in self.pairs.iter() {
-            pair.leader.rewind_stopped()?;
+            pair.leader.leave_calls_to_kernel()?;
         }
         for index in 0..self.lanes.len() {
             if let Some(Item::Call(event)) = self.order.last_mut(index) {
@@ -299,6 +300,20 @@ impl Following {
             self.collect_all_readings(pair)?;
         }
         Ok(())
+    }
+
+    /// A thread that stood when its process was killed has left its stop for that of its exit. Returns whether there
+    /// was one.
+    fn recall_killed(&mut self) -> Result<bool, Stop> {
+        let mut any = false;
+        for pair in self.pairs.numbers() {
+            let (reports, woken) = self.pairs[pair].leader.recall_killed();
+            any |= woken || !reports.is_empty();
+            for (tid, wait) in reports {
+                but_for_a_crash(self.report(tid, wait))?;
+            }
+        }
+        Ok(any)
     }
 
     /// The exchange will not be: the stopped leader goes on.
@@ -344,7 +359,7 @@ impl Following {
                     "the follower does not consume what is left of the leader",
                 ));
             }
-            rang |= self.pump()?;
+            rang |= but_for_a_crash(self.pump())?;
         }
         if rang {
             // A request that came meanwhile is looked for when it rings.
@@ -375,6 +390,7 @@ impl Following {
         // successor finds them.
         let mut moved = Vec::with_capacity(inherited.len());
         for (pair, timers, estate, given) in inherited {
+            let undecided = self.undecided_calls(pair);
             // The kernel does not restart a thread's call any more once one was injected into it.
             self.pairs[pair].follower.rewind_stopped()?;
             let mut threads = self.pairs[pair].follower.take_stopped(Why::Asked);
@@ -383,6 +399,7 @@ impl Following {
                 self.pairs[pair].follower.add_stopped(thread, Why::Asked);
             }
             settled?;
+            self.pairs[pair].follower.take_over_calls(&undecided)?;
             let pid = self.pairs[pair].follower.pid;
             self.swap_thread_ids(pair, pid, true);
             moved.push((pair, estate.locks));
@@ -432,6 +449,18 @@ impl Following {
         let (thread, timers) = self.read_timers(pair, thread)?;
         self.pairs[pair].leader.add_stopped(thread, Why::Asked);
         Ok(timers)
+    }
+
+    /// The calls in which the threads of a stopped process of the leader were interrupted, by the threads of the
+    /// follower that are to make them: a signal that waited for one may be the new leader's first.
+    fn undecided_calls(&self, pair: usize) -> Vec<(i32, Undecided)> {
+        let lanes = self.lanes.iter().filter(|lane| lane.pair == pair);
+        lanes
+            .filter_map(|lane| {
+                let call = self.pairs[pair].leader.undecided(lane.leader)?;
+                Some((lane.follower?, call))
+            })
+            .collect()
     }
 
     fn settle_threads(
@@ -523,7 +552,7 @@ impl Following {
             if start.elapsed() > DRAIN_LIMIT {
                 return Err(Stop::roll_back("no thread of the follower makes a call"));
             }
-            self.pump()?;
+            but_for_a_crash(self.pump())?;
         }
     }
 
@@ -550,7 +579,7 @@ impl Following {
                         self.interrupt_follower();
                     }
                 } else if wait != Wait::Interrupted || self.leader_runs(tid) {
-                    self.report(tid, wait)?;
+                    but_for_a_crash(self.report(tid, wait))?;
                 }
                 continue;
             }
@@ -590,6 +619,14 @@ impl Following {
     }
 }
 
+/// A crash or exit that is seen while the leader is relieved is what a take-over is for.
+fn but_for_a_crash<T: Default>(outcome: Result<T, Stop>) -> Result<T, Stop> {
+    match outcome {
+        Err(Stop::LeaderCrashed { held: true, .. }) => Ok(T::default()),
+        other => other,
+    }
+}
+
 /// Picks the main thread, or any, out of a set of stopped threads.
 trait PopMain {
     fn pop_main(self, pid: i32) -> (Option<Stopped>, Vec<Stopped>);
@@ -624,8 +661,7 @@ impl Exchanged {
         side.restore_vdso(&self.following.pairs.root().vdso, false)?;
         side.resume_all();
         let pause = self.start.elapsed();
-        let side = &mut self.kept.side;
-        self.old.kill(&mut |tid, wait| pass(side, tid, wait));
+        end_all([&mut self.old], &mut || hear(&mut self.kept.side));
         Ok((self.kept, self.following, pause))
     }
 
@@ -644,11 +680,8 @@ impl Exchanged {
         let vdso = following.pairs.root().vdso.clone();
         let root = std::mem::replace(&mut kept.side, Side::new(0));
         let mut olds: Vec<Side> = std::iter::once(old).chain(old_children).collect();
-        let mut late = Vec::new();
         if !locks.is_empty() || children.iter().any(|(_, locks)| !locks.is_empty()) {
-            kill_all(std::mem::take(&mut olds), &mut |tid, wait| {
-                late.push((tid, wait));
-            });
+            end_all(&mut olds, &mut || ());
         }
         let mut family = Family::of(Vec::with_capacity(1 + children.len()), true);
         for (mut side, locks) in std::iter::once((root, locks)).chain(children) {
@@ -657,16 +690,13 @@ impl Exchanged {
             }
             family.sides.push(side);
         }
-        for (tid, wait) in late {
-            family.pass(tid, wait);
-        }
         let mut home = Home::Kept(kept);
         family.free(&vdso, &mut home, false);
         let pause = start.elapsed();
         let Home::Kept(mut kept) = home else {
             unreachable!("it was made above");
         };
-        kill_all(olds, &mut |tid, wait| pass(&mut kept.side, tid, wait));
+        end_all(&mut olds, &mut || hear(&mut kept.side));
         drop(doomed);
         (kept, following, pause)
     }

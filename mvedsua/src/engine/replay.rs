@@ -165,8 +165,12 @@ impl Following {
             return Ok(false);
         };
         self.queue_signals(index)?;
-        // The handlers run first; then the thread makes the very call again.
-        self.respond(&arrival, RESTART_ALWAYS)?;
+        // The handlers run first; then the thread makes the very call again, unless the leader's did not.
+        let verdict = match in_call {
+            InCall::Again(code) => code,
+            InCall::No | InCall::Local(_) => RESTART_ALWAYS,
+        };
+        self.respond(&arrival, verdict)?;
         Ok(true)
     }
 

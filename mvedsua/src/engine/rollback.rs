@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollTimeout, poll};
 
+use super::ending::end_all;
 use super::family::Tree;
 use super::following::Following;
 use super::home::Home;
-use super::pair::{Pair, ROOT};
+use super::pair::ROOT;
 use super::side::{Side, Why};
-use crate::sys::pidfd;
 use crate::sys::ptrace::{self, Wait};
 use crate::tracee::inspect;
 use crate::tracee::stub::Vdso;
@@ -25,75 +25,30 @@ impl Following {
     /// Kills the follower, detaches the recorder and frees the leader. Never fails: what does not
     /// work concerns threads that are gone.
     pub(super) fn abandon(mut self, home: &mut Home) {
-        let mut late = std::mem::take(&mut self.deferred);
-        let mut pairs = self.pairs.into_all();
         if let Some(tree) = &self.tree {
             tree.kill();
         }
-        kill_followers(&mut pairs, &mut late);
-        for pair in &pairs {
-            let _ = self.recorder.remove_process(pair.leader.pid as u32);
+        let vdso = self.pairs.root().vdso.clone();
+        let (mut sides, mut followers) = (Vec::new(), Vec::new());
+        for pair in self.pairs.into_all() {
+            if pair.child.is_none() || !pair.leader.is_gone() {
+                sides.push(pair.leader);
+            }
+            followers.push(pair.follower);
+        }
+        let mut leaders = Family::of(sides, self.tree.is_some());
+        leaders.alone = self.tree.as_mut().map(Tree::take_alone).unwrap_or_default();
+        end_all(&mut followers, &mut || leaders.hear());
+        for leader in &leaders.sides {
+            let _ = self.recorder.remove_process(leader.pid as u32);
         }
         drop(self.recorder);
         // Loading it took megabytes, which else stay now and then: seen in a thousand updates.
         crate::sys::heap::trim();
-        let vdso = pairs[ROOT].vdso.clone();
-        let sides = pairs
-            .into_iter()
-            .filter(|pair| pair.child.is_none() || !pair.leader.is_gone())
-            .map(|pair| pair.leader);
-        let mut leaders = Family::of(sides.collect(), self.tree.is_some());
-        leaders.alone = self.tree.as_mut().map(Tree::take_alone).unwrap_or_default();
         for stranger in self.tree.iter_mut().flat_map(Tree::take_strangers) {
             leaders.adopt(stranger);
         }
-        for (tid, wait) in late {
-            leaders.pass(tid, wait);
-        }
         leaders.free(&vdso, home, false);
-    }
-}
-
-/// Kills all processes of the follower at once and waits until nothing of them is left. Reports of the
-/// leader that come meanwhile are kept in `late`.
-fn kill_followers(pairs: &mut [Pair], late: &mut Vec<(i32, Wait)>) {
-    for pair in pairs.iter().filter(|pair| !pair.follower.is_gone()) {
-        let _ = pidfd::kill(pair.follower.pid);
-    }
-    let start = Instant::now();
-    while pairs.iter().any(|pair| !pair.follower.is_gone()) {
-        let Ok(Some((tid, wait))) = ptrace::wait(-1, false) else {
-            // Not even a report that never comes may keep the leader waiting.
-            for pair in &mut *pairs {
-                let pid = pair.follower.pid;
-                for tid in pair.follower.tids() {
-                    if inspect::status_field(pid, tid, "State").is_none() {
-                        pair.follower.ended(tid);
-                    }
-                }
-            }
-            if start.elapsed() > SLOW_STOP {
-                let pids: Vec<i32> = pairs.iter().map(|pair| pair.follower.pid).collect();
-                tracing::error!(
-                    ?pids,
-                    "of these followers something does not end; it is left to itself"
-                );
-                return;
-            }
-            // No descriptor tells of a ptrace report to this thread alone.
-            let _ = poll(&mut [], PollTimeout::from(1u8));
-            continue;
-        };
-        let ended = matches!(wait, Wait::Exited(_) | Wait::Killed(_));
-        let mut followers = pairs.iter_mut().map(|pair| &mut pair.follower);
-        match followers.find(|follower| follower.is_of(tid)) {
-            Some(follower) if ended => follower.ended(tid),
-            Some(_) => {
-                // An exit stop: on with it.
-                let _ = ptrace::resume(tid, 0);
-            }
-            None => late.push((tid, wait)),
-        }
     }
 }
 
@@ -195,11 +150,18 @@ impl Family {
         }
     }
 
-    /// Handles a report: everything passes.
-    pub(super) fn pass(&mut self, tid: i32, wait: Wait) {
-        let at = self.side_of(tid, wait);
-        self.expect_child(wait, tid);
-        pass(&mut self.sides[at], tid, wait);
+    /// Handles what its own threads have to report: everything passes.
+    fn hear(&mut self) {
+        for at in 0..self.sides.len() {
+            for tid in self.sides[at].tids() {
+                while self.sides[at].is_running(tid)
+                    && let Ok(Some(wait)) = ptrace::look_at(tid)
+                {
+                    self.expect_child(wait, tid);
+                    pass(&mut self.sides[at], tid, wait);
+                }
+            }
+        }
     }
 
     fn runs(&self) -> bool {
@@ -261,7 +223,7 @@ impl Family {
         self.stop();
         for side in &mut self.sides {
             // Threads that were held for other reasons go the same way.
-            let _ = side.rewind_unrestarted();
+            let _ = side.leave_calls_to_kernel();
             if let Err(error) = side.restore_vdso(vdso, foreign) {
                 tracing::warn!(pid = side.pid, %error, "the vDSO was not restored");
             }
@@ -343,6 +305,19 @@ pub(super) fn pass(side: &mut Side, tid: i32, wait: Wait) {
     if let Ok(running) = thread.resume(signal) {
         side.add_running(running);
     }
+}
+
+/// Handles what the threads of a process that is not followed have to report, and those of its children: everything
+/// passes.
+pub(super) fn hear(side: &mut Side) {
+    for tid in side.tids() {
+        while side.is_running(tid)
+            && let Ok(Some(wait)) = ptrace::look_at(tid)
+        {
+            pass(side, tid, wait);
+        }
+    }
+    side.wards.hear();
 }
 
 /// Stops all threads of a side; signals that arrive are delivered.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::wards::Wards;
 use crate::sys::memory;
 use crate::sys::ptrace::{self, Wait};
-use crate::tracee::context::{self, Context};
+use crate::tracee::context::{self, Context, Undecided};
 use crate::tracee::inject::{self, Guarded};
 use crate::tracee::stub::Vdso;
 use crate::tracee::thread::{Running, Stopped};
@@ -41,6 +41,9 @@ pub(super) struct Side {
     /// Thread group leader.
     pub(super) pid: i32,
     threads: HashMap<i32, Thread>,
+    /// Threads that were let go with their interrupted calls before them. A signal comes before such a call, or is
+    /// nobody's matter any more.
+    undecided: HashMap<i32, Undecided>,
     /// While its vDSO is patched: what with.
     pub(super) vdso: Option<Box<Vdso>>,
     /// Its child processes, if it was promoted.
@@ -52,6 +55,7 @@ impl Side {
         Self {
             pid,
             threads: HashMap::new(),
+            undecided: HashMap::new(),
             vdso: None,
             wards: Wards::default(),
         }
@@ -72,10 +76,9 @@ impl Side {
         self.threads.contains_key(&tid)
     }
 
-    /// Also of one of which nobody has heard yet, since it was born a moment ago. (Without it the process would
-    /// not end: a thread that is killed stops at its exit.)
-    pub(super) fn is_of(&self, tid: i32) -> bool {
-        self.has(tid) || inspect::process_of(tid) == Some(self.pid)
+    /// It does not stand in a stop in which somebody has left it.
+    pub(super) fn is_running(&self, tid: i32) -> bool {
+        matches!(self.threads.get(&tid), Some(Thread::Running(_)))
     }
 
     pub(super) fn is_gone(&self) -> bool {
@@ -105,6 +108,7 @@ impl Side {
 
     pub(super) fn ended(&mut self, tid: i32) {
         self.threads.remove(&tid);
+        self.undecided.remove(&tid);
     }
 
     /// Takes all threads that are stopped for this reason.
@@ -167,7 +171,7 @@ impl Side {
     pub(super) fn settle_stragglers(&mut self) -> Vec<(i32, Wait)> {
         let mut reports = Vec::new();
         for tid in self.tids() {
-            if !matches!(self.threads.get(&tid), Some(Thread::Running(_))) {
+            if !self.is_running(tid) {
                 continue;
             }
             if ptrace::registers(tid).is_ok() {
@@ -191,6 +195,25 @@ impl Side {
         reports
     }
 
+    /// Finds threads that were left in a stop and are not there any more, which only `SIGKILL` does: they run, and stop
+    /// again at their exit. Returns reports of those that have done so, and whether others are on their way.
+    pub(super) fn recall_killed(&mut self) -> (Vec<(i32, Wait)>, bool) {
+        let (mut reports, mut woken) = (Vec::new(), false);
+        for tid in self.tids() {
+            if !matches!(self.threads.get(&tid), Some(Thread::Stopped(_, why)) if *why != Why::Dying)
+            {
+                continue;
+            }
+            if let Ok(Some(wait)) = ptrace::look_at(tid) {
+                reports.push((tid, wait));
+            } else if ptrace::registers(tid).is_err() {
+                self.add_running(Running::born(tid));
+                woken = true;
+            }
+        }
+        (reports, woken)
+    }
+
     /// Lets all stopped threads run.
     pub(super) fn resume_all(&mut self) {
         for tid in self.tids() {
@@ -203,33 +226,8 @@ impl Side {
         }
     }
 
-    /// Kills the process and waits until nothing of it is left. Reports of other tracees that come
-    /// meanwhile are handed to `other`.
-    pub(super) fn kill(&mut self, other: &mut dyn FnMut(i32, Wait)) {
-        if self.threads.is_empty() {
-            return;
-        }
-        let _ = crate::sys::pidfd::kill(self.pid);
-        for (tid, thread) in &self.threads {
-            // One that is dying already stands at its exit, and the kernel drops the signal; no other
-            // gets any further.
-            if matches!(thread, Thread::Stopped(..)) {
-                let _ = ptrace::resume(*tid, 0);
-            }
-        }
-        while !self.threads.is_empty() {
-            match ptrace::wait(-1, true) {
-                Ok(Some((tid, Wait::Exited(_) | Wait::Killed(_)))) if self.has(tid) => {
-                    self.ended(tid)
-                }
-                Ok(Some((tid, _))) if self.is_of(tid) => {
-                    // An exit stop: on with it.
-                    let _ = ptrace::resume(tid, 0);
-                }
-                Ok(Some((tid, wait))) => other(tid, wait),
-                Ok(None) | Err(_) => break,
-            }
-        }
+    /// Nothing is waited for any more.
+    pub(super) fn forget(&mut self) {
         self.threads.clear();
     }
 
@@ -238,9 +236,57 @@ impl Side {
         self.each_asked(|thread| context::rewind_thread(thread, self.pid).map(drop))
     }
 
-    /// Rewinds those that the kernel does not make again by itself.
-    pub(super) fn rewind_unrestarted(&self) -> Result<()> {
-        self.each_asked(|thread| context::rewind_unrestarted(thread, self.pid))
+    /// The kernel decides what becomes of the calls that our stop interrupted when the threads go on.
+    pub(super) fn leave_calls_to_kernel(&self) -> Result<()> {
+        self.each_asked(|thread| context::leave_to_kernel(thread, self.pid).map(drop))
+    }
+
+    /// The call that our stop interrupted in a thread that stands.
+    pub(super) fn undecided(&self, tid: i32) -> Option<Undecided> {
+        let Thread::Stopped(stopped, Why::Asked) = self.threads.get(&tid)? else {
+            return None;
+        };
+        context::leave_to_kernel(stopped, self.pid).ok()?
+    }
+
+    /// Threads were let go on their way to make their interrupted calls again.
+    pub(super) fn add_undecided(&mut self, contexts: &[Context]) {
+        let calls = contexts.iter();
+        self.undecided
+            .extend(calls.filter_map(|context| Some((context.tid, context.undecided?))));
+    }
+
+    /// These threads, which stand before their calls, take the place of others that were interrupted in them.
+    ///
+    /// # Errors
+    /// When one is gone.
+    pub(super) fn take_over_calls(&mut self, calls: &[(i32, Undecided)]) -> Result<()> {
+        for (tid, call) in calls {
+            if let Some(Thread::Stopped(stopped, _)) = self.threads.get(tid)
+                && let Some(own) = call.of_counterpart(&stopped.registers()?)
+            {
+                self.undecided.insert(*tid, own);
+            }
+        }
+        Ok(())
+    }
+
+    /// Before a signal is delivered: if its thread has not come to make its interrupted call again, that is as if it
+    /// had been interrupted by the signal. Returns the call then.
+    ///
+    /// # Errors
+    /// When the thread is gone.
+    pub(super) fn leave_call_to_kernel(&mut self, thread: &Stopped) -> Result<Option<Undecided>> {
+        let Some(call) = self.undecided.remove(&thread.tid()) else {
+            return Ok(None);
+        };
+        let mut regs = thread.registers()?;
+        if !call.is_ahead(&regs) {
+            return Ok(None);
+        }
+        call.leave_to_kernel(&mut regs);
+        thread.set_registers(&regs)?;
+        Ok(Some(call))
     }
 
     fn each_asked(&self, mut what: impl FnMut(&Stopped) -> Result<()>) -> Result<()> {
@@ -250,9 +296,12 @@ impl Side {
         })
     }
 
-    /// Before a signal's handler is entered: it must not return into what we wrote into the vDSO, which may
+    /// Before a signal's handler is entered: an interrupted call is the kernel's, and the handler must not return into what we wrote into the vDSO, which may
     /// be gone by then.
-    pub(super) fn evade(&self, thread: &Stopped) {
+    pub(super) fn evade(&mut self, thread: &Stopped) {
+        if let Err(error) = self.leave_call_to_kernel(thread) {
+            tracing::warn!(tid = thread.tid(), %error, "an interrupted call may be made again after a handler");
+        }
         let Some(vdso) = &self.vdso else { return };
         let moved = thread.registers().and_then(|mut regs| {
             if vdso.evade(self.pid, &mut regs)? {
@@ -420,80 +469,171 @@ fn step_out(mut thread: Stopped, vdso: &crate::tracee::stub::Vdso) -> Result<Sto
     out
 }
 
-/// Ends all processes of a tree at once, so that none hears of another's end, and waits for that. Reports of others
-/// are handed to `other`.
-pub(super) fn kill_all(mut sides: Vec<Side>, other: &mut dyn FnMut(i32, Wait)) {
-    sides.retain(|side| !side.is_gone());
-    for side in &sides {
-        let _ = crate::sys::pidfd::kill(side.pid);
-    }
-    let mut late = Vec::new();
-    while let Some(mut side) = sides.pop() {
-        side.kill(&mut |tid, wait| {
-            match sides.iter_mut().find(|side| side.has(tid)) {
-                Some(side) if matches!(wait, Wait::Exited(_) | Wait::Killed(_)) => side.ended(tid),
-                Some(_) => {
-                    // The stop at its exit: on with it.
-                    let _ = ptrace::resume(tid, 0);
-                }
-                None => late.push((tid, wait)),
-            }
-        });
-    }
-    for (tid, wait) in late {
-        other(tid, wait);
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::io::Read as _;
-    use std::process::{Command, Stdio};
+    use std::io::{Read as _, Write as _};
+    use std::process::{Child, Command, Stdio};
     use std::sync::mpsc;
     use std::time::Duration;
 
     use super::*;
-    use crate::tracee::snapshot::FOLLOWER_OPTIONS;
+    use crate::tracee::snapshot::{LEADER_OPTIONS, seize_all};
 
-    /// Says a byte when it has two threads.
-    const TWO_THREADS: &str = "
-        #include <pthread.h>
+    /// Waits in the call that it is told, says what that has returned, and has a handler for `SIGUSR1`.
+    const WAITER: &str = r#"
+        #include <errno.h>
+        #include <poll.h>
+        #include <signal.h>
+        #include <stdio.h>
+        #include <string.h>
+        #include <sys/epoll.h>
+        #include <time.h>
         #include <unistd.h>
-        static void *other(void *unused) { write(1, \"2\", 1); pause(); return unused; }
-        int main(void) { pthread_t t; pthread_create(&t, 0, other, 0); pause(); return 0; }";
+        static void on_signal(int number) { (void)number; }
+        int main(int argc, char **argv) {
+            char byte, *how = argv[argc - 1];
+            struct sigaction action = { .sa_handler = on_signal };
+            sigset_t none, usr1;
+            sigemptyset(&none); sigemptyset(&usr1); sigaddset(&usr1, SIGUSR1);
+            if (!strcmp(how, "restarted")) action.sa_flags = SA_RESTART;
+            sigaction(SIGUSR1, &action, NULL);
+            if (!strcmp(how, "sigsuspend")) sigprocmask(SIG_BLOCK, &usr1, NULL);
+            int instance = epoll_create1(0), got = -9;
+            struct epoll_event event;
+            struct timespec long_time = { 1000, 0 };
+            write(1, "r", 1);
+            if (!strcmp(how, "pause")) got = pause();
+            if (!strcmp(how, "sigsuspend")) got = sigsuspend(&none);
+            if (!strcmp(how, "epoll_wait")) got = epoll_wait(instance, &event, 1, -1);
+            if (!strcmp(how, "nanosleep")) got = nanosleep(&long_time, NULL);
+            if (!strcmp(how, "poll")) got = poll(NULL, 0, -1);
+            if (!strcmp(how, "read") || !strcmp(how, "restarted")) got = read(0, &byte, 1);
+            write(1, got == -1 && errno == EINTR ? "i" : got == 1 ? "1" : "?", 1);
+            return 0;
+        }"#;
 
-    /// Seen on 2026-11-25: a rollback met a follower's thread that had just been born, waited for its end, and
-    /// the leader stood still for ever.
-    #[test]
-    fn a_process_ends_with_a_thread_of_which_nobody_has_heard() {
-        let folder = tempfile::tempdir().unwrap();
-        let (source, program) = (folder.path().join("two.c"), folder.path().join("two"));
-        std::fs::write(&source, TWO_THREADS).unwrap();
-        let mut cc = Command::new("cc");
-        let compiled = cc.arg("-pthread").arg("-o").arg(&program).arg(&source);
-        assert!(compiled.status().unwrap().success());
+    fn waiter(folder: &std::path::Path, how: &str) -> Child {
+        let (source, program) = (folder.join("waiter.c"), folder.join("waiter"));
+        if !program.exists() {
+            std::fs::write(&source, WAITER).unwrap();
+            let mut cc = Command::new("cc");
+            let compiled = cc.arg("-o").arg(&program).arg(&source);
+            assert!(compiled.status().unwrap().success());
+        }
+        let mut command = Command::new(program);
+        let command = command
+            .arg(how)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        assert_eq!(says(&mut child), b'r');
+        let pid = i32::try_from(child.id()).unwrap();
+        let start = std::time::Instant::now();
+        while !inspect::is_asleep(pid, pid) {
+            assert!(
+                start.elapsed() < Duration::from_secs(30),
+                "it does not wait"
+            );
+            std::thread::yield_now();
+        }
+        child
+    }
+
+    fn says(child: &mut Child) -> u8 {
+        let mut byte = [0];
+        child
+            .stdout
+            .as_mut()
+            .unwrap()
+            .read_exact(&mut byte)
+            .unwrap();
+        byte[0]
+    }
+
+    /// Stops it in its call, has `what` done with it while a signal comes, and lets it go: what it says.
+    fn check(how: &'static str, what: fn(Side, Stopped)) -> u8 {
         let (done, ended) = mpsc::channel();
         // Tracing binds to a thread, and one that hangs must not take the test with it.
         std::thread::spawn(move || {
-            let mut command = Command::new(program);
-            let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-            let mut says = [0];
-            let mut output = child.stdout.take().unwrap();
-            output.read_exact(&mut says).unwrap();
+            let folder = tempfile::tempdir().unwrap();
+            let mut child = waiter(folder.path(), how);
             let pid = i32::try_from(child.id()).unwrap();
+            let (mut threads, _) = seize_all(pid, LEADER_OPTIONS).unwrap();
             let mut side = Side::new(pid);
-            for tid in inspect::threads(pid).unwrap() {
-                let thread = Running::seize(tid, FOLLOWER_OPTIONS).unwrap();
-                if tid == pid {
-                    side.add_running(thread);
-                }
+            side.vdso = Some(Box::new(Vdso::of(pid).unwrap()));
+            what(side, threads.pop().unwrap());
+            if how == "restarted" {
+                child.stdin.as_mut().unwrap().write_all(b"x").unwrap();
             }
-            assert_eq!(inspect::threads(pid).unwrap().len(), 2);
-            side.kill(&mut |_, _| ());
-            // Its end was the tracer's to hear of, who is its parent.
+            done.send(says(&mut child)).unwrap();
             let _ = child.wait();
-            let _ = done.send(side.is_gone() && inspect::process_of(pid).is_none());
         });
-        assert_eq!(ended.recv_timeout(Duration::from_secs(30)), Ok(true));
+        ended
+            .recv_timeout(Duration::from_secs(30))
+            .unwrap_or_else(|_| panic!("{how}: it waits for a signal that was handled already"))
+    }
+
+    fn signal(pid: i32) {
+        nix::sys::signal::kill(
+            nix::unistd::Pid::from_raw(pid),
+            nix::sys::signal::Signal::SIGUSR1,
+        )
+        .unwrap();
+    }
+
+    const WAITS: &[(&str, u8)] = &[
+        ("pause", b'i'),
+        ("sigsuspend", b'i'),
+        ("epoll_wait", b'i'),
+        ("nanosleep", b'i'),
+        ("poll", b'i'),
+        ("read", b'i'),
+        ("restarted", b'1'),
+    ];
+
+    #[test]
+    fn a_signal_that_comes_while_a_call_is_injected_ends_the_interrupted_one() {
+        for (how, answer) in WAITS {
+            let says = check(how, |side, thread| {
+                let vdso = side.vdso.as_deref().unwrap();
+                vdso.write_stub(side.pid).unwrap();
+                let context = Context::read(&thread, side.pid).unwrap();
+                let mut guarded = Guarded::begin(thread, &context, vdso).unwrap();
+                let nr = mvedsua_common::table::number("getppid");
+                guarded.call("getppid", nr, &[0; 6]).unwrap();
+                signal(side.pid);
+                let thread = guarded.end().unwrap();
+                thread.detach(0).unwrap();
+            });
+            assert_eq!(says, *answer, "{how}");
+        }
+    }
+
+    /// As after a snapshot, whose stub leads a thread back to its call without us.
+    #[test]
+    fn a_signal_that_comes_before_a_call_is_made_again_ends_it() {
+        for (how, answer) in WAITS {
+            let says = check(how, |mut side, thread| {
+                let context = Context::read(&thread, side.pid).unwrap();
+                side.add_undecided(std::slice::from_ref(&context));
+                signal(side.pid);
+                let running = thread.resume(0).unwrap();
+                let (thread, wait) = running.wait().unwrap().expect("it lives");
+                assert_eq!(wait, Wait::Signal(libc::SIGUSR1));
+                side.evade(&thread);
+                thread.detach(libc::SIGUSR1).unwrap();
+            });
+            assert_eq!(says, *answer, "{how}");
+        }
+    }
+
+    #[test]
+    fn a_call_is_made_again_if_no_signal_comes() {
+        let says = check("restarted", |mut side, thread| {
+            side.add_stopped(thread, Why::Asked);
+            side.leave_calls_to_kernel().unwrap();
+            side.resume_all();
+        });
+        assert_eq!(says, b'1');
     }
 }

@@ -10,6 +10,7 @@ use nix::poll::{PollTimeout, poll};
 use super::apply::{Applied, ApplyError, Placed, place};
 use super::attach::refused;
 use super::descendants::{Built, Descendants};
+use super::ending::end_all;
 use super::family::Tree;
 use super::following::{Following, Parts};
 use super::guard::Watched;
@@ -26,7 +27,7 @@ use crate::follower;
 use crate::matcher::EpollData;
 use crate::recorder::Recorder;
 use crate::session::{Failure, UpdateOptions};
-use crate::sys::ptrace::{self, Wait};
+use crate::sys::ptrace;
 use crate::sys::seccomp::Listener;
 use crate::sys::wakeup::Wakeup;
 use crate::tracee::clock_slots;
@@ -153,17 +154,15 @@ pub(super) fn begin(
         ?stood,
         "the snapshot's pause; how long the threads took to stop"
     );
-    let mut deferred = Vec::new();
     let made = copied
         .map_err(ApplyError::from)
         .and_then(|(copied, mut contexts)| {
             leader.add_running(copied.cloner);
             let (cloner, middle, slots) = (contexts.1, copied.middle, contexts.2);
-            deferred = copied.deferred;
-            let learned = snapshot::learn(pid, &mut contexts.0, cloner, slots, &mut deferred)
-                .and_then(|()| descendants.learn(&mut deferred));
+            let learned = snapshot::learn(pid, &mut contexts.0, cloner, slots)
+                .and_then(|()| descendants.learn());
             if let Err(error) = learned {
-                throw_away(copied.follower.tid(), &mut deferred);
+                throw_away(copied.follower.tid());
                 return Err(error.into());
             }
             let made = furnish(
@@ -175,7 +174,6 @@ pub(super) fn begin(
                 listener,
                 bundle,
                 namespace.as_mut(),
-                &mut deferred,
             )?;
             let addresses = contexts
                 .0
@@ -208,7 +206,8 @@ pub(super) fn begin(
                 no_new_privs: made.no_new_privs,
                 tid_addresses,
             });
-            following.deferred = deferred;
+            // What the leader has reported since it serves again.
+            wakeup.wake();
             following.take_in(descendants, made.built);
             if let Some(placed) = made.placed
                 && let Err(stop) = following.start_transformer(placed)
@@ -241,10 +240,7 @@ pub(super) fn begin(
             // First of all: what it does not copy stops the thread, and nobody would let it go on.
             drop(recorder);
             let sides = std::iter::once(leader).chain(descendants.into_sides());
-            let mut family = super::rollback::Family::of(sides.collect(), tree);
-            for (tid, wait) in deferred {
-                family.pass(tid, wait);
-            }
+            let family = super::rollback::Family::of(sides.collect(), tree);
             family.free(&vdso, home, false);
             Err(match error {
                 ApplyError::Busy(stacks) => NotBegun::Busy(stacks),
@@ -382,6 +378,7 @@ fn copy(
             descendants.go_on();
         });
         tracing::debug!(took = ?captured_at.elapsed(), "the clone, until the leader's threads ran");
+        leader.add_undecided(&contexts);
         for running in resumed {
             leader.add_running(running);
         }
@@ -414,7 +411,7 @@ struct Made {
 }
 
 /// Makes the copy's threads, applies the bundle, closes its descriptors, installs the filter, builds the
-/// descendants, and lets them all go. Reports of the leader that come meanwhile are `deferred`.
+/// descendants, and lets them all go.
 #[expect(clippy::too_many_arguments, reason = "all that a follower is made of")]
 fn furnish(
     leader: i32,
@@ -425,7 +422,6 @@ fn furnish(
     listener: Option<Arc<Listener>>,
     bundle: Option<&Bundle>,
     mut namespace: Option<&mut PidNamespace>,
-    deferred: &mut Vec<(i32, Wait)>,
 ) -> std::result::Result<Made, ApplyError> {
     let tree = namespace.is_some();
     let pid = copy.tid();
@@ -458,7 +454,7 @@ fn furnish(
         let mut built = match &mut namespace {
             Some(namespace) => {
                 let copy = &mut threads[0].1;
-                descendants.build(copy, vdso, namespace, bundle, deferred)?
+                descendants.build(copy, vdso, namespace, bundle)?
             }
             None => Vec::new(),
         };
@@ -476,7 +472,7 @@ fn furnish(
             Ok(())
         });
         if let Err(error) = started.and_then(|()| super::descendants::start(&mut built)) {
-            super::descendants::discard(built, deferred);
+            super::descendants::discard(built);
             return Err(ApplyError::Tracee(error));
         }
         Ok(Made {
@@ -490,18 +486,18 @@ fn furnish(
         })
     })();
     if result.is_err() {
-        throw_away(pid, deferred);
+        throw_away(pid);
     }
     result
 }
 
-/// Kills a copy that will not be a follower. Reports of the leader that come meanwhile are `deferred`.
-fn throw_away(pid: i32, deferred: &mut Vec<(i32, Wait)>) {
+/// Kills a copy that will not be a follower.
+fn throw_away(pid: i32) {
     let mut side = Side::new(pid);
     for tid in crate::tracee::inspect::threads(pid).unwrap_or_default() {
         side.add_running(crate::tracee::thread::Running::born(tid));
     }
-    side.kill(&mut |tid, wait| deferred.push((tid, wait)));
+    end_all([&mut side], &mut || ());
 }
 
 /// t5: the exchanged processes go on with their roles turned round: the new leader serves and is
@@ -649,8 +645,10 @@ fn turn_follower(
 ) -> Result<(Side, follower::Installed)> {
     let pid = old.pid;
     let options = FOLLOWER_OPTIONS | if tree { TREE_OPTIONS } else { 0 };
+    let rewound = old.rewind_stopped();
     let mut threads = old.take_stopped(super::side::Why::Asked);
     let result = (|| {
+        rewound?;
         for thread in &threads {
             thread.set_options(options | ptrace::O_SUSPEND_SECCOMP)?;
         }
@@ -676,7 +674,7 @@ fn turn_follower(
             for thread in threads {
                 old.add_stopped(thread, super::side::Why::Asked);
             }
-            old.kill(&mut |_, _| {});
+            end_all([&mut old], &mut || ());
             Err(error)
         }
     }

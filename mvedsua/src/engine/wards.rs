@@ -31,6 +31,15 @@ impl Wards {
         pids
     }
 
+    /// Handles what they have to report.
+    pub(super) fn hear(&mut self) {
+        for tid in self.0.iter().copied().collect::<Vec<i32>>() {
+            while let Ok(Some(wait)) = ptrace::look_at(tid) {
+                self.report(tid, wait);
+            }
+        }
+    }
+
     /// Handles the report of a thread that is of neither side of an update. A child that is traced
     /// from its birth and has no filter needs no tracer: it is let go.
     pub(super) fn report(&mut self, tid: i32, wait: Wait) {

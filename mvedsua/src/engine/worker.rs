@@ -11,12 +11,13 @@ use tokio::sync::{oneshot, watch};
 
 use super::attach::refused;
 use super::attempt::{Attempt, tried_again};
+use super::ending::end_all;
 use super::following::{Following, Stop, describe};
 use super::handle::{Request, Shared};
 use super::home::Home;
 use super::pending::{Exchange, PendingPromotion};
 use super::promote::{Exchanged, Promoted};
-use super::rollback::pass;
+use super::rollback::hear;
 use super::snapshot;
 use crate::rules::tools::Divergence;
 use crate::session::{
@@ -608,8 +609,7 @@ impl Worker {
                     let mut home = Home::Bare(root.leader.pid);
                     following.abandon(&mut home);
                 } else {
-                    let leader = &mut root.leader;
-                    root.follower.kill(&mut |tid, wait| pass(leader, tid, wait));
+                    end_all([&mut root.follower], &mut || hear(&mut root.leader));
                 }
                 if let Some(reply) = self.waiting.take() {
                     let _ = reply.send(Err(Failure::Ended {
@@ -641,7 +641,7 @@ impl Worker {
             | Promoted::Failed(mut following, Stop::RollBack(why, _)) => {
                 let why = format!("{reason}, and the follower could not take over: {why}");
                 let root = following.pairs.root_mut();
-                root.follower.kill(&mut |_, _| {});
+                end_all([&mut root.follower], &mut || ());
                 // It dies as it would have.
                 root.leader.resume_all();
                 if let Some(reply) = self.waiting.take() {

@@ -403,6 +403,18 @@ pub fn wait(tid: i32, block: bool) -> Result<Option<(i32, Wait)>> {
 /// # Errors
 /// `EINVAL` only for a wrong call.
 pub fn look() -> Result<Option<(i32, Wait)>> {
+    look_for(libc::P_ALL, 0)
+}
+
+/// As [`look`] for one tracee.
+///
+/// # Errors
+/// As there.
+pub fn look_at(tid: i32) -> Result<Option<Wait>> {
+    Ok(look_for(libc::P_PID, tid as libc::id_t)?.map(|(_, wait)| wait))
+}
+
+fn look_for(which: libc::idtype_t, id: libc::id_t) -> Result<Option<(i32, Wait)>> {
     let options = libc::WEXITED
         | libc::WSTOPPED
         | libc::WNOHANG
@@ -413,7 +425,7 @@ pub fn look() -> Result<Option<(i32, Wait)>> {
         // SAFETY: all zeroes is a valid `siginfo_t`.
         let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
         // SAFETY: `info` outlives the call.
-        if unsafe { libc::waitid(libc::P_ALL, 0, &raw mut info, options) } < 0 {
+        if unsafe { libc::waitid(which, id, &raw mut info, options) } < 0 {
             let error = std::io::Error::last_os_error();
             match error.raw_os_error() {
                 Some(libc::EINTR) => continue,

@@ -25,6 +25,8 @@ pub struct Context {
     pub own_id: i32,
     /// General registers, an interrupted call rewound to its `syscall` instruction.
     pub regs: Registers,
+    /// That call.
+    pub undecided: Option<Undecided>,
     /// x87, SSE, AVX ... in the standard XSAVE format.
     pub xstate: Vec<u8>,
     /// Blocked signals.
@@ -41,59 +43,130 @@ pub struct Context {
     pub name: String,
 }
 
-/// The thread stands in a call that was interrupted and that the kernel makes again, or not.
-pub(super) fn is_undecided(regs: &Registers) -> bool {
-    regs.orig_rax as i64 >= 0 && ERESTART.contains(&(regs.rax as i64))
+/// `-ERESTARTNOHAND`: the call ends with `EINTR` if a handler runs, else it is made again.
+const RESTART_UNLESS_HANDLED: i64 = -514;
+/// `-ERESTART_RESTARTBLOCK`: the same, but what is made again is kept by the kernel (the time that is left), and lost
+/// with the next call that the thread makes.
+const RESTART_FROM_BLOCK: i64 = -516;
+/// Length of the `syscall` instruction.
+const SYSCALL: u64 = 2;
+
+/// A call that our stop interrupted. Whether it is made again or ends with `EINTR` the kernel decides when it knows
+/// whether a handler runs first (`arch_do_signal_or_restart`, `handle_signal`): it looks at the registers that a
+/// thread has when it goes on from the stop of an interrupt, or of a signal's delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Undecided {
+    /// Address of its `syscall` instruction.
+    at: u64,
+    nr: u64,
+    /// One of [`ERESTART`].
+    code: i64,
+}
+
+impl Undecided {
+    /// The call in which the thread stands. `genuine_signal_waits` is asked only if it matters (`epoll_wait` and the
+    /// like are never made again by the kernel: they have ended with `EINTR` because of us, or of a signal): the
+    /// answer costs a look into `/proc`.
+    pub fn of(regs: &Registers, genuine_signal_waits: impl FnOnce() -> bool) -> Option<Self> {
+        let (nr, result) = (regs.orig_rax, regs.rax as i64);
+        if (nr as i64) < 0 {
+            return None;
+        }
+        let code = if result == RESTART_FROM_BLOCK {
+            RESTART_UNLESS_HANDLED
+        } else if ERESTART.contains(&result) {
+            result
+        } else if result == -i64::from(libc::EINTR) && !genuine_signal_waits() {
+            RESTART_UNLESS_HANDLED
+        } else {
+            return None;
+        };
+        let at = regs.rip - SYSCALL;
+        Some(Self { at, nr, code })
+    }
+
+    /// The kernel's `-ERESTART*`.
+    #[must_use]
+    pub const fn code(self) -> i64 {
+        self.code
+    }
+
+    /// The thread is about to make the call again.
+    #[must_use]
+    pub const fn is_ahead(self, regs: &Registers) -> bool {
+        regs.rip == self.at && regs.orig_rax == u64::MAX && regs.rax == self.nr
+    }
+
+    /// The same call of another thread, which [is about](Self::is_ahead) to make it, perhaps from elsewhere in another
+    /// version. `None`: it is about to do something else.
+    #[must_use]
+    pub fn of_counterpart(self, regs: &Registers) -> Option<Self> {
+        let there = Self {
+            at: regs.rip,
+            ..self
+        };
+        there.is_ahead(regs).then_some(there)
+    }
+
+    /// Puts a thread for which that [is so](Self::is_ahead) back into the call, for the kernel to decide. It must be in
+    /// one of the two stops.
+    pub const fn leave_to_kernel(self, regs: &mut Registers) {
+        regs.rip += SYSCALL;
+        regs.orig_rax = self.nr;
+        regs.rax = self.code as u64;
+    }
 }
 
 /// If a call was interrupted by our stop, puts the thread back on its `syscall` instruction, so
-/// that it makes the call again and nobody sees a spurious `EINTR`. Returns whether it was.
-///
-/// The kernel restarts most interrupted calls by itself when the thread goes on from the same
-/// stop, but not `epoll_wait` and the like, and none after a call was injected. A relative
-/// time-out starts anew.
-///
-/// `genuine_signal_waits` is asked only if it matters: the answer costs a look into `/proc`.
-pub fn rewind(regs: &mut Registers, genuine_signal_waits: impl FnOnce() -> bool) -> bool {
-    if (regs.orig_rax as i64) < 0 {
-        return false;
-    }
-    let result = regs.rax as i64;
-    let interrupted = ERESTART.contains(&result)
-        || (result == -i64::from(libc::EINTR) && !genuine_signal_waits());
-    if interrupted {
-        regs.rip -= 2;
+/// that it makes the call again and nobody sees a spurious `EINTR`: where a call is injected, or for a copy. A relative
+/// time-out starts anew. `genuine_signal_waits` as for [`Undecided::of`].
+pub fn rewind(
+    regs: &mut Registers,
+    genuine_signal_waits: impl FnOnce() -> bool,
+) -> Option<Undecided> {
+    let undecided = Undecided::of(regs, genuine_signal_waits);
+    if undecided.is_some() {
+        regs.rip -= SYSCALL;
         regs.rax = regs.orig_rax;
         regs.orig_rax = u64::MAX;
     }
-    interrupted
+    undecided
 }
 
-/// [`rewind`]s a stopped thread; returns its registers.
+/// [`rewind`]s a stopped thread; returns its registers, and the call.
 ///
 /// # Errors
 /// When the thread is gone.
-pub fn rewind_thread(thread: &Stopped, pid: i32) -> Result<Registers> {
+pub fn rewind_thread(thread: &Stopped, pid: i32) -> Result<(Registers, Option<Undecided>)> {
     let mut regs = thread.registers()?;
-    if rewind(&mut regs, || {
+    let undecided = rewind(&mut regs, || {
         inspect::deliverable_signals(pid, thread.tid()) != 0
-    }) {
+    });
+    if undecided.is_some() {
         thread.set_registers(&regs)?;
     }
-    Ok(regs)
+    Ok((regs, undecided))
 }
 
-/// The same if the kernel does not make the interrupted call again by itself when the thread goes on from this very
-/// stop. Otherwise that is left to it: it knows whether a signal that comes until then ends the call
-/// (`rt_sigsuspend` made again after the handler would wait for a signal that was handled already).
+/// A thread that goes on from the very stop that interrupted its call is left to the kernel, which knows of a signal
+/// that comes until then (`rt_sigsuspend` made again after the handler would wait for a signal that was handled
+/// already). Calls of which the kernel thinks that they have ended (`epoll_wait`) are made undecided, too. Returns the
+/// call.
 ///
 /// # Errors
 /// When the thread is gone.
-pub fn rewind_unrestarted(thread: &Stopped, pid: i32) -> Result<()> {
-    if !is_undecided(&thread.registers()?) {
-        rewind_thread(thread, pid)?;
+pub fn leave_to_kernel(thread: &Stopped, pid: i32) -> Result<Option<Undecided>> {
+    let mut regs = thread.registers()?;
+    let undecided = Undecided::of(&regs, || {
+        inspect::deliverable_signals(pid, thread.tid()) != 0
+    });
+    if let Some(undecided) = undecided
+        && !ERESTART.contains(&(regs.rax as i64))
+    {
+        regs.rax = undecided.code as u64;
+        thread.set_registers(&regs)?;
     }
-    Ok(())
+    Ok(undecided)
 }
 
 impl Context {
@@ -104,11 +177,12 @@ impl Context {
     /// When the thread is gone.
     pub fn read(thread: &Stopped, pid: i32) -> Result<Self> {
         let tid = thread.tid();
-        let regs = rewind_thread(thread, pid)?;
+        let (regs, undecided) = rewind_thread(thread, pid)?;
         Ok(Self {
             tid,
             own_id: inspect::ids(tid).last().copied().unwrap_or(tid),
             regs,
+            undecided,
             xstate: ptrace::extended_state(tid).named("read the extended state", tid)?,
             mask: ptrace::signal_mask(tid).named("read the signal mask", tid)?,
             rseq: ptrace::rseq_configuration(tid).named("read the rseq registration", tid)?,
@@ -247,21 +321,39 @@ mod tests {
     #[test]
     fn interrupted_calls_are_rewound_and_others_left_alone() {
         let mut interrupted = regs(-4, 232);
-        assert!(rewind(&mut interrupted, || false));
+        assert!(rewind(&mut interrupted, || false).is_some());
         assert_eq!(
             (interrupted.rip, interrupted.rax, interrupted.orig_rax),
             (0x1000, 232, u64::MAX)
         );
 
         let mut restart = regs(-516, 35);
-        assert!(rewind(&mut restart, || true));
+        assert!(rewind(&mut restart, || true).is_some());
         assert_eq!(restart.rax, 35);
 
         assert!(
-            !rewind(&mut regs(-4, 232), || true),
+            rewind(&mut regs(-4, 232), || true).is_none(),
             "a signal handler will run: EINTR is genuine"
         );
-        assert!(!rewind(&mut regs(-11, 0), || false), "EAGAIN is a result");
-        assert!(!rewind(&mut regs(-4, -1), || false), "not in a call");
+        assert!(
+            rewind(&mut regs(-11, 0), || false).is_none(),
+            "EAGAIN is a result"
+        );
+        assert!(
+            rewind(&mut regs(-4, -1), || false).is_none(),
+            "not in a call"
+        );
+    }
+
+    #[test]
+    fn a_rewound_call_is_left_to_the_kernel() {
+        for (result, code) in [(-512, -512), (-514, -514), (-516, -514), (-4, -514)] {
+            let mut now = regs(result, 232);
+            let undecided = rewind(&mut now, || false).expect("interrupted");
+            assert!(undecided.is_ahead(&now));
+            undecided.leave_to_kernel(&mut now);
+            assert_eq!((now.rip, now.rax as i64, now.orig_rax), (0x1002, code, 232));
+            assert!(!undecided.is_ahead(&now));
+        }
     }
 }

@@ -4,7 +4,7 @@
 //! original context lies in a signal frame on the thread's stack and the code that follows every
 //! call is `rt_sigreturn`, so the thread finds back by itself if this agent dies at any moment.
 
-use super::context::{Context, no_room};
+use super::context::{Context, Undecided, no_room};
 use super::stub::Vdso;
 use super::thread::Stopped;
 use super::{Naming, Result, TraceeError, inspect};
@@ -146,6 +146,7 @@ pub struct Guarded<'a> {
     frame: u64,
     scratch: u64,
     context: Registers,
+    undecided: Option<Undecided>,
 }
 
 impl<'a> Guarded<'a> {
@@ -164,6 +165,7 @@ impl<'a> Guarded<'a> {
             frame: layout.stack_pointer,
             scratch: layout.scratch,
             context: context.regs,
+            undecided: context.undecided,
         })
     }
 
@@ -204,7 +206,8 @@ impl<'a> Guarded<'a> {
         into_result(call, tid, result)
     }
 
-    /// Runs on through `rt_sigreturn` and returns the thread in its original context, stopped.
+    /// Runs on through `rt_sigreturn` and returns the thread in its original context, stopped. A call that was
+    /// interrupted is left to the kernel again.
     ///
     /// # Errors
     /// When the thread is gone, or is not where it was (which would be a defect of this module).
@@ -221,6 +224,20 @@ impl<'a> Guarded<'a> {
                     regs.rip, regs.rsp, regs.rax
                 ),
             });
+        }
+        let Some(undecided) = self.undecided else {
+            return Ok(stopped);
+        };
+        // At the exit of a call the kernel decides nothing, on the way out of this stop it does.
+        let (stopped, _) = stopped
+            .resume_into_interrupt()?
+            .expect("stand still in its context", |wait| {
+                wait == Wait::Interrupted
+            })?;
+        let mut regs = stopped.registers()?;
+        if undecided.is_ahead(&regs) {
+            undecided.leave_to_kernel(&mut regs);
+            stopped.set_registers(&regs)?;
         }
         Ok(stopped)
     }

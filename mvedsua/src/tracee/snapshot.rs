@@ -11,15 +11,15 @@ use std::time::{Duration, Instant};
 use mvedsua_common::clock::SLOTS;
 
 use super::clock_slots;
-use super::context::{Context, rewind_unrestarted};
+use super::context::{Context, leave_to_kernel};
 use super::inject::{Guarded, Plain};
 use super::inspect;
 use super::pid_namespace::PidNamespace;
 use super::stub::{Clocks, QUERY_DONE, Vdso};
 use super::thread::{Running, Stopped, is_recorders_stop};
 use super::{Naming, Result, TraceeError};
-use crate::sys::memory;
 use crate::sys::ptrace::{self, Wait};
+use crate::sys::{memory, pidfd};
 
 /// Options with which a leader is traced while an update runs: all events, no `O_EXITKILL`.
 pub const LEADER_OPTIONS: u32 =
@@ -54,8 +54,6 @@ pub struct Copied {
     /// The id under which the cloner has seen the middle process, already gone: the clone and the wait for it
     /// are in the cloner's record.
     pub middle: i32,
-    /// What threads of the leader that serve again reported meanwhile: they stand in those stops.
-    pub deferred: Vec<(i32, Wait)>,
 }
 
 /// What [`capture`] read, and how clocks are read from now on.
@@ -160,17 +158,11 @@ fn leave_vdso(mut thread: Stopped, vdso: &Vdso) -> Result<Stopped> {
 
 /// Adds to the contexts of [`capture`] what the threads told on their way out of the pause, and their names.
 /// They must have been let go. The `cloner` was asked before. A thread that was asked twice to stop does so
-/// again on its way, which may be among the `deferred` reports by now: it is sent on.
+/// again on its way: it is sent on.
 ///
 /// # Errors
 /// When one does not get there: it was stopped by a user, or is gone.
-pub fn learn(
-    pid: i32,
-    contexts: &mut [Context],
-    cloner: i32,
-    slots: Option<u64>,
-    deferred: &mut Vec<(i32, Wait)>,
-) -> Result<()> {
+pub fn learn(pid: i32, contexts: &mut [Context], cloner: i32, slots: Option<u64>) -> Result<()> {
     let start = Instant::now();
     for context in contexts.iter_mut() {
         let tid = context.tid;
@@ -191,10 +183,7 @@ pub fn learn(
                     "thread {tid} does not go on after the snapshot; try again"
                 )));
             }
-            deferred.extend(ptrace::wait(tid, false).named("wait", tid)?);
-            let stops_again = |report: &(i32, Wait)| *report == (tid, Wait::Interrupted);
-            if let Some(at) = deferred.iter().position(stops_again) {
-                deferred.swap_remove(at);
+            if ptrace::look_at(tid).named("wait", tid)? == Some(Wait::Interrupted) {
                 ptrace::resume(tid, 0).named("resume", tid)?;
             }
             std::thread::yield_now();
@@ -247,8 +236,7 @@ pub fn take(
 ) -> Result<Copied> {
     let Captured { thread, context } = captured.swap_remove(cloner_of(pid, captured));
     let tid = context.tid;
-    let mut others = send_home(std::mem::take(captured), vdso, slots)?;
-    let other_tids: Vec<i32> = others.iter().map(Stopped::tid).collect();
+    let others = send_home(std::mem::take(captured), vdso, slots)?;
     let ids = inspect::ids(pid);
     if into.is_some() {
         vdso.write_clone_into(pid)?;
@@ -261,125 +249,104 @@ pub fn take(
             return Err(TraceeError::Unsuitable(format!("process {pid} has no id")));
         }
     };
-    let mut cloner = Some(aimed.resume_to_syscall()?);
-    let (mut entered, mut middle, mut follower, mut follower_tid) = (false, None, None, None);
-    let mut middle_told = 0;
-    let mut middle_gone = false;
-    let mut serves = false;
-    let mut deferred = Vec::new();
-    let mut unnamed = Vec::new();
-    while follower.is_none() || !middle_gone {
-        let Some((who, wait)) = ptrace::wait(-1, true).named("wait for the clone", tid)? else {
-            return Err(TraceeError::Unexpected {
-                tid,
-                expected: "clone itself",
-                got: "the end of all threads".into(),
-            });
-        };
-        let is_named = middle == Some(who) || follower_tid == Some(who);
-        let is_known = is_named || who == tid || other_tids.contains(&who);
-        let is_unnamed = !is_known && inspect::process_of(who) != Some(pid);
-        if is_unnamed && (middle.is_none() || follower_tid.is_none()) {
-            // The middle process or the copy at its birth, before the event that names it, or a child that a thread
-            // of the leader was about to make when it was stopped.
-            unnamed.push((who, wait));
-        } else if (who == tid && serves) || (who != tid && !is_named) {
-            // The cloner after its clone, the other threads after theirs, and whoever they bring to life.
-            deferred.push((who, wait));
-        } else if who == tid {
-            let stopped = cloner.take().expect("reported, so it ran").reported();
-            match wait {
-                Wait::Syscall if !entered => {
-                    entered = true;
-                    cloner = Some(stopped.resume_to_syscall()?);
-                }
-                Wait::Syscall => {
-                    let result = stopped.registers()?.rax as i64;
-                    serves = true;
-                    // From here on the stub leads it back to its context without our help.
-                    cloner = Some(stopped.resume(0)?);
-                    if result < 0 {
-                        let source = std::io::Error::from_raw_os_error(-result as i32);
-                        return Err(TraceeError::Injected {
-                            call: "clone",
-                            tid,
-                            source,
-                        });
-                    }
-                }
-                Wait::Event(libc::PTRACE_EVENT_CLONE) => {
-                    let born = stopped.event_message()? as i32;
-                    middle = Some(born);
-                    // It stands at its birth until here. The last of its ids that the leader's namespace knows.
-                    let told = inspect::ids(born).get(ids.len().saturating_sub(1)).copied();
-                    middle_told = told.unwrap_or(born);
-                    if take_report(&mut unnamed, born).is_some() {
-                        ptrace::resume(born, 0).named("resume", born)?;
-                    }
-                    cloner = Some(stopped.resume_to_syscall()?);
-                }
-                Wait::Interrupted => cloner = Some(stopped.resume_to_syscall()?),
-                other => {
-                    return Err(TraceeError::Unexpected {
-                        tid,
-                        expected: "clone itself",
-                        got: format!("{other:?}"),
-                    });
-                }
-            }
-        } else if Some(who) == follower_tid {
-            if wait == Wait::Interrupted {
-                follower = Some(Running::born(who).reported());
-            }
-        } else {
-            match wait {
-                Wait::Exited(_) | Wait::Killed(_) => {
-                    middle_gone = true;
-                    if follower_tid.is_none() {
-                        let source = std::io::Error::other("the middle process made no copy");
-                        return Err(TraceeError::Injected {
-                            call: "clone",
-                            tid,
-                            source,
-                        });
-                    }
-                }
-                Wait::Event(libc::PTRACE_EVENT_CLONE) => {
-                    let copy = Running::born(who).reported().event_message()? as i32;
-                    follower_tid = Some(copy);
-                    if take_report(&mut unnamed, copy) == Some(Wait::Interrupted) {
-                        follower = Some(Running::born(copy).reported());
-                    }
-                    cloned(std::mem::take(&mut others));
-                    ptrace::resume(who, 0).named("resume", who)?;
-                }
-                _ => ptrace::resume(who, 0).named("resume", who)?,
-            }
+    // Each is waited for by its id: what the threads that serve again report stays with the kernel, above all their
+    // signals, until somebody handles it.
+    let (cloner, middle) = clone_middle(aimed)?;
+    // It stands at its birth. The last of its ids that the leader's namespace knows.
+    let told = inspect::ids(middle.tid())
+        .get(ids.len().saturating_sub(1))
+        .copied();
+    let middle_tid = middle.tid();
+    let middle_told = told.unwrap_or(middle_tid);
+    let copied = (|| {
+        let (middle, follower) = clone_follower(middle, tid)?;
+        cloned(others);
+        let (follower, _) =
+            follower.expect("stop at its birth", |wait| wait == Wait::Interrupted)?;
+        let mut middle = middle.resume(0)?;
+        while let Some((stopped, _)) = middle.wait()? {
+            middle = stopped.resume(0)?;
         }
-    }
-    deferred.append(&mut unnamed);
-    let follower = follower.expect("the loop ends with it");
+        Ok(follower)
+    })();
+    let follower: Stopped = copied.inspect_err(|_| {
+        // The cloner waits for it.
+        let _ = pidfd::kill(middle_tid);
+    })?;
     follower.set_options(FOLLOWER_OPTIONS | ptrace::O_SUSPEND_SECCOMP)?;
     if into.is_some()
         && let Err(error) = has_id(&follower, ids.last().copied())
     {
         // Nobody else knows of it.
-        let _ = crate::sys::pidfd::kill(follower.tid());
+        let _ = pidfd::kill(follower.tid());
         let _ = Running::born(follower.tid()).wait();
         return Err(error);
     }
     Ok(Copied {
         follower,
-        cloner: cloner.expect("it was resumed"),
+        cloner,
         middle: middle_told,
-        deferred,
     })
 }
 
-/// What a process reported before it was named.
-fn take_report(unnamed: &mut Vec<(i32, Wait)>, pid: i32) -> Option<Wait> {
-    let at = unnamed.iter().position(|(who, _)| *who == pid)?;
-    Some(unnamed.swap_remove(at).1)
+/// Lets the cloner make the middle process, and go home; that stands at its birth.
+fn clone_middle(aimed: Stopped) -> Result<(Running, Stopped)> {
+    let tid = aimed.tid();
+    let unexpected = |got: String| TraceeError::Unexpected {
+        tid,
+        expected: "clone itself",
+        got,
+    };
+    let mut cloner = aimed.resume_to_syscall()?;
+    let (mut entered, mut middle) = (false, None);
+    loop {
+        let Some((stopped, wait)) = cloner.wait()? else {
+            return Err(unexpected("its end".into()));
+        };
+        match wait {
+            Wait::Syscall if !entered => entered = true,
+            Wait::Syscall => {
+                let result = stopped.registers()?.rax as i64;
+                // From here on the stub leads it back to its context without our help.
+                let cloner = stopped.resume(0)?;
+                let Some(born) = middle else {
+                    let source = std::io::Error::from_raw_os_error(-result as i32);
+                    return Err(TraceeError::Injected {
+                        call: "clone",
+                        tid,
+                        source,
+                    });
+                };
+                let at_birth = |wait| wait == Wait::Interrupted;
+                let (middle, _) = Running::born(born).expect("stop at its birth", at_birth)?;
+                return Ok((cloner, middle));
+            }
+            Wait::Event(libc::PTRACE_EVENT_CLONE) => middle = Some(stopped.event_message()? as i32),
+            Wait::Interrupted => {}
+            other => return Err(unexpected(format!("{other:?}"))),
+        }
+        cloner = stopped.resume_to_syscall()?;
+    }
+}
+
+/// Lets the middle process, made by thread `tid`, make the copy, after which it stands still.
+fn clone_follower(middle: Stopped, tid: i32) -> Result<(Stopped, Running)> {
+    let mut running = middle.resume(0)?;
+    loop {
+        let Some((stopped, wait)) = running.wait()? else {
+            let source = std::io::Error::other("the middle process made no copy");
+            return Err(TraceeError::Injected {
+                call: "clone",
+                tid,
+                source,
+            });
+        };
+        if wait == Wait::Event(libc::PTRACE_EVENT_CLONE) {
+            let copy = stopped.event_message()? as i32;
+            return Ok((stopped, Running::born(copy)));
+        }
+        running = stopped.resume(0)?;
+    }
 }
 
 /// Whether a new thread has the id, in its own pid namespace, that it was to get.
@@ -580,12 +547,11 @@ fn interrupted_again(thread: Running) -> Running {
     thread
 }
 
-/// Lets threads go from the stop of an interrupt: untraced, running as before. A call that our stop interrupted is
-/// made again; as a rule by the kernel, which knows of signals that come until then.
+/// Lets threads go from the stop of an interrupt: untraced, running as before.
 pub fn release(pid: i32, threads: Vec<Stopped>) {
     for thread in threads {
         // What fails concerns a thread that is gone.
-        let _ = rewind_unrestarted(&thread, pid);
+        let _ = leave_to_kernel(&thread, pid);
         let _ = thread.detach(0);
     }
 }

@@ -20,7 +20,7 @@ fn copy(pid: i32, namespace: &mut PidNamespace) -> Vec<(i32, Stopped)> {
     let (mut captured, slots) = (capture.threads, capture.slots);
     let mut contexts: Vec<_> = captured.iter().map(|c| c.context.clone()).collect();
     let mut others = Vec::new();
-    let mut copied = snapshot::take(
+    let copied = snapshot::take(
         pid,
         &mut captured,
         &vdso,
@@ -35,7 +35,7 @@ fn copy(pid: i32, namespace: &mut PidNamespace) -> Vec<(i32, Stopped)> {
     )
     .expect("copied");
     let cloner = copied.cloner.tid();
-    snapshot::learn(pid, &mut contexts, cloner, slots, &mut copied.deferred).expect("answered");
+    snapshot::learn(pid, &mut contexts, cloner, slots).expect("answered");
     others.push(copied.cloner);
     free(pid, others, &vdso);
     snapshot::populate(pid, copied.follower, &contexts, &vdso, Some(namespace)).expect("populated")

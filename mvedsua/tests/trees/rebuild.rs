@@ -75,7 +75,6 @@ pub fn copy(family: &mut Family) -> Result<Copies, String> {
     .map_err(told)?;
     for part in &mut parts[1..] {
         // The main thread was asked before.
-        let mut deferred = Vec::new();
         let mut captured = std::mem::take(&mut part.captured);
         captured.retain(|c| c.context.tid != part.pid);
         let vdso = Vdso::of(part.pid).map_err(told)?;
@@ -83,8 +82,7 @@ pub fn copy(family: &mut Family) -> Result<Copies, String> {
             thread.resume(0).map_err(told)?;
         }
         let slots = part.slots;
-        snapshot::learn(part.pid, &mut part.contexts, part.pid, slots, &mut deferred)
-            .map_err(told)?;
+        snapshot::learn(part.pid, &mut part.contexts, part.pid, slots).map_err(told)?;
     }
     // Whatever happens to the originals from here on, the copies have all that they need.
     let mut threads = snapshot::populate(
