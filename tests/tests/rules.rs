@@ -85,7 +85,8 @@ impl Two {
     /// Shows a difference for some rounds, and waits until the follower has done them too.
     fn show_for(&self, number: i32, rounds: u64) -> Result<Status> {
         self.show(number)?;
-        self.victim.wait_rounds(rounds)?;
+        // The round that is under way may have looked before.
+        self.victim.wait_rounds(rounds + 1)?;
         self.show(0)?;
         self.victim.wait_rounds(2)?;
         self.mvedsua.wait_for(NAME, LIMIT, |status| {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use mvedsua_tests::mvedsua::Status;
 use mvedsua_tests::{Mvedsua, Need, Victim, can_run, process, wait_until};
+use nix::sys::signal::Signal;
 
 const NEEDS: &[Need] = &[Need::Root, Need::Program("cc")];
 /// Timers keep their ids from Linux 6.15 on (`PR_TIMER_CREATE_RESTORE_IDS`).
@@ -26,14 +27,13 @@ fn follow(mvedsua: &Mvedsua, victim: &Victim, name: &str, rounds: u64) -> Result
     mvedsua.update_identity(name, &[])?;
     let at_start = mvedsua.status(name)?;
     victim.wait_rounds(rounds)?;
-    let status = mvedsua.status(name)?;
-    // An update that was rolled back counts no more: its report says more than its count.
+    // At least one call a round; the agent looks at the ring now and then.
+    let wanted = at_start.events.recorded + rounds;
+    let status = mvedsua.wait_for(name, LIMIT, |status| {
+        status.follower.is_none() || status.events.recorded > wanted
+    })?;
     ensure_equal(&status)?;
     let done = status.events.recorded;
-    ensure!(
-        done > at_start.events.recorded + rounds,
-        "{name} makes at least one call a round: {status:?}"
-    );
     // What was recorded until here has been matched when so much has.
     let status = mvedsua.wait_for(name, LIMIT, |status| {
         status
@@ -336,4 +336,112 @@ fn promoted_without_children(name: &str, rounds: u64) -> Result<()> {
     victim.promoted(follower)?;
     victim.wait_rounds(rounds)?;
     victim.end()
+}
+
+/// What others see of who a process is.
+fn identity(pid: i32) -> Result<Vec<String>> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let names = [
+        "Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb",
+    ];
+    let lines = status.lines().filter(|line| {
+        names.iter().any(|name| {
+            line.strip_prefix(name)
+                .is_some_and(|rest| rest.starts_with(':'))
+        })
+    });
+    let root = std::fs::read_link(format!("/proc/{pid}/root"))?;
+    Ok(lines
+        .map(str::to_owned)
+        .chain([root.display().to_string()])
+        .collect())
+}
+
+/// The record locks of a process, by `/proc/locks`.
+fn locks(pid: i32) -> Result<usize> {
+    let all = std::fs::read_to_string("/proc/locks")?;
+    let of = |line: &&str| line.split_whitespace().nth(4) == Some(&pid.to_string());
+    Ok(all
+        .lines()
+        .filter(of)
+        .filter(|line| line.contains("POSIX"))
+        .count())
+}
+
+/// A victim that has given its privileges away while it was followed, who it is now, and its follower.
+fn dropped() -> Result<(Mvedsua, Victim, Vec<String>, i32)> {
+    let (mvedsua, victim) = followed("privileges", 20)?;
+    let root = identity(victim.pid())?;
+    process::send(victim.pid(), Signal::SIGUSR1)?;
+    ensure!(
+        wait_until(LIMIT, || identity(victim.pid()).is_ok_and(|now| now
+            != root
+            && now.contains(&"CapEff:\t0000000000000400".to_owned()))),
+        "it gives nothing away: {:?}",
+        identity(victim.pid())
+    );
+    victim.wait_rounds(20)?;
+    let follower = mvedsua
+        .status("privileges")?
+        .follower
+        .map_or(0, |follower| follower.pid);
+    let dropped = identity(victim.pid())?;
+    Ok((mvedsua, victim, dropped, follower))
+}
+
+#[test]
+fn privileges_that_were_given_away_are_not_promoted() -> Result<()> {
+    if !can_run("privileges_that_were_given_away_are_not_promoted", LASTING) {
+        return Ok(());
+    }
+    let (mvedsua, mut victim, dropped, follower) = dropped()?;
+    mvedsua.promote("privileges")?;
+    assert_eq!(identity(follower)?, dropped);
+    victim.wait_rounds(20)?;
+    // Back to the old version, and forth again.
+    let old = victim.pid();
+    mvedsua.rollback("privileges")?;
+    assert_eq!(identity(old)?, dropped);
+    victim.wait_rounds(20)?;
+    mvedsua.update_identity("privileges", &[])?;
+    process::send(old, Signal::SIGUSR2)?;
+    ensure!(wait_until(LIMIT, || locks(old).is_ok_and(|locks| locks == 1)));
+    victim.wait_rounds(20)?;
+    let outcome = mvedsua.run(&["promote", "privileges"])?;
+    ensure!(
+        outcome.code == 5 && outcome.stderr.contains("record locks"),
+        "{outcome:?}"
+    );
+    let follower = mvedsua
+        .status("privileges")?
+        .follower
+        .map_or(0, |follower| follower.pid);
+    mvedsua
+        .run(&["promote", "privileges", "--finalize"])?
+        .ok()?;
+    victim.promoted(follower)?;
+    assert_eq!(identity(follower)?, dropped);
+    assert_eq!(locks(follower)?, 1);
+    victim.wait_rounds(20)?;
+    victim.end()
+}
+
+#[test]
+fn privileges_that_were_given_away_are_not_taken_over() -> Result<()> {
+    if !can_run(
+        "privileges_that_were_given_away_are_not_taken_over",
+        LASTING,
+    ) {
+        return Ok(());
+    }
+    for signal in [Signal::SIGSEGV, Signal::SIGKILL] {
+        let (mvedsua, mut victim, dropped, follower) = dropped()?;
+        process::send(victim.pid(), signal)?;
+        mvedsua.wait_for("privileges", LIMIT, |status| status.leader.pid == follower)?;
+        victim.promoted(follower)?;
+        assert_eq!(identity(follower)?, dropped, "{signal}");
+        victim.wait_rounds(20)?;
+        victim.end()?;
+    }
+    Ok(())
 }

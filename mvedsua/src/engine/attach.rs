@@ -51,21 +51,15 @@ pub(super) fn check(pid: i32, ours: bool) -> Result<(), Failure> {
             ),
         ));
     };
-    if state.starts_with(['T', 't']) && !ours {
-        return Err(refused(
-            "E204",
-            match status("TracerPid").filter(|tracer| tracer != "0") {
-                Some(tracer) => format!(
-                    "process {pid} is stopped by thread {tracer}, which traces it; let that one end first"
-                ),
-                None => format!("process {pid} is stopped; let it run first (kill -CONT {pid})"),
-            },
-        ));
+    if !ours {
+        // A tracer stops its tracee now and then: that it is traced is what has to end.
+        check_untouched(pid)?;
+        if state.starts_with(['T', 't']) {
+            let message = format!("process {pid} is stopped; let it run first (kill -CONT {pid})");
+            return Err(refused("E204", message));
+        }
     }
     check_class(pid, &exe)?;
-    if !ours {
-        check_untouched(pid)?;
-    }
     check_memory(pid)?;
     check_descriptors(pid)?;
     check_threads(pid)?;

@@ -345,6 +345,7 @@ impl Following {
                 epoll: Default::default(),
                 slots,
                 lasting: Default::default(),
+                estate_changed: false,
                 gifts: Default::default(),
                 tid_addresses: one
                     .contexts

@@ -1,8 +1,10 @@
-//! What a process of a followed tree leaves to its counterpart at a promotion besides what every leader leaves
-//! (`transfer`): its identity, its namespaces, its root and working directory, and its locks.
+//! What a process leaves to its counterpart at a promotion besides what every leader leaves (`transfer`): its
+//! identity, its namespaces, its root and working directory, and its locks. A process of a followed tree always does,
+//! a process alone if it has changed any of that since the snapshot, or holds locks.
 //!
-//! Until then a process of the follower's tree is as privileged as the copy of the root: it makes no call by
-//! itself, and its calls at the promotion need privileges that its counterpart may have given away.
+//! Until then a process of the follower's is as privileged as its original was at the snapshot, or as the copy of the
+//! tree's root: it makes no call by itself, and its calls at the promotion need privileges that its counterpart may
+//! have given away.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -36,7 +38,7 @@ const SHARED: [&str; 4] = ["mnt", "user", "cgroup", "time"];
 /// What one process leaves.
 #[derive(Debug, Default)]
 pub(super) struct Estate {
-    /// `None` of a process that is dying: its copy stays who it is.
+    /// `None`: its copy is who it is, or was at the snapshot and dies.
     identity: Option<Identity>,
     /// Where the copy has to go, with the number under which it has it.
     root: Option<(File, i32)>,
@@ -57,6 +59,15 @@ pub(super) struct Lock {
 }
 
 impl Lock {
+    /// Whether a process holds any (`/proc/locks`): a look at each of ten thousand descriptors takes its time.
+    pub(super) fn any(pid: i32) -> bool {
+        let all = std::fs::read_to_string("/proc/locks").unwrap_or_default();
+        all.lines().any(|line| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            matches!(words[..], [_, "POSIX", _, _, of, ..] if of.parse() == Ok(pid))
+        })
+    }
+
     /// Those that a process holds, by the `lock:` lines of `/proc/PID/fdinfo` (proc_pid_fdinfo(5)). Several
     /// descriptors of one file tell of the same lock.
     pub(super) fn of(pid: i32) -> Result<Vec<Self>> {
@@ -207,10 +218,20 @@ impl Following {
             leader.add_stopped(thread, Why::Asked);
         }
         let mut estate = Estate::default();
+        let same = !self.pairs[pair].estate_changed && Identity::is_same(pid, copy);
+        let dies = main.is_empty();
         for mut thread in main {
-            let identity = Identity::read(&mut thread, &self.pairs[pair].vdso);
+            let identity = if self.tree.is_none() && same {
+                Ok(None)
+            } else {
+                Identity::read(&mut thread, &self.pairs[pair].vdso).map(Some)
+            };
             self.pairs[pair].leader.add_stopped(thread, Why::Asked);
-            estate.identity = Some(identity?);
+            estate.identity = identity?;
+        }
+        if dies && !Identity::is_same(pid, copy) {
+            // Its successor must not have what it has given away.
+            estate.identity = Some(Identity::of_dying(pid)?);
         }
         let open = |name: &str| {
             let path = format!("/proc/{pid}/{name}");
@@ -231,6 +252,20 @@ impl Following {
         }
         estate.locks = Lock::of(pid)?;
         Ok(estate)
+    }
+
+    /// Whether a process leaves more than `transfer` knows of.
+    pub(super) fn has_estate(&self, pair: usize) -> bool {
+        let Pair {
+            leader,
+            follower,
+            estate_changed,
+            ..
+        } = &self.pairs[pair];
+        self.tree.is_some()
+            || *estate_changed
+            || !Identity::is_same(leader.pid, follower.pid)
+            || Lock::any(leader.pid)
     }
 
     /// Gives the copy a way to the places of an estate, under numbers that the leader's process does not use.

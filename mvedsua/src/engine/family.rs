@@ -241,6 +241,7 @@ impl Following {
             opened: HashMap::new(),
             places: Default::default(),
             lasting: Default::default(),
+            estate_changed: false,
             gifts: HashMap::new(),
             tid_addresses: HashMap::new(),
             middle: 0,

@@ -209,6 +209,7 @@ impl Following {
             epoll: parts.epoll,
             slots: parts.slots,
             lasting: std::collections::BTreeSet::new(),
+            estate_changed: false,
             gifts: HashMap::new(),
             tid_addresses: parts.tid_addresses,
             middle: parts.middle,

@@ -104,6 +104,8 @@ pub(super) struct Lane {
     pub(super) ended: bool,
     /// The call in which the follower's thread waits for its verdict.
     pub(super) waiting: Option<Arrival>,
+    /// The call that the follower's thread was sent back to make again when it was stopped for a promotion.
+    pub(super) again: Option<Arrival>,
     /// Lanes that the leader's thread has opened by making threads and whose thread the follower has not
     /// made yet, in order.
     pub(super) bears: VecDeque<Cloning>,
@@ -121,6 +123,8 @@ pub(super) struct Lane {
     pub(super) fault: Option<(i32, String)>,
     /// Signals that were queued for the follower's thread: the leader's `siginfo_t` of each.
     pub(super) queued: Vec<libc::siginfo_t>,
+    /// One of those that were queued so far was sent by a process, perhaps by its own.
+    pub(super) was_sent_one: bool,
     /// Until the queued signals are delivered.
     pub(super) masked: Option<Masked>,
     /// Address of both threads' slot for clock readings; 0: they have none.

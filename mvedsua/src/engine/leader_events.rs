@@ -5,6 +5,7 @@ use std::time::Instant;
 use super::following::{Following, Stop};
 use super::lane::{Cloning, Delivered, FAULTS, InCall, Item};
 use super::pair::ROOT;
+use super::pending_signals::is_sent;
 use super::replay::is_interrupted;
 use super::side::Why;
 use crate::sys::pidfd;
@@ -511,6 +512,7 @@ impl Following {
         let mut marked = info;
         marked.si_code = QUEUED_BY_US;
         let signal = info.si_signo;
+        self.lanes[index].was_sent_one |= is_sent(info.si_code);
         self.lanes[index].queued.push(info);
         pidfd::queue_signal(self.pairs[pair].follower.pid, tid, signal, &marked)
             .map_err(|e| Stop::roll_back(format!("queueing signal {signal} for thread {tid}: {e}")))

@@ -62,6 +62,8 @@ pub(super) struct Pair {
     pub(super) places: Places,
     /// Calls since the snapshot with a lasting effect on the leader that promotion cannot repeat.
     pub(super) lasting: BTreeSet<&'static str>,
+    /// The leader has changed something of its [estate](super::estate) since the snapshot.
+    pub(super) estate_changed: bool,
     /// Descriptors that the follower was given ahead of a promotion: our duplicates of them, with
     /// their close-on-exec flags.
     pub(super) gifts: HashMap<i32, (OwnedFd, bool)>,

@@ -14,7 +14,7 @@ use super::guard::Doomed;
 use super::home::{Home, Kept};
 use super::lane::Item;
 use super::pair::{Pair, ROOT};
-use super::pending_signals::{Pending, block, unblock, unmark};
+use super::pending_signals::{Pending, Renamed, block, unblock, unmark};
 use super::replay::{RESTART_ALWAYS, is_interrupted, replace_thread_id};
 use super::rollback::{Family, hear};
 use super::side::{Side, Why};
@@ -72,6 +72,15 @@ struct Moved {
     /// What it can only take when the old one is gone.
     locks: Vec<Lock>,
 }
+
+/// Calls that send a signal, and how many of their first arguments say to whom.
+const SIGNAL_SENDERS: [(&str, usize); 5] = [
+    ("kill", 1),
+    ("tkill", 1),
+    ("tgkill", 2),
+    ("rt_sigqueueinfo", 1),
+    ("rt_tgsigqueueinfo", 2),
+];
 
 impl Following {
     /// Does for an exchange what can be done while the leader serves.
@@ -249,7 +258,7 @@ impl Following {
                 Ok(None) => {
                     for pair in self.pairs.numbers() {
                         for (tid, wait) in self.pairs[pair].leader.settle_stragglers() {
-                            self.report(tid, wait)?;
+                            but_for_a_crash(self.report(tid, wait))?;
                         }
                     }
                     // No descriptor tells of a ptrace report to this thread alone.
@@ -334,6 +343,49 @@ impl Following {
         }
     }
 
+    /// A thread is sent back to make its call again, and stops before it does.
+    fn have_it_made_again(&mut self, arrival: &Arrival) -> Result<(), Stop> {
+        if let Some(index) = self.lanes.of_follower(arrival.tid) {
+            self.lanes[index].again = Some(*arrival);
+        }
+        self.respond(arrival, RESTART_ALWAYS)
+    }
+
+    /// A thread is about to send a signal to its own process, whose ids it has looked up before: they are its own now.
+    fn rename_receiver(
+        &self,
+        pair: usize,
+        thread: &Stopped,
+        again: &Arrival,
+        renamed: Renamed,
+    ) -> Result<(), Stop> {
+        let ids = SIGNAL_SENDERS
+            .iter()
+            .find(|(name, _)| *name == again.call.name());
+        let Some((_, ids)) = ids else { return Ok(()) };
+        let mut regs = thread.registers()?;
+        if regs.orig_rax != u64::MAX
+            || regs.rax != u64::from(again.call.nr)
+            || [regs.rdi, regs.rsi] != again.call.args[..2]
+        {
+            return Ok(());
+        }
+        let seen = |tid: i32| inspect::own_id(tid).unwrap_or(tid) as u64;
+        let own = |id: u64| {
+            if id == renamed.from as u64 {
+                return renamed.to as u64;
+            }
+            let mut lanes = self.lanes.iter().filter(|lane| lane.pair == pair);
+            let of = lanes.find(|lane| lane.follower.is_some() && seen(lane.leader) == id);
+            of.and_then(|lane| lane.follower).map_or(id, seen)
+        };
+        regs.rdi = own(regs.rdi);
+        if *ids == 2 {
+            regs.rsi = own(regs.rsi);
+        }
+        Ok(thread.set_registers(&regs)?)
+    }
+
     /// A thread that was still running arrives in a call: it is sent back to make it again.
     fn send_back(&mut self) -> Result<(), Stop> {
         let mut fds = [PollFd::new(self.listener.as_fd(), PollFlags::POLLIN)];
@@ -341,7 +393,7 @@ impl Following {
             return Ok(());
         }
         match self.listener.receive() {
-            Ok(notification) => self.respond(&Arrival::from(notification), RESTART_ALWAYS),
+            Ok(notification) => self.have_it_made_again(&Arrival::from(notification)),
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINTR)) => {
                 Ok(())
             }
@@ -375,12 +427,14 @@ impl Following {
         let mut inherited = Vec::with_capacity(through.len());
         for (pair, through) in through {
             let timers = self.timers_of(pair)?;
-            let mut estate = Estate::default();
-            if self.tree.is_some() {
-                estate = self.read_estate(pair)?;
-            }
+            let mut estate = match self.has_estate(pair) {
+                true => Some(self.read_estate(pair)?),
+                false => None,
+            };
             let mut given = self.give_descriptors(pair, &through)?;
-            self.give_places(pair, &mut estate, &through, &mut given)?;
+            if let Some(estate) = &mut estate {
+                self.give_places(pair, estate, &through, &mut given)?;
+            }
             inherited.push((pair, timers, estate, given));
         }
         tracing::debug!(at = ?start.elapsed(), "promotion: descriptors given");
@@ -394,7 +448,7 @@ impl Following {
             // The kernel does not restart a thread's call any more once one was injected into it.
             self.pairs[pair].follower.rewind_stopped()?;
             let mut threads = self.pairs[pair].follower.take_stopped(Why::Asked);
-            let settled = self.settle_threads(pair, &mut threads, &timers, &given, &estate);
+            let settled = self.settle_threads(pair, &mut threads, &timers, &given, estate.as_ref());
             for thread in threads {
                 self.pairs[pair].follower.add_stopped(thread, Why::Asked);
             }
@@ -402,7 +456,7 @@ impl Following {
             self.pairs[pair].follower.take_over_calls(&undecided)?;
             let pid = self.pairs[pair].follower.pid;
             self.swap_thread_ids(pair, pid, true);
-            moved.push((pair, estate.locks));
+            moved.push((pair, estate.map(|estate| estate.locks).unwrap_or_default()));
         }
         tracing::debug!(at = ?start.elapsed(), "promotion: it is settled");
         self.forget_rest();
@@ -469,7 +523,7 @@ impl Following {
         threads: &mut [Stopped],
         timers: &Timers,
         given: &[i32],
-        estate: &Estate,
+        estate: Option<&Estate>,
     ) -> Result<(), Stop> {
         for thread in &*threads {
             thread.set_options(KEPT_OPTIONS)?;
@@ -482,7 +536,7 @@ impl Following {
             .ok_or_else(|| Stop::roll_back("the follower has no thread left"))?;
         self.settle_in(pair, first, timers, given)?;
         self.give_scheduling(pair)?;
-        if self.tree.is_some() {
+        if let Some(estate) = estate {
             self.give_estate(pair, threads, estate)?;
         }
         let Pair {
@@ -492,13 +546,24 @@ impl Following {
             ..
         } = &self.pairs[pair];
         let lane = |tid| self.lanes.of_follower(tid).map(|at| &self.lanes[at]);
+        let seen = |pid: i32| inspect::own_id(pid).unwrap_or(pid);
+        let renamed = Renamed {
+            from: seen(leader.pid),
+            to: seen(follower.pid),
+        };
         for thread in threads.iter_mut() {
             if let Some(lane) = lane(thread.tid()) {
-                unmark(thread, follower.pid, vdso, &lane.queued)?;
+                unmark(thread, follower.pid, vdso, &lane.queued, renamed)?;
+                if lane.was_sent_one {
+                    renamed.rename_in_frames(thread)?;
+                }
+                if let Some(again) = &lane.again {
+                    self.rename_receiver(pair, thread, again, renamed)?;
+                }
             }
         }
         // Last: every signal that has come to the leader until now.
-        let pending = Pending::of(&leader.tids());
+        let pending = Pending::of(&leader.tids(), renamed);
         let counterpart = |tid| Some(lane(tid)?.leader);
         pending.queue(follower.pid, threads, vdso, &counterpart)?;
         for (thread, mask) in threads.iter().zip(masks) {
@@ -563,7 +628,7 @@ impl Following {
         self.interrupt_follower();
         for index in 0..self.lanes.len() {
             if let Some(arrival) = self.lanes[index].waiting.take() {
-                self.respond(&arrival, RESTART_ALWAYS)?;
+                self.have_it_made_again(&arrival)?;
             }
         }
         let start = Instant::now();
@@ -656,9 +721,14 @@ impl Exchanged {
         if self.following.tree.is_some() {
             return Ok(self.finalize_tree());
         }
+        let vdso = self.following.pairs.root().vdso.clone();
         let side = &mut self.kept.side;
         side.rewind_stopped()?;
-        side.restore_vdso(&self.following.pairs.root().vdso, false)?;
+        if !self.locks.is_empty() {
+            end_all([&mut self.old], &mut || ());
+            take_locks_of(side, &self.locks, &vdso);
+        }
+        side.restore_vdso(&vdso, false)?;
         side.resume_all();
         let pause = self.start.elapsed();
         end_all([&mut self.old], &mut || hear(&mut self.kept.side));
@@ -685,9 +755,7 @@ impl Exchanged {
         }
         let mut family = Family::of(Vec::with_capacity(1 + children.len()), true);
         for (mut side, locks) in std::iter::once((root, locks)).chain(children) {
-            if let Err(error) = take_locks(&mut side, &locks, &vdso) {
-                tracing::error!(pid = side.pid, %error, "the new leader did not get a lock of the old one");
-            }
+            take_locks_of(&mut side, &locks, &vdso);
             family.sides.push(side);
         }
         let mut home = Home::Kept(kept);
@@ -699,6 +767,13 @@ impl Exchanged {
         end_all(&mut olds, &mut || hear(&mut kept.side));
         drop(doomed);
         (kept, following, pause)
+    }
+}
+
+/// As [`take_locks`]. What fails is told: there is no way back.
+fn take_locks_of(side: &mut Side, locks: &[Lock], vdso: &Vdso) {
+    if let Err(error) = take_locks(side, locks, vdso) {
+        tracing::error!(pid = side.pid, %error, "the new leader did not get a lock of the old one");
     }
 }
 

@@ -42,8 +42,8 @@ const CARRIED_OVER: &[&str] = &[
     "PR_SET_TIMERSLACK",
 ];
 
-/// Calls whose effect is carried over with a process of a tree (`estate`).
-const CARRIED_OVER_IN_TREES: &[&str] = &[
+/// Calls whose effect is carried over by themselves (`estate`).
+const OF_AN_ESTATE: &[&str] = &[
     "setuid",
     "setgid",
     "setreuid",
@@ -534,9 +534,9 @@ impl Following {
         {
             let command = call.command(&arrival.call.args);
             let name = command.filter(|c| c.lasting).map_or(call.name, |c| c.name);
-            let carried = CARRIED_OVER.contains(&name)
-                || self.tree.is_some() && CARRIED_OVER_IN_TREES.contains(&name);
-            if !carried {
+            if OF_AN_ESTATE.contains(&name) {
+                self.pairs[pair].estate_changed = true;
+            } else if !CARRIED_OVER.contains(&name) {
                 self.pairs[pair].lasting.insert(name);
             }
         }

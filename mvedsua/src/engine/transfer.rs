@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use mvedsua_common::table::number;
 
+use super::estate::Lock;
 use super::following::{Following, Stop};
 use super::lane::Lane;
 use super::pair::Pair;
@@ -15,6 +16,7 @@ use crate::follower::{Arrival, parking_number};
 use crate::sys::{limits, pidfd, scheduling};
 use crate::tracee::Naming;
 use crate::tracee::context::Context;
+use crate::tracee::identity::Identity;
 use crate::tracee::inject::{Guarded, Plain};
 use crate::tracee::inspect;
 use crate::tracee::posix_timers::{self, Timer};
@@ -359,6 +361,12 @@ impl Following {
         if self.tree.is_some() && finalize {
             return self.obstacle_of_tree();
         }
+        if !finalize && Lock::any(root) {
+            return Some(
+                "the leader holds record locks (fcntl), which only one process can have, and the old version would                  keep: promote it for good, with --finalize"
+                    .into(),
+            );
+        }
         let children = inspect::children(root);
         if let Some(child) = children.first() {
             let comm = std::fs::read_to_string(format!("/proc/{child}/comm")).unwrap_or_default();
@@ -394,14 +402,12 @@ impl Following {
                 names.join(", ")
             ));
         }
-        if self.tree.is_some() {
-            return None;
-        }
-        for field in ["Uid", "Gid", "Groups", "CapEff", "CapPrm"] {
-            let of = |pid: i32| inspect::status_field(pid, pid, field);
-            if of(pid) != of(self.pairs[pair].follower.pid) {
-                return Some(format!("the leader changed its {field} since the snapshot"));
-            }
+        if self.pairs[pair].estate_changed
+            && let Ok(Some(tid)) = Identity::odd_thread(pid)
+        {
+            return Some(format!(
+                "thread {tid} of process {pid} has other privileges than its process, which cannot be carried over yet"
+            ));
         }
         None
     }

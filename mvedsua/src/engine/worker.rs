@@ -652,7 +652,8 @@ impl Worker {
                 self.ended(&why);
                 Life::Ended
             }
-            Promoted::Failed(..) => {
+            Promoted::Failed(_, stop) => {
+                tracing::error!(name = self.name, ?stop, "nobody took over");
                 self.ended(&reason);
                 Life::Ended
             }

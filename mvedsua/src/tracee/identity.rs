@@ -35,6 +35,8 @@ pub struct Identity {
     adopts_orphans: bool,
 }
 
+/// `SUID_DUMP_ROOT`: what the kernel sets by itself, and nobody else may.
+const DUMPABLE_BY_ITSELF: u64 = 2;
 /// `SECBIT_KEEP_CAPS`.
 const KEEP_CAPS: u64 = 1 << 4;
 
@@ -80,23 +82,58 @@ impl Identity {
             adopts_orphans,
             ..Self::of_thread(pid, pid)?
         };
+        match Self::odd_thread(pid)? {
+            None => Ok(identity),
+            Some(tid) => Err(TraceeError::Unsuitable(format!(
+                "thread {tid} of process {pid} has another identity than its process"
+            ))),
+        }
+    }
+
+    /// A thread that is somebody else than the main thread of its process: capabilities belong to threads.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn odd_thread(pid: i32) -> Result<Option<i32>> {
+        let main = Self::of_thread(pid, pid)?;
         for tid in inspect::threads(pid)? {
             let theirs = Self::of_thread(pid, tid)?;
-            if !identity.looks_like(&theirs) {
-                return Err(TraceeError::Unsuitable(format!(
-                    "thread {tid} of process {pid} has another identity than its process"
-                )));
+            if !main.looks_like(&theirs) || !theirs.looks_like(&main) {
+                return Ok(Some(tid));
             }
         }
-        Ok(identity)
+        Ok(None)
+    }
+
+    /// That of a process that is dying and answers no questions. What only it could say is as the kernel has it in a
+    /// process that has changed its users.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn of_dying(pid: i32) -> Result<Self> {
+        Ok(Self {
+            dumpable: DUMPABLE_BY_ITSELF,
+            ..Self::of_thread(pid, pid)?
+        })
+    }
+
+    /// Whether two processes are the same as far as `/proc` says, but for `no_new_privs`, which a filter may have
+    /// brought the second.
+    #[must_use]
+    pub fn is_same(pid: i32, other: i32) -> bool {
+        let both = (Self::of_thread(pid, pid), Self::of_thread(other, other));
+        matches!(both, (Ok(one), Ok(other)) if one.looks_like(&other))
     }
 
     /// What `/proc` says of a thread.
     fn of_thread(pid: i32, tid: i32) -> Result<Self> {
+        let status = inspect::status(pid, tid).unwrap_or_default();
         let field = |name: &'static str| {
-            inspect::status_field(pid, tid, name).ok_or_else(|| {
-                TraceeError::Unsuitable(format!("the status of thread {tid} has no {name}"))
-            })
+            inspect::status_line(&status, name)
+                .map(str::to_owned)
+                .ok_or_else(|| {
+                    TraceeError::Unsuitable(format!("the status of thread {tid} has no {name}"))
+                })
         };
         let numbers = |name| -> Result<Vec<u32>> {
             let text = field(name)?;
@@ -132,16 +169,18 @@ impl Identity {
         })
     }
 
-    /// Equal in what `/proc` says.
+    /// Equal in what `/proc` says. The `other` may have `no_new_privs` of its own: an unprivileged process needs it
+    /// for a filter, and keeps it.
     fn looks_like(&self, other: &Self) -> bool {
         let seen = |identity: &Self| Self {
             secure_bits: 0,
             dumpable: 0,
             death_signal: 0,
             adopts_orphans: false,
+            no_new_privileges: false,
             ..identity.clone()
         };
-        seen(self) == seen(other)
+        seen(self) == seen(other) && self.no_new_privileges <= other.no_new_privileges
     }
 
     /// Gives a process, all of whose threads are given, stopped, the main thread first, this identity. It must be
@@ -169,9 +208,8 @@ impl Identity {
             self.give_thread(pid, &mut Giving::new(thread, vdso)?)?;
         }
         let mut giving = Giving::new(&mut threads[0], vdso)?;
-        // Changes of users make a process undumpable and forget the signal of its parent's death. 2 is what the
-        // kernel sets by itself.
-        if self.dumpable < 2 {
+        // Changes of users make a process undumpable and forget the signal of its parent's death.
+        if self.dumpable < DUMPABLE_BY_ITSELF {
             giving.prctl(libc::PR_SET_DUMPABLE, self.dumpable)?;
         }
         giving.prctl(libc::PR_SET_PDEATHSIG, self.death_signal as u64)?;

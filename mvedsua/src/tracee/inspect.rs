@@ -132,11 +132,18 @@ fn parse_watched(epfd: i32, line: &str) -> Option<Watched> {
 /// One field of `/proc/PID/status` (or of a thread's), trimmed.
 #[must_use]
 pub fn status_field(pid: i32, tid: i32, field: &str) -> Option<String> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/status")).ok()?;
-    status_line(&text, field).map(str::to_owned)
+    status_line(&status(pid, tid)?, field).map(str::to_owned)
 }
 
-fn status_line<'a>(text: &'a str, field: &str) -> Option<&'a str> {
+/// The whole `/proc/PID/status` of a thread, for several fields.
+#[must_use]
+pub fn status(pid: i32, tid: i32) -> Option<String> {
+    std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/status")).ok()
+}
+
+/// One field of it, trimmed.
+#[must_use]
+pub fn status_line<'a>(text: &'a str, field: &str) -> Option<&'a str> {
     text.lines()
         .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
         .map(str::trim)
@@ -191,8 +198,7 @@ pub fn is_asleep(pid: i32, tid: i32) -> bool {
 /// Bit n-1 set: signal n waits for this thread and is not blocked.
 #[must_use]
 pub fn deliverable_signals(pid: i32, tid: i32) -> u64 {
-    let text =
-        std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/status")).unwrap_or_default();
+    let text = status(pid, tid).unwrap_or_default();
     let mask = |field| {
         status_line(&text, field)
             .and_then(|hex| u64::from_str_radix(hex, 16).ok())
