@@ -357,7 +357,11 @@ impl Following {
                 child: Some(child),
                 watched: Some(one.watched),
             };
+            let leader = pair.leader.pid;
             let number = self.pairs.add(pair);
+            if let Some(rules) = &mut self.rules {
+                rules.take_in(number, leader);
+            }
             for (leader, follower) in built.lanes {
                 self.pair_up(number, leader, follower);
             }

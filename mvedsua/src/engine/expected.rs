@@ -5,9 +5,17 @@ use mvedsua_common::event::FLAG_SIGNAL;
 use super::following::{Following, Stop, makes};
 use super::lane::Item;
 use super::roles::roles;
+use super::rules::{Copied, Rules};
 use crate::follower::{Arrival, ProcessMemory};
 use crate::matcher::{self, Difference, Unanswered};
 use crate::rules::ast::Repeat;
+use crate::rules::carry::Carry;
+
+/// What is kept for the reads of the follower's process of a pair; `None` without rules.
+fn carry(rules: &mut Option<Box<Rules>>, pair: usize) -> Option<&mut Carry> {
+    let of = rules.as_mut()?.applied.get_mut(&pair)?;
+    Some(&mut of.carry)
+}
 
 impl Following {
     /// The next item of a lane is what rules made of a call. Returns whether the follower got further.
@@ -19,7 +27,7 @@ impl Following {
         let Some(Item::Expected(expected)) = self.order.next(index).map(|(item, _)| item) else {
             return Ok(false);
         };
-        let signal = |call: &super::rules::Copied| call.record().header.flags & FLAG_SIGNAL != 0;
+        let signal = |call: &Copied| call.record().header.flags & FLAG_SIGNAL != 0;
         if expected.origin.as_ref().is_some_and(signal) && !self.signals_are_known(index, 1) {
             return Ok(false);
         }
@@ -29,7 +37,7 @@ impl Following {
         let Some(Item::Expected(expected)) = self.order.next(index).map(|(item, _)| item) else {
             return Ok(false);
         };
-        let record = expected.origin.as_ref().map(super::rules::Copied::record);
+        let record = expected.origin.as_ref().map(Copied::record);
         let mut memory = ProcessMemory {
             pid: self.pairs[pair].follower.pid,
         };
@@ -44,7 +52,7 @@ impl Following {
             Ok(piece) => piece,
             Err(difference) => return self.unexpected(index, &arrival, &difference),
         };
-        let Some(rules) = &mut self.rules else {
+        let Some(carry) = carry(&mut self.rules, pair) else {
             return Ok(false);
         };
         let given = matcher::give(
@@ -53,7 +61,7 @@ impl Following {
             &arrival.call,
             &mut memory,
             &self.pairs[pair].epoll,
-            &mut rules.carry,
+            carry,
         );
         let given = self.answered(index, &arrival, given)?;
         self.lanes[index].waiting = None;
@@ -65,7 +73,7 @@ impl Following {
         let stays = self.stays(index, piece);
         self.note_registration(index, &arrival)?;
         self.note_file(index);
-        self.note_end(&arrival);
+        self.note_end(pair, &arrival);
         self.note_reaping(index, arrival.tid);
         if stays {
             self.respond(&arrival, given.result)?;
@@ -109,11 +117,11 @@ impl Following {
     }
 
     /// What is carried for a descriptor goes with it.
-    pub(super) fn note_end(&mut self, arrival: &Arrival) {
-        if let Some(rules) = &mut self.rules
-            && arrival.call.nr == roles().close
+    pub(super) fn note_end(&mut self, pair: usize, arrival: &Arrival) {
+        if arrival.call.nr == roles().close
+            && let Some(carry) = carry(&mut self.rules, pair)
         {
-            rules.carry.forget(arrival.call.args[0] as i32);
+            carry.forget(arrival.call.args[0] as i32);
         }
     }
 
@@ -137,13 +145,13 @@ impl Following {
     /// Gives the follower, instead of a divergence, what is carried for a read of its own.
     pub(super) fn read_carried(&mut self, index: usize, arrival: &Arrival) -> Result<bool, Stop> {
         let pair = self.lanes[index].pair;
-        let Some(rules) = &mut self.rules else {
+        let Some(carry) = carry(&mut self.rules, pair) else {
             return Ok(false);
         };
         let mut memory = ProcessMemory {
             pid: self.pairs[pair].follower.pid,
         };
-        let carried = matcher::give_carried(&arrival.call, &mut memory, &mut rules.carry);
+        let carried = matcher::give_carried(&arrival.call, &mut memory, carry);
         let Some(result) = self.answered(index, arrival, carried)? else {
             return Ok(false);
         };
@@ -166,8 +174,12 @@ impl Following {
 
     /// While something is carried to the follower's reads, the next item must not be answered past it.
     pub(super) fn is_carried_to(&self, index: usize) -> bool {
-        let carries = self.rules.as_ref().is_some_and(|r| !r.carry.is_empty());
-        carries
+        let pair = self.lanes[index].pair;
+        let of = |rules: &Rules| {
+            let of = rules.applied.get(&pair);
+            of.is_some_and(|of| !of.carry.is_empty())
+        };
+        self.rules.as_deref().is_some_and(of)
             && self.lanes[index]
                 .waiting
                 .is_some_and(|arrival| matcher::read_of(&arrival.call).is_some())
@@ -184,7 +196,7 @@ impl Following {
             return Ok(false);
         };
         rules.retry |= stop.retry;
-        let name = rules.name(stop.rule);
+        let name = rules.set.title(stop.rule);
         Err(if stop.retry {
             Stop::Later(format!("{name} asks to try again later: {}", stop.why))
         } else {
@@ -196,11 +208,7 @@ impl Following {
     /// carried to it whatever the leader does.
     pub(super) fn step_aside(&mut self) -> Result<bool, Stop> {
         let mut any = false;
-        if self
-            .rules
-            .as_ref()
-            .is_some_and(|rules| !rules.carry.is_empty())
-        {
+        if self.rules.as_ref().is_some_and(|rules| rules.carries()) {
             for index in 0..self.lanes.len() {
                 if let Some(arrival) = self.lanes[index].waiting
                     && self.order.next(index).is_none()

@@ -281,6 +281,9 @@ impl Following {
         let places = self.pairs[parent].places.clone();
         let child = &mut self.pairs[pair];
         (child.opened, child.epoll, child.places) = (opened, epoll, places);
+        if let Some(rules) = &mut self.rules {
+            rules.follower_bore(parent, pair);
+        }
         child.follower = Side::new(born);
         child.follower.add_running(Running::born(born));
         if let Some(of) = &mut child.child {
@@ -519,6 +522,9 @@ impl Following {
             && self.lanes.iter().all(|lane| lane.pair != number)
         {
             self.pairs.close(number);
+            if let Some(rules) = &mut self.rules {
+                rules.close(number);
+            }
         }
     }
 

@@ -87,7 +87,7 @@ impl Following {
             Some((Item::Expected(expected), _)) => {
                 let name = table::syscall(expected.nr).map_or("an unknown call", |call| call.name);
                 let rule = expected.rule.zip(self.rules.as_ref());
-                let rule = rule.map(|(rule, rules)| rules.name(rule));
+                let rule = rule.map(|(rule, rules)| rules.set.title(rule));
                 match rule {
                     Some(rule) => format!("{rule} expects {name}"),
                     None => format!("the leader made {name}"),
@@ -226,7 +226,7 @@ impl Following {
         let rule = expected.rule.zip(self.rules.as_ref());
         let rule = rule.map_or_else(
             || "an `ignore` line".into(),
-            |(rule, rules)| rules.name(rule),
+            |(rule, rules)| rules.set.title(rule),
         );
         format!("{line}, by {rule}")
     }

@@ -6,11 +6,11 @@
 //! behind them. To the rule engine a thread is the number of its lane, for a thread id can come again,
 //! and a call's `seq` is its place in the order.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mvedsua_common::event::{
     EventHeader, FLAG_OUT_OF_LINE, FLAG_SIGNAL, PART_MSG_DATA, PART_WHOLE,
@@ -19,6 +19,7 @@ use mvedsua_common::event::{
 use super::attach::refused;
 use super::following::{Following, Stop};
 use super::lane::Item;
+use super::pair::ROOT;
 use super::replay::{is_interrupted, record};
 use super::rules_told::Told;
 use crate::dsu::trusted;
@@ -176,20 +177,43 @@ impl Call for InPlace<'_> {
     }
 }
 
+/// The rules at work on one process pair.
+pub(super) struct Applied {
+    pub(super) engine: Engine<Copied>,
+    /// What the follower has still to read of texts that became longer.
+    pub(super) carry: Carry,
+}
+
+impl Applied {
+    /// For the process `leader`, whose connections are those that it has now.
+    fn new(mut engine: Engine<Copied>, leader: i32) -> Self {
+        if engine.rules().framing.is_some() {
+            for fd in super::connections::of(leader) {
+                engine.add_connection(fd);
+            }
+        }
+        Self {
+            engine,
+            carry: Carry::new(),
+        }
+    }
+}
+
 /// The rules of a running update.
 pub(super) struct Rules {
     /// The file, as the operator named it.
     pub(super) file: String,
-    pub(super) engine: Engine<Copied>,
-    /// What the follower has still to read of texts that became longer.
-    pub(super) carry: Carry,
+    pub(super) set: Arc<RuleSet>,
+    pub(super) direction: Direction,
+    /// By number of the pair: a descriptor, or what is held, means something in its own process only.
+    pub(super) applied: BTreeMap<usize, Applied>,
     out: VecDeque<Expected<Copied>>,
     /// By lane, while calls of it are undecided: what comes after them and is no matter of rules.
     behind: BTreeMap<usize, VecDeque<(u64, Item)>>,
     /// By lane: a call whose payload is yet to be fetched from the leader's memory.
     unread: BTreeMap<usize, (u64, EventRef)>,
     /// Lanes in which calls are undecided.
-    undecided: std::collections::BTreeSet<usize>,
+    undecided: BTreeSet<usize>,
     freed: Receiver<EventRef>,
     back: Sender<EventRef>,
     clock: Instant,
@@ -260,58 +284,108 @@ pub(super) fn read_clocks(set: &Arc<RuleSet>) -> bool {
 }
 
 impl Rules {
-    /// The forward rules, for the stage in which the old version leads.
+    /// The forward rules, for the stage in which the old version leads; `leader` is the root.
     pub(super) fn forward(options: &UpdateOptions, set: Arc<RuleSet>, leader: i32) -> Self {
         let file = options
             .rules
             .as_ref()
             .map(|file| file.display().to_string());
-        Self::new(
-            file.unwrap_or_else(|| OF_BUNDLE.to_owned()),
-            Engine::new(set, Direction::Forward),
-            leader,
-        )
+        let file = file.unwrap_or_else(|| OF_BUNDLE.to_owned());
+        let mut rules = Self::new(file, set, Direction::Forward);
+        rules.take_in(ROOT, leader);
+        rules
     }
 
-    fn new(file: String, mut engine: Engine<Copied>, leader: i32) -> Self {
-        if engine.rules().framing.is_some() {
-            for fd in super::connections::of(leader) {
-                engine.add_connection(fd);
-            }
-        }
+    fn new(file: String, set: Arc<RuleSet>, direction: Direction) -> Self {
         let (back, freed) = channel();
         Self {
             file,
-            engine,
-            carry: Carry::new(),
+            told: Told::new(&set),
+            set,
+            direction,
+            applied: BTreeMap::new(),
             out: VecDeque::new(),
             behind: BTreeMap::new(),
             unread: BTreeMap::new(),
-            undecided: std::collections::BTreeSet::new(),
+            undecided: BTreeSet::new(),
             freed,
             back,
             clock: Instant::now(),
             retry: false,
-            told: Told::default(),
         }
     }
 
-    /// The reverse rules, after the roles were exchanged.
-    pub(super) fn reversed(self, leader: i32) -> Self {
-        let told = self.told;
-        let reversed = Self::new(self.file, self.engine.reversed(Direction::Reverse), leader);
-        Self { told, ..reversed }
+    /// The reverse rules, after the roles were exchanged. `turned` has the pairs: the number of each before
+    /// and now, and its new leader.
+    pub(super) fn reversed(mut self, turned: &[(usize, usize, i32)]) -> Self {
+        let direction = Direction::Reverse;
+        let mut reversed = Self::new(self.file, self.set, direction);
+        for (before, now, leader) in turned {
+            if let Some(applied) = self.applied.remove(before) {
+                let engine = applied.engine.reversed(direction);
+                reversed.applied.insert(*now, Applied::new(engine, *leader));
+            }
+        }
+        for (_, gone) in self.applied {
+            self.told.keep_counts(&gone.engine);
+        }
+        reversed.told = self.told;
+        reversed
     }
 
-    /// Name and place of a rule, for messages.
-    pub(super) fn name(&self, rule: crate::rules::program::RuleId) -> String {
-        let set = self.engine.rules();
-        set.rules
-            .get(rule.0 as usize)
-            .map_or_else(String::new, |rule| {
-                format!("rule `{}` ({})", rule.name, set.sources.place(rule.span))
-            })
+    /// A process that lives when the update begins.
+    pub(super) fn take_in(&mut self, pair: usize, leader: i32) {
+        let engine = Engine::new(Arc::clone(&self.set), self.direction);
+        self.applied.insert(pair, Applied::new(engine, leader));
     }
+
+    /// A process of the leader has made another: that one begins with the state that its maker has now.
+    fn bear(&mut self, parent: usize, pair: usize) {
+        let Some(maker) = self.applied.get(&parent) else {
+            return;
+        };
+        let child = Applied {
+            engine: maker.engine.for_child(),
+            carry: Carry::new(),
+        };
+        self.applied.insert(pair, child);
+    }
+
+    /// A process of the follower has made another, which may read what is kept for its maker: their
+    /// descriptors are the same.
+    pub(super) fn follower_bore(&mut self, parent: usize, pair: usize) {
+        let carry = self.applied.get(&parent).map(|maker| maker.carry.clone());
+        if let Some((carry, child)) = carry.zip(self.applied.get_mut(&pair)) {
+            child.carry = carry;
+        }
+    }
+
+    /// Both processes of a pair are gone. What its rules did stays in the counts.
+    pub(super) fn close(&mut self, pair: usize) {
+        if let Some(gone) = self.applied.remove(&pair) {
+            self.told.keep_counts(&gone.engine);
+        }
+    }
+
+    fn of(&self, pair: usize) -> Result<&Applied, Stop> {
+        self.applied.get(&pair).ok_or_else(|| no_rules(pair))
+    }
+
+    /// Something is kept for a read of any process of the follower.
+    pub(super) fn carries(&self) -> bool {
+        self.applied.values().any(|of| !of.carry.is_empty())
+    }
+
+    /// When the oldest held call is to be released at the latest.
+    fn deadline(&self) -> Option<Duration> {
+        let deadlines = self.applied.values().filter_map(|of| of.engine.deadline());
+        deadlines.min()
+    }
+}
+
+/// Every pair has its rules from its beginning on.
+fn no_rules(pair: usize) -> Stop {
+    Stop::roll_back(format!("the rules do not know the process pair {pair}"))
 }
 
 impl From<RuleError> for Stop {
@@ -330,8 +404,16 @@ impl Following {
         })
     }
 
+    /// The leader's process of the pair `parent` has made that of `pair`, and nothing of that one's is queued yet.
+    pub(super) fn rules_for(&mut self, parent: usize, pair: usize) {
+        if let Some(rules) = &mut self.rules {
+            rules.bear(parent, pair);
+        }
+    }
+
     /// Queues what happened in a thread of the leader, by way of the rules.
     pub(super) fn push_ruled(&mut self, index: usize, item: Item) -> Result<(), Stop> {
+        let pair = self.lanes[index].pair;
         let Some(rules) = &mut self.rules else {
             self.order.push(index, item);
             return Ok(());
@@ -356,13 +438,14 @@ impl Following {
         };
         let missing = event.header.flags & FLAG_OUT_OF_LINE != 0
             && !self.fetched.contains_key(&event.position);
+        let engine = &rules.of(pair)?.engine;
         let concerned = waits
             || if missing {
-                rules.engine.may_concern(event.header.nr)
+                engine.may_concern(event.header.nr)
             } else {
                 let record = record(&self.recorder, &self.fetched, &event);
                 let joined = joined(&record);
-                rules.engine.concerns(&InPlace(record, joined))
+                engine.concerns(&InPlace(record, joined))
             };
         if !concerned {
             self.order.push(index, Item::Call(event));
@@ -409,7 +492,10 @@ impl Following {
         };
         let call = Copied::new((header, payload), index, place, event, &rules.back);
         let now = rules.clock.elapsed();
-        rules.engine.feed(call, now, &mut rules.out)?;
+        let pair = self.lanes[index].pair;
+        let Rules { applied, out, .. } = &mut **rules;
+        let of = applied.get_mut(&pair).ok_or_else(|| no_rules(pair))?;
+        of.engine.feed(call, now, out)?;
         self.settle(Some(index));
         Ok(())
     }
@@ -420,8 +506,10 @@ impl Following {
             return Ok(());
         };
         let now = rules.clock.elapsed();
-        if rules.engine.deadline().is_some_and(|until| until <= now) {
-            rules.engine.tick(now, &mut rules.out)?;
+        if rules.deadline().is_some_and(|until| until <= now) {
+            for of in rules.applied.values_mut() {
+                of.engine.tick(now, &mut rules.out)?;
+            }
             self.settle(None);
         }
         Ok(())
@@ -432,7 +520,10 @@ impl Following {
         let Some(rules) = &mut self.rules else {
             return Ok(());
         };
-        rules.engine.flush(rules.clock.elapsed(), &mut rules.out)?;
+        let now = rules.clock.elapsed();
+        for of in rules.applied.values_mut() {
+            of.engine.flush(now, &mut rules.out)?;
+        }
         self.settle(None);
         Ok(())
     }
@@ -442,7 +533,17 @@ impl Following {
         let Some(rules) = &mut self.rules else {
             return;
         };
-        self.counts.rewritten += rules.engine.take_removed();
+        let lanes = match only {
+            Some(index) => vec![index],
+            None => rules.undecided.iter().copied().collect(),
+        };
+        let pairs: BTreeSet<usize> = lanes.iter().map(|index| self.lanes[*index].pair).collect();
+        for pair in &pairs {
+            if let Some(of) = rules.applied.get_mut(pair) {
+                self.counts.rewritten += of.engine.take_removed();
+                rules.told.fired(&mut of.engine, &self.lanes);
+            }
+        }
         while let Some(expected) = rules.out.pop_front() {
             let (index, place) = (expected.tid() as usize, expected.seq());
             while let Some(item) = behind(&mut rules.behind, index, Some(place)) {
@@ -467,13 +568,12 @@ impl Following {
             };
             self.order.fill(index, place, item, loose);
         }
-        let lanes = match only {
-            Some(index) => vec![index],
-            None => rules.undecided.iter().copied().collect(),
-        };
         for index in lanes {
             let unread = rules.unread.get(&index).map(|(place, _)| *place);
-            let held = rules.engine.oldest_held(index as u32).or(unread);
+            let of = rules.applied.get(&self.lanes[index].pair);
+            let held = of
+                .and_then(|of| of.engine.oldest_held(index as u32))
+                .or(unread);
             while let Some(item) = behind(&mut rules.behind, index, held) {
                 self.order.fill(index, item.0, item.1, false);
             }

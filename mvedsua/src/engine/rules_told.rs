@@ -4,7 +4,11 @@ use std::collections::VecDeque;
 use std::time::SystemTime;
 
 use super::following::Following;
+use super::lane::Lanes;
+use super::rules::Copied;
 use super::timeline::unix_ms;
+use crate::rules::engine::{Engine, Firing, RuleCount};
+use crate::rules::program::RuleSet;
 use crate::session::{RuleFiring, RuleStatus, RulesStatus};
 
 /// Firings that `status` shows.
@@ -12,10 +16,13 @@ const SHOWN_FIRINGS: usize = 48;
 /// Lines that the rules of one update may put into the timeline.
 const LOG_LINES: u64 = 1000;
 
-/// What was told so far.
+/// What is to be told, of all processes.
 #[derive(Debug, Default)]
 pub(super) struct Told {
-    firings: VecDeque<RuleFiring>,
+    /// The latest firings, oldest first: when, and the leader's thread.
+    firings: VecDeque<(u64, i32, Firing)>,
+    /// What the rules did in processes that are gone.
+    gone: Vec<RuleCount>,
     logs: Vec<String>,
     /// Lines that were put into the timeline, and those for which there was no room.
     lines: u64,
@@ -25,6 +32,37 @@ pub(super) struct Told {
 }
 
 impl Told {
+    pub(super) fn new(set: &RuleSet) -> Self {
+        Self {
+            gone: vec![RuleCount::default(); set.rules.len()],
+            ..Self::default()
+        }
+    }
+
+    /// A process is gone: what its rules did counts on.
+    pub(super) fn keep_counts(&mut self, engine: &Engine<Copied>) {
+        for (sum, (_, count)) in self.gone.iter_mut().zip(engine.counts()) {
+            sum.add(count);
+        }
+    }
+
+    /// Takes what the rules of one process have just done, while its threads have their lanes.
+    pub(super) fn fired(&mut self, engine: &mut Engine<Copied>, lanes: &Lanes) {
+        for mut firing in engine.take_firings() {
+            for line in std::mem::take(&mut firing.logs) {
+                let name = engine.rules().title(firing.rule);
+                self.log(format!("{name} logs: {line}"));
+            }
+            if self.firings.len() == SHOWN_FIRINGS {
+                self.firings.pop_front();
+            }
+            let leader = lanes[firing.on.tid as usize].leader;
+            let now = unix_ms(SystemTime::now());
+            self.firings.push_back((now, leader, firing));
+        }
+        self.lost += engine.take_lost_logs();
+    }
+
     fn log(&mut self, line: String) {
         if self.lines < LOG_LINES {
             self.lines += 1;
@@ -37,35 +75,33 @@ impl Told {
 
 impl Following {
     /// The state of the rules; `None` without rules.
-    pub(super) fn rules_status(&mut self) -> Option<RulesStatus> {
-        let rules = self.rules.as_mut()?;
-        let unix_ms = unix_ms(SystemTime::now());
-        for firing in rules.engine.take_firings() {
-            let name = rules.name(firing.rule);
-            for line in firing.logs {
-                rules.told.log(format!("{name} logs: {line}"));
+    pub(super) fn rules_status(&self) -> Option<RulesStatus> {
+        let rules = self.rules.as_ref()?;
+        let engines = || rules.applied.values().map(|of| &of.engine);
+        let mut counts = rules.told.gone.clone();
+        for engine in engines() {
+            for (sum, (_, count)) in counts.iter_mut().zip(engine.counts()) {
+                sum.add(count);
             }
-            let set = rules.engine.rules();
-            let rule = set.rules.get(firing.rule.0 as usize);
-            if rules.told.firings.len() == SHOWN_FIRINGS {
-                rules.told.firings.pop_front();
-            }
-            rules.told.firings.push_back(RuleFiring {
-                unix_ms,
-                rule: rule.map_or_else(String::new, |rule| rule.name.clone()),
-                thread: self.lanes[firing.on.tid as usize].leader,
-                on: firing.on.to_string(),
-            });
         }
-        rules.told.lost += rules.engine.take_lost_logs();
-        let set = rules.engine.rules();
+        let set = &rules.set;
+        let firing = |(unix_ms, thread, firing): &(u64, i32, Firing)| RuleFiring {
+            unix_ms: *unix_ms,
+            rule: set
+                .rules
+                .get(firing.rule.0 as usize)
+                .map_or_else(String::new, |rule| rule.name.clone()),
+            thread: *thread,
+            on: firing.on.to_string(),
+        };
         Some(RulesStatus {
             file: rules.file.clone(),
-            stage: rules.engine.direction(),
-            held: rules.engine.held() as u64,
-            rules: rules
-                .engine
-                .counts()
+            stage: rules.direction,
+            held: engines().map(|engine| engine.held() as u64).sum(),
+            rules: set
+                .rules
+                .iter()
+                .zip(counts)
                 .map(|(rule, count)| RuleStatus {
                     name: rule.name.clone(),
                     place: set.sources.place(rule.span),
@@ -73,7 +109,7 @@ impl Following {
                     count,
                 })
                 .collect(),
-            firings: rules.told.firings.iter().cloned().collect(),
+            firings: rules.told.firings.iter().map(firing).collect(),
         })
     }
 

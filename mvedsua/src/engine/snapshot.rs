@@ -15,7 +15,7 @@ use super::family::Tree;
 use super::following::{Following, Parts};
 use super::guard::Watched;
 use super::home::Home;
-use super::pair::Pair;
+use super::pair::{Pair, ROOT};
 use super::pending_signals::{block, unblock};
 use super::promote::Exchanged;
 use super::readings::Slots;
@@ -512,13 +512,11 @@ pub(super) fn reverse(
     let Exchanged {
         mut kept,
         old,
-        mut following,
+        following,
         start,
         // A tree of several processes is promoted for good only.
         ..
     } = exchanged;
-    // What the rules did so far is told in terms of these lanes.
-    let _ = following.rules_status();
     let Following {
         recorder,
         options,
@@ -589,7 +587,7 @@ pub(super) fn reverse(
                 vdso,
                 epoll: epoll.reversed(),
                 slots: Slots::new(base, owners.iter().map(|(new, _, slot)| (*new, *slot))),
-                rules: rules.map(|rules| Box::new(rules.reversed(new_pid))),
+                rules: rules.map(|rules| Box::new(rules.reversed(&[(ROOT, ROOT, new_pid)]))),
                 reverse: true,
                 tree,
                 options,

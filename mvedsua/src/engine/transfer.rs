@@ -348,11 +348,7 @@ impl Following {
             return Some(why);
         }
         // The rest passes by itself.
-        if self
-            .rules
-            .as_ref()
-            .is_some_and(|rules| !rules.carry.is_empty())
-        {
+        if self.rules.as_ref().is_some_and(|rules| rules.carries()) {
             return Some(
                 "the follower has still to read what a rule made longer; try again in a moment"
                     .into(),

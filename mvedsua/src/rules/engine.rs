@@ -31,6 +31,15 @@ pub struct RuleCount {
     pub timed_out: u64,
 }
 
+impl RuleCount {
+    /// Adds what the same rule did in another process.
+    pub const fn add(&mut self, other: Self) {
+        self.fired += other.fired;
+        self.held += other.held;
+        self.timed_out += other.timed_out;
+    }
+}
+
 /// One time that a rule applied, for `rules trace`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Firing {
@@ -141,12 +150,14 @@ impl<C: Call + Clone> Engine<C> {
     }
 
     /// An engine for a child process of this one's: the same rules, state and connections, nothing
-    /// held. Both go their own ways from here on.
+    /// held, nothing counted. Both go their own ways from here on.
     #[must_use]
     pub fn for_child(&self) -> Self {
         let mut child = Self::new(Arc::clone(&self.set), self.direction);
+        child.index = Arc::clone(&self.index);
         child.states = self.states.clone();
         child.connections = self.connections.clone();
+        child.messages = self.messages.for_child();
         child
     }
 

@@ -36,7 +36,7 @@ pub(super) struct Messages<C> {
 }
 
 /// What is known of one direction of a connection.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Stream {
     /// The start of a message that has not ended yet.
     tail: Vec<u8>,
@@ -88,6 +88,15 @@ impl<C: Call + Clone> Messages<C> {
             held: 0,
             removed: 0,
             next: 0,
+        }
+    }
+
+    /// Of a process that this one's has just made. Of a message whose start has come it will see but the
+    /// end, which passes unchanged.
+    pub(super) fn for_child(&self) -> Self {
+        Self {
+            streams: self.streams.clone(),
+            ..Self::new(self.framing.clone())
         }
     }
 

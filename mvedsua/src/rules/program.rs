@@ -53,6 +53,18 @@ pub struct RuleSet {
     pub sources: SourceMap,
 }
 
+impl RuleSet {
+    /// Name and place of a rule, for messages.
+    #[must_use]
+    pub fn title(&self, rule: RuleId) -> String {
+        self.rules
+            .get(rule.0 as usize)
+            .map_or_else(String::new, |rule| {
+                format!("rule `{}` ({})", rule.name, self.sources.place(rule.span))
+            })
+    }
+}
+
 /// A state variable.
 #[derive(Debug)]
 pub struct State {
