@@ -400,7 +400,11 @@ impl Following {
         self.push_ruled(index, item)?;
         if let Some(birth) = self.births.take(self.lanes[index].leader, made) {
             let born = birth.tid;
-            let pair = birth.pair.unwrap_or(self.lanes[index].pair);
+            let parent = self.lanes[index].pair;
+            let pair = birth.pair.unwrap_or(parent);
+            if pair != parent {
+                self.rules_for(parent, pair);
+            }
             let lane = self.open_lane(pair, born);
             self.lanes[index].bears.push_back(Cloning {
                 result: made,
@@ -435,14 +439,18 @@ impl Following {
     }
 
     /// The clone and the wait of the snapshot itself, made by the stub in the leader's name. (What its threads
-    /// ask on their way out are local calls.)
-    fn is_snapshot_call(&self, event: &EventRef) -> bool {
+    /// ask on their way out are local calls.) After the wait the id of the middle process may come again, for
+    /// a child of the leader's.
+    fn is_snapshot_call(&mut self, event: &EventRef) -> bool {
         let header = &event.header;
         let roles = super::roles::roles();
-        self.pairs
-            .iter()
-            .any(|pair| header.tid as i32 == pair.cloner && header.ret == i64::from(pair.middle))
-            && (header.nr == roles.clone || header.nr == roles.wait4)
+        let root = self.pairs.root_mut();
+        let is_its = header.tid as i32 == root.cloner && header.ret == i64::from(root.middle);
+        if is_its && header.nr == roles.wait4 {
+            (root.middle, root.cloner) = (0, 0);
+            return true;
+        }
+        is_its && header.nr == roles.clone
     }
 
     /// Answers calls as long as one can be answered in the global order.
