@@ -23,6 +23,7 @@ use crate::follower::{Arrival, ProcessMemory};
 use crate::matcher::{Record, answer, compare, push_part};
 use crate::recorder::EventRef;
 use crate::tracee::clock_slots;
+use crate::tracee::inspect;
 use crate::tracee::thread::Stopped;
 
 /// How often the slot of a leader's thread is looked at whose follower waits for a reading.
@@ -249,7 +250,14 @@ impl Following {
             }
             if let Some(slot) = self.pairs[pair].slots.leader.get(&lane.leader) {
                 let (pid, tid) = (self.pairs[pair].leader.pid, lane.leader);
-                let (first, readings) = clock_slots::written(pid, slot.address, slot.seen)?;
+                let written = clock_slots::written(pid, slot.address, slot.seen);
+                // One that ends has been looked at where it was reported to; what it did last may be held by rules.
+                let child = self.pairs[pair].child.as_ref();
+                let ends = child.is_some_and(|child| child.leader_end.is_some());
+                if written.is_err() && (ends || inspect::is_dying(pid)) {
+                    continue;
+                }
+                let (first, readings) = written?;
                 if !readings.is_empty() {
                     found.push((pair, tid, first, readings));
                 }
