@@ -71,6 +71,10 @@ pub struct Builds {
     /// No object of this type (such as "struct request") outlives a call; may be repeated
     #[arg(long, value_name = "TYPE")]
     accept_type: Vec<String>,
+    /// Static variables that this function declares under one name in several blocks are the same in both builds in
+    /// their order; may be repeated
+    #[arg(long, value_name = "FUNCTION")]
+    in_order: Vec<String>,
     /// What to do with a changed function that never leaves the stack; may be repeated
     #[arg(long, value_name = "FUNCTION=restart|leave", value_parser = control)]
     control: Vec<(String, Control)>,
@@ -175,6 +179,7 @@ impl Builds {
             control: self.control.into_iter().collect::<BTreeMap<_, _>>(),
             keep_values: self.keep_value.into_iter().collect::<BTreeSet<_>>(),
             accept_types: self.accept_type.into_iter().collect(),
+            in_order: self.in_order.into_iter().collect(),
             transform: None,
         }
     }

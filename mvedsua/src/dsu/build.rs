@@ -41,6 +41,8 @@ pub struct BuildOptions {
     pub keep_values: BTreeSet<String>,
     /// Types (`struct x`) that differ, of which no object outlives a call.
     pub accept_types: BTreeSet<String>,
+    /// Functions whose static variables of one name are the same in both builds in the order of their declarations.
+    pub in_order: BTreeSet<String>,
     /// The transformer: C, or a relocatable object.
     pub transform: Option<PathBuf>,
 }
@@ -111,7 +113,11 @@ fn load(options: &BuildOptions) -> Result<(Pair, Vec<TypeChange>), DsuError> {
         Catalog::new(&old, &HashMap::new()),
         Catalog::new(&new, &rename),
     );
-    let pair = Pair::new(Side::new(old, old_catalog), Side::new(new, new_catalog));
+    let pair = Pair::new(
+        Side::new(old, old_catalog),
+        Side::new(new, new_catalog),
+        &options.in_order,
+    );
     Ok((pair, type_changes))
 }
 

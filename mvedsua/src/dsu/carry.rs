@@ -552,12 +552,18 @@ impl<'a> Carrier<'a> {
         match pair.pairing.to_old[id] {
             Some(old) => Some(Bind::Old(pair.old.catalog.entities[old].addr + offset)),
             None if entity.ambiguous => {
+                let function = entity.keys.iter().find_map(|key| key.function.as_ref());
+                let hint = function.map_or_else(String::new, |function| {
+                    format!(
+                        "; if both builds declare as many, and they are the same in their order, say --in-order {function}"
+                    )
+                });
+                let label = entity.label();
                 self.block(
                     "E436",
                     owner,
                     format!(
-                        "it uses {}, and several variables of a build have that name",
-                        entity.label()
+                        "it uses {label}, and several variables of a build have that name{hint}"
                     ),
                 );
                 None

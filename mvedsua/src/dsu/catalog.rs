@@ -1,7 +1,7 @@
 //! The named things of one build: functions with all their parts, variables, TLS variables, each
 //! with keys under which the same thing is found in another build.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::debug_files::Build;
 use super::image::SymbolKind;
@@ -474,6 +474,48 @@ impl Pairing {
             })
         });
         pairing
+    }
+
+    /// Pairs the variables of one name that a function of `functions` declares in several of its blocks: the first
+    /// with the first, and so on, if both builds have as many, of the same types.
+    pub fn pair_in_order(&mut self, old: &Catalog, new: &Catalog, functions: &BTreeSet<String>) {
+        let named = |catalog: &Catalog, paired: &[Option<usize>]| {
+            let mut groups: BTreeMap<Key, Vec<usize>> = BTreeMap::new();
+            for (id, entity) in catalog.entities.iter().enumerate() {
+                let key = entity.keys.iter().find(|key| {
+                    let function = key.function.as_ref();
+                    function.is_some_and(|function| functions.contains(function))
+                });
+                if let Some(key) = key.filter(|_| entity.ambiguous && paired[id].is_none()) {
+                    groups.entry(key.clone()).or_default().push(id);
+                }
+            }
+            for group in groups.values_mut() {
+                // Entries of the debug information are in the order of the source.
+                group.sort_by_key(|id| catalog.entities[*id].die);
+            }
+            groups
+        };
+        let before = named(old, &self.to_new);
+        for (key, after) in named(new, &self.to_old) {
+            let pairs = before.get(&key).into_iter().flatten().zip(&after);
+            let alike = pairs.clone().all(|(a, b)| {
+                let (a, b) = (&old.entities[*a], &new.entities[*b]);
+                a.die.is_some()
+                    && b.die.is_some()
+                    && (a.size, &a.type_text) == (b.size, &b.type_text)
+            });
+            if alike
+                && before
+                    .get(&key)
+                    .is_some_and(|before| before.len() == after.len())
+            {
+                for (a, b) in pairs {
+                    self.to_old[*b] = Some(*a);
+                    self.to_new[*a] = Some(*b);
+                }
+            }
+        }
     }
 
     fn pass(&mut self, old: &Catalog, new: &Catalog, key: impl Fn(&Key) -> Option<Key>) {

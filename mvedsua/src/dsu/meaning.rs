@@ -1,7 +1,7 @@
 //! What an address names, and whether two addresses of two builds name the same.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::catalog::{Catalog, EntityKind, Pairing};
 use super::code::{Access, Code};
@@ -269,10 +269,12 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// Puts two builds side by side.
+    /// Puts two builds side by side. Static variables of one name in the functions `in_order` are told apart by
+    /// the order of their declarations.
     #[must_use]
-    pub fn new(old: Side, new: Side) -> Self {
-        let pairing = Pairing::new(&old.catalog, &new.catalog);
+    pub fn new(old: Side, new: Side, in_order: &BTreeSet<String>) -> Self {
+        let mut pairing = Pairing::new(&old.catalog, &new.catalog);
+        pairing.pair_in_order(&old.catalog, &new.catalog, in_order);
         Self {
             old,
             new,

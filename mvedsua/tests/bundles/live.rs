@@ -1,17 +1,21 @@
 //! The bundle is applied to a running process of the old version.
 
 use super::victim::Pair;
+use mvedsua::dsu::{BuildOptions, Bundle, DsuError, build};
 
 const FIXED: [&str; 1] = ["-fno-pie"];
 
 /// What a process started as version 2 would be told and answer, given the state of version 1.
 fn check(pair: &Pair, before: &[(&str, &str)], after: &[(&str, &str)]) {
-    let bundle = pair.bundle();
+    check_bundle(pair, &pair.bundle(), before, after);
+}
+
+fn check_bundle(pair: &Pair, bundle: &Bundle, before: &[(&str, &str)], after: &[(&str, &str)]) {
     let mut running = pair.start();
     for (line, answer) in before {
         assert_eq!(running.ask(line), *answer, "before the update");
     }
-    assert_eq!(running.apply(&bundle), "APPLIED");
+    assert_eq!(running.apply(bundle), "APPLIED");
     for (line, answer) in after {
         assert_eq!(running.ask(line), *answer, "after the update");
     }
@@ -50,6 +54,31 @@ fn statics_of_the_same_name_in_two_files() {
             &[("1", "13003 2353"), ("2", "15004 2554")],
         );
     }
+}
+
+#[test]
+fn statics_of_the_same_name_in_blocks_of_a_function() {
+    let in_order = |pair: &Pair| BuildOptions {
+        in_order: ["answer".to_owned()].into(),
+        ..pair.options()
+    };
+    let refused = |options: &BuildOptions| {
+        let error = build(options).expect_err("nothing tells which is which");
+        matches!(&error, DsuError::Blocked(all) if all.iter().any(|blocker| blocker.code == "E436"))
+    };
+    for flags in [&[][..], &FIXED] {
+        let pair = Pair::new(&["blocks.c"], flags);
+        assert!(refused(&pair.options()));
+        let bundle = build(&in_order(&pair)).expect("they are the same in their order");
+        check_bundle(
+            &pair,
+            &bundle,
+            &[("2", "old: even 102"), ("3", "old: odd 203")],
+            &[("4", "new: even 106"), ("5", "new: odd 208")],
+        );
+    }
+    // One more: which of the three is which is not known.
+    assert!(refused(&in_order(&Pair::new(&["blocks.c"], &["-DMORE"]))));
 }
 
 #[test]
