@@ -65,14 +65,16 @@ fn argument<'m>(
     let value = args[index];
     match meaning {
         Arg::Int => {
-            if let Some((at, _)) = call.commands
-                && usize::from(at) == index
-            {
-                let known = call.command(args).map(|command| command.name.to_owned());
-                return known.unwrap_or_else(|| format!("{:#x}", value as u32));
-            }
-            let symbol = flags::symbolic(call.name, call.names[index], value as u32);
-            return symbol.unwrap_or_else(|| (value as i32).to_string());
+            let is_command = call
+                .commands
+                .is_some_and(|(at, _)| usize::from(at) == index);
+            return flags::of_argument(call, args, index).unwrap_or_else(|| {
+                if is_command {
+                    format!("{:#x}", value as u32)
+                } else {
+                    (value as i32).to_string()
+                }
+            });
         }
         Arg::Long => return value.cast_signed().to_string(),
         Arg::Fd => return descriptor(value as i32),

@@ -1,5 +1,7 @@
 //! Symbolic names for flag and enumeration arguments.
 
+use mvedsua_common::spec::Syscall;
+
 use libc::{
     AF_INET, AF_INET6, AF_NETLINK, AF_PACKET, AF_UNIX, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD,
     F_OK, R_OK, SEEK_CUR, SEEK_END, SEEK_SET, SHUT_RD, SHUT_RDWR, SHUT_WR, W_OK, X_OK,
@@ -324,8 +326,30 @@ pub(crate) fn constants() -> impl Iterator<Item = (&'static str, u32)> {
         .map(|(value, name)| (*name, *value))
 }
 
+/// The symbolic form of an argument of a call, or `None` where a number says enough. Names are joined by `|`.
+pub(crate) fn of_argument(call: &Syscall, args: &[u64; 6], at: usize) -> Option<String> {
+    let value = args[at] as u32;
+    if call.commands.is_some_and(|(of, _)| usize::from(of) == at) {
+        return call.command(args).map(|command| command.name.to_owned());
+    }
+    let prefix = match (call.names[at], args[1] as i32) {
+        ("sig", _) => Some("SIG"),
+        ("optname", libc::SOL_SOCKET) => Some("SO_"),
+        ("optname", libc::IPPROTO_TCP) => Some("TCP_"),
+        ("optname", libc::IPPROTO_IP) => Some("IP_"),
+        ("optname", libc::IPPROTO_IPV6) => Some("IPV6_"),
+        _ => None,
+    };
+    if let Some(prefix) = prefix {
+        let mut others = OTHERS.iter();
+        let found = others.find(|(number, name)| *number == value && name.starts_with(prefix))?;
+        return Some(found.1.to_owned());
+    }
+    symbolic(call.name, call.names[at], value)
+}
+
 /// The symbolic form of argument `argument` of call `call`, or `None` where a number says enough.
-pub(super) fn symbolic(call: &str, argument: &str, value: u32) -> Option<String> {
+fn symbolic(call: &str, argument: &str, value: u32) -> Option<String> {
     let (_, _, style) = STYLES
         .iter()
         .find(|(calls, arg, _)| *arg == argument && (calls.is_empty() || calls.contains(&call)))?;

@@ -15,6 +15,7 @@ use super::parser::parse;
 use super::program::{Outcome, Rule, RuleSet, Subject};
 use super::source::SourceMap;
 use super::testing;
+use crate::report::flags;
 
 /// What a tool has to say, and whether it is good news.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -344,7 +345,7 @@ pub fn suggest(divergence: &Divergence) -> Result<String, RuleError> {
                 }
                 (left.join(", "), "nothing".to_owned())
             } else {
-                let result = follower.ret;
+                let result = result_text(follower.ret);
                 let _ = write!(
                     remarks,
                     "// The follower seems to make one call more, which gets the result {result}: say what it is to\n\
@@ -411,18 +412,42 @@ fn call_text(call: &OwnedCall, signature: &Signature, pattern: bool, fd: Fd) -> 
                 args.push(format!("{name}: {}", literal(text)));
             }
             (names::Slot::Number(_), _) if is_compared(signature, i) => {
-                let raw = call.args[i];
-                let value = if matches!(signature.call.args[i], mvedsua_common::spec::Arg::Long) {
-                    raw as i64
-                } else {
-                    i64::from(raw as i32)
-                };
-                args.push(format!("{name}: {value}"));
+                args.push(format!("{name}: {}", number_text(call, signature, i)));
             }
             _ => {}
         }
     }
     format!("{}({})", signature.call.name, args.join(", "))
+}
+
+/// A number as text: by its names, where the language has some that stand for it.
+fn number_text(call: &OwnedCall, signature: &Signature, at: usize) -> String {
+    use mvedsua_common::spec::Arg;
+    const CWD: &str = "AT_FDCWD";
+    let raw = call.args[at];
+    let value = match signature.call.args[at] {
+        Arg::Long => return raw.cast_signed().to_string(),
+        Arg::Fd if names::constant(CWD) == Some(i64::from(raw as i32)) => return CWD.into(),
+        Arg::Fd => return (raw as i32).to_string(),
+        _ => i64::from(raw as i32),
+    };
+    let named = flags::of_argument(signature.call, &call.args, at).filter(|text| {
+        let number = |part: &str| {
+            let digits = part.strip_prefix("0x").map(|hex| (hex, 16));
+            let digits = digits.or_else(|| part.strip_prefix("0o").map(|octal| (octal, 8)));
+            let (digits, radix) = digits.unwrap_or((part, 10));
+            let number = names::constant(part);
+            number.or_else(|| i64::from_str_radix(digits, radix).ok())
+        };
+        let parts: Option<Vec<i64>> = text.split('|').map(number).collect();
+        parts.is_some_and(|parts| parts.iter().fold(0, |all, part| all | part) == value)
+    });
+    named.map_or_else(|| value.to_string(), |text| text.replace('|', " | "))
+}
+
+/// A result as text: an error by its name.
+fn result_text(result: i64) -> String {
+    names::error_name(result).map_or_else(|| result.to_string(), str::to_owned)
 }
 
 fn is_compared(signature: &Signature, at: usize) -> bool {
@@ -539,6 +564,63 @@ test "it" { given { write(5, "x"); } expect { write(6, "x"); } }
 "#;
         let report = test(load_text("t", &format!("{rule}{tests}")));
         assert!(report.ok, "{rule}{}", report.text);
+    }
+
+    #[test]
+    fn numbers_are_suggested_by_their_names() {
+        let call = |name: &str, args: [u64; 6]| OwnedCall {
+            nr: names::call(name).expect("in the table").nr,
+            args,
+            ..OwnedCall::default()
+        };
+        let number = |name| names::constant(name).expect("it is known").cast_unsigned();
+        let at = number("AT_FDCWD");
+        let flags = number("O_WRONLY") | number("O_CREAT") | number("O_CLOEXEC");
+        for (name, args, named) in [
+            (
+                "openat",
+                [at, 0, flags, 0o644, 0, 0],
+                "flags: O_WRONLY | O_CLOEXEC | O_CREAT",
+            ),
+            ("openat", [at, 0, 0, 0, 0, 0], "openat(., flags: O_RDONLY"),
+            (
+                "fcntl",
+                [5, number("F_SETFL"), 0x800, 0, 0, 0],
+                "op: F_SETFL",
+            ),
+            (
+                "socket",
+                [2, 1 | 0o4000, 0, 0, 0, 0],
+                "socket(domain: AF_INET, type: SOCK_STREAM | SOCK_NONBLOCK",
+            ),
+            (
+                "setsockopt",
+                [5, 1, 2, 0, 4, 0],
+                "level: SOL_SOCKET, optname: SO_REUSEADDR",
+            ),
+            (
+                "setsockopt",
+                [5, 6, 1, 0, 4, 0],
+                "level: IPPROTO_TCP, optname: TCP_NODELAY",
+            ),
+            ("kill", [12, 15, 0, 0, 0, 0], "sig: SIGTERM"),
+            ("lseek", [5, 0, 2, 0, 0, 0], "whence: SEEK_END"),
+            // What has no name stays a number.
+            ("socket", [99, 1, 0, 0, 0, 0], "domain: 99"),
+            ("listen", [5, 511, 0, 0, 0, 0], "backlog: 511"),
+        ] {
+            let divergence = Divergence {
+                leader: Some(call(name, args)),
+                follower: None,
+                ..Divergence::default()
+            };
+            let rule = suggest(&divergence).expect("a rule");
+            assert!(rule.contains(named), "{named}: {rule}");
+            let loaded = load_text("t", &rule);
+            assert!(loaded.rules.is_some(), "{rule}{}", loaded.render());
+        }
+        assert_eq!(result_text(-11), "EAGAIN");
+        assert_eq!(result_text(7), "7");
     }
 
     #[test]
