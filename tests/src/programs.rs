@@ -23,6 +23,12 @@ pub const MEMCACHED_OLD: &str = "memcached-1.6.18-1";
 /// Debian's memcached 1.6.18-1+deb12u1, with the same options.
 pub const MEMCACHED_NEW: &str = "memcached-1.6.18-1+deb12u1";
 
+/// Debian's vsftpd 3.0.3-13+b2, as it is installed.
+pub const VSFTPD: &str = "vsftpd-3.0.3";
+
+/// A next version of [`VSFTPD`]: another greeting, another command, another form of its log.
+pub const VSFTPD_NEXT: &str = "vsftpd-next";
+
 /// Written last into the folder of a build; holds the recipe that made it.
 const STAMP: &str = "recipe";
 

@@ -103,6 +103,22 @@ impl Debian {
         tree.with_context(|| format!("{package} has no folder in its source package"))
     }
 
+    /// Fetches a binary package and unpacks it into `to`; `folder` is made for the download.
+    ///
+    /// # Errors
+    /// When it is not served (any more), or there is no network.
+    pub fn download(&self, package: &str, version: &str, folder: &Path, to: &Path) -> Result<()> {
+        fs::create_dir(folder)?;
+        self.step(
+            &format!("{package} {version}"),
+            self.apt("apt-get")
+                .current_dir(folder)
+                .args(["download", "--quiet"])
+                .arg(format!("{package}={version}")),
+        )?;
+        unpack_from(folder, package, to)
+    }
+
     /// Installs what the tree needs to be built, if anything is missing.
     ///
     /// # Errors
@@ -164,18 +180,7 @@ impl Debian {
     /// When there is no such package.
     pub fn unpack(&self, tree: &Path, name: &str, folder: &Path) -> Result<()> {
         let beside = tree.parent().context("the tree is in a folder")?;
-        let package = fs::read_dir(beside)?
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .find(|path| {
-                let file = path.file_name().and_then(|name| name.to_str());
-                file.is_some_and(|f| f.starts_with(&format!("{name}_")) && f.ends_with(".deb"))
-            })
-            .with_context(|| format!("{name} was not built in {}", beside.display()))?;
-        command::run(
-            Command::new("dpkg-deb")
-                .arg("--extract")
-                .args([package.as_path(), folder]),
-        )
+        unpack_from(beside, name, folder)
     }
 
     /// Runs a command; its output goes to the log, the end of which is part of an error.
@@ -208,6 +213,22 @@ impl Debian {
         println!("{} s", start.elapsed().as_secs());
         Ok(())
     }
+}
+
+/// Unpacks the package `name` that lies in the folder `from` into `to`.
+fn unpack_from(from: &Path, name: &str, to: &Path) -> Result<()> {
+    let package = fs::read_dir(from)?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .find(|path| {
+            let file = path.file_name().and_then(|name| name.to_str());
+            file.is_some_and(|f| f.starts_with(&format!("{name}_")) && f.ends_with(".deb"))
+        })
+        .with_context(|| format!("there is no package {name} in {}", from.display()))?;
+    command::run(
+        Command::new("dpkg-deb")
+            .arg("--extract")
+            .args([package.as_path(), to]),
+    )
 }
 
 /// No tests of theirs, and as many compilers at once as there are processors.

@@ -7,6 +7,7 @@
 mod debian;
 mod memcached;
 mod redis;
+mod vsftpd;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -26,6 +27,7 @@ pub fn run() -> Result<()> {
     let start = Instant::now();
     redis::build()?;
     memcached::build()?;
+    vsftpd::build()?;
     for (example, versions) in Example::ALL {
         for version in 1..=versions {
             example.build(version)?;
