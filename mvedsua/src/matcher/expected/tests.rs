@@ -79,6 +79,41 @@ fn write(fd: u64, len: usize) -> Call {
     }
 }
 
+#[test]
+fn a_write_that_failed_has_no_noise_to_be_ignored() {
+    let noise = r#"ignore write(_, text) in text /pid ([0-9]+)/;"#;
+    let broken = names::error("EPIPE").expect("it is known");
+    let failed = OwnedCall {
+        ret: broken,
+        parts: Vec::new(),
+        ..leader("write", "500 OOPS: ")
+    };
+    let expected = rule(noise, failed);
+    let record = Record {
+        header: mvedsua_common::event::EventHeader {
+            len: 0,
+            nr: nr("write"),
+            flags: 0,
+            tgid: 1,
+            tid: 1,
+            ret: broken,
+            args: [5, 0x7000, 10, 0, 0, 0],
+            parts: u32::MAX,
+            reserved: 0,
+        },
+        payload: &[],
+    };
+    let mut memory = Page::with(b"500 OOPS: ");
+    let held = expect(
+        &expected,
+        Some(&record),
+        &write(5, 10),
+        &mut memory,
+        &mut Vec::new(),
+    );
+    assert_eq!(held, Ok(None));
+}
+
 fn held(expected: &ExpectedCall<OwnedCall>, call: &Call, memory: &[u8]) -> Result<(), Difference> {
     let mut memory = Page::with(memory);
     expect(expected, None, call, &mut memory, &mut Vec::new()).map(|_| ())
