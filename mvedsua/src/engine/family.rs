@@ -41,8 +41,12 @@ const SHARING: u64 = (libc::CLONE_VM
 /// Where `si_pid` is in the `siginfo_t` of a `waitid`.
 const PID_IN_SIGINFO: usize = 16 - 4;
 
-/// A signal that comes right behind a call comes within this time, but for a machine that is very busy.
+/// A signal that comes right behind a call comes within this time,
 const SIGNAL_PATIENCE: Duration = Duration::from_millis(5);
+/// unless the thread has not run so long after that: on a busy machine it may have to wait for a CPU,
+const RUN_PATIENCE: Duration = Duration::from_millis(1);
+/// though hardly for this long.
+const LONGEST_PATIENCE: Duration = Duration::from_millis(500);
 
 /// What is kept of a tree besides its pairs.
 #[derive(Debug)]
@@ -449,7 +453,7 @@ impl Following {
 
     /// A signal may come right behind the last thing that is known of a lane, before the leader's thread runs on: a
     /// child that ends closes its end of a pipe first, and is reported to its parent then. The follower is not
-    /// answered until the leader's thread is seen asleep in its next call, or a while has passed.
+    /// answered until the leader's thread is seen asleep in its next call, or has run for a while.
     pub(super) fn may_get_a_signal(&mut self, index: usize) -> bool {
         if self.tree.is_none()
             || self.lanes[index].waiting.is_none()
@@ -460,11 +464,17 @@ impl Following {
         }
         let leader = &self.pairs[self.lanes[index].pair].leader;
         let tid = self.lanes[index].leader;
-        let since = *self.lanes[index]
+        let (since, had_run) = self.lanes[index]
             .kept_since
-            .get_or_insert_with(Instant::now);
+            .get_or_insert_with(|| (Instant::now(), None));
         let stands = !leader.has(tid) || !leader.runs();
-        if stands || since.elapsed() > SIGNAL_PATIENCE || inspect::is_asleep(leader.pid, tid) {
+        let kept = since.elapsed();
+        let long_enough = kept > SIGNAL_PATIENCE
+            && inspect::run_time(leader.pid, tid).is_none_or(|has_run| {
+                let more = has_run.saturating_sub(*had_run.get_or_insert(has_run));
+                more > RUN_PATIENCE || kept > LONGEST_PATIENCE
+            });
+        if stands || long_enough || inspect::is_asleep(leader.pid, tid) {
             // A signal that came before it fell asleep would be known by now.
             self.lanes[index].kept_since = None;
             return false;

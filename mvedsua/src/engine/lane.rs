@@ -1,7 +1,7 @@
 //! A pair of threads, one of the leader and one of the follower, and what happens between them.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mvedsua_common::clock::Reading;
 
@@ -136,8 +136,8 @@ pub(super) struct Lane {
     /// Readings that it was given and did not take before its next call: they are expected now.
     pub(super) returned: VecDeque<Reading>,
     /// Since when the last thing that is known of the leader's thread is kept from the follower's, because a signal
-    /// may come right behind it.
-    pub(super) kept_since: Option<Instant>,
+    /// may come right behind it; and if that is long ago, how long the leader's had run then.
+    pub(super) kept_since: Option<(Instant, Option<Duration>)>,
 }
 
 impl Lane {

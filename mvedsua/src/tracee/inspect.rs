@@ -1,5 +1,7 @@
 //! What `/proc` says about a process: memory map, threads, whether it can be followed at all.
 
+use std::time::Duration;
+
 use super::{Naming, Result};
 
 /// One line of `/proc/PID/maps`.
@@ -184,6 +186,15 @@ pub fn is_dying(pid: i32) -> bool {
     status_field(pid, pid, "State").is_none_or(|state| state.starts_with(['Z', 'X']))
         || killed("SigPnd")
         || killed("ShdPnd")
+}
+
+/// How long a thread has run on a CPU so far, as of its last clock tick there. `None` when it is gone, or the kernel
+/// does not count it.
+#[must_use]
+pub fn run_time(pid: i32, tid: i32) -> Option<Duration> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/schedstat")).ok()?;
+    let nanoseconds = text.split(' ').next()?.parse().ok()?;
+    Some(Duration::from_nanos(nanoseconds))
 }
 
 /// The thread sleeps in the kernel: it has left the call before that one for good.
