@@ -15,7 +15,7 @@ use mvedsua_tests::server::find_program;
 use super::{Made, cached};
 
 /// Changed when the recipe is: builds of another one are made again.
-const RECIPE: &str = "1";
+const RECIPE: &str = "2";
 
 /// The package; its debug file and the bytes below are of this version.
 const VERSION: &str = "3.0.3-13+b2";
@@ -32,8 +32,8 @@ const CHANGES: [(&[u8], &[u8]); 4] = [
     (b"\0(vsFTPd 3.0.3)\0", b"\0(vsFTPd 3.0.5)\0"),
     // It knows a command that the old one does not, and does not know one that the old one does.
     (b"\0ALLO\0", b"\0AVBL\0"),
-    // It writes times in its log otherwise: minutes and seconds are exchanged.
-    (b" %H:%M:%S %Y\0", b" %H:%S:%M %Y\0"),
+    // It writes times in its log otherwise, at any time: the month stands in the place of the day of the week, too.
+    (b"\0%a %b!%d %H", b"\0%b %b!%d %H"),
     // And another number than its process id: after the call of `vsf_sysutil_getpid` it gives the one in `ebx` to
     // `str_append_ulong` (mov %rbx,%rdi; mov %eax,%esi).
     (
