@@ -252,6 +252,9 @@ impl Following {
     }
 
     fn leader_thread_gone(&mut self, pair: usize, tid: i32, wait: Wait) -> Result<(), Stop> {
+        // One that was killed may not have reported that it was about to end. Its last calls bring what it read of the
+        // clocks, as long as it has a slot.
+        self.drain_ring()?;
         self.pairs[pair].leader.ended(tid);
         self.take_slot_back(pair, tid);
         let lane = self.lanes.leader_ended(tid);
