@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use mvedsua_tests::mvedsua::Status;
 use mvedsua_tests::{Mvedsua, Need, Victim, can_run, process, wait_until};
 use nix::sys::signal::Signal;
@@ -95,7 +95,9 @@ fn promoted(name: &str, rounds: u64) -> Result<()> {
         .follower
         .map_or(0, |follower| follower.pid);
     mvedsua.run(&["promote", name, "--finalize"])?.ok()?;
-    let status = mvedsua.status(name)?;
+    let status = mvedsua
+        .status(name)
+        .with_context(|| format!("the victim says: {}", victim.log()))?;
     ensure!(
         status.leader.pid == follower && status.stage == "single-leader",
         "{status:?}"

@@ -115,9 +115,7 @@ impl Following {
                 rewind_thread(first, follower.pid)?;
                 first.set_options(FOLLOWER_OPTIONS | ptrace::O_SUSPEND_SECCOMP)?;
                 let mask = block(first)?;
-                let args = [0, u64::from(u32::MAX), 0, 0, 0, 0];
-                let nr = mvedsua_common::table::number("close_range");
-                Plain { vdso }.call_ok(first, "close_range", nr, &args)?;
+                close_all(first, vdso)?;
                 unblock(first, mask)?;
                 first.set_options(FOLLOWER_OPTIONS)
             })();
@@ -728,6 +726,8 @@ impl Exchanged {
             end_all([&mut self.old], &mut || ());
             take_locks_of(side, &self.locks, &vdso);
         }
+        close_descriptors(&mut self.old, &vdso);
+        let side = &mut self.kept.side;
         side.restore_vdso(&vdso, false)?;
         side.resume_all();
         let pause = self.start.elapsed();
@@ -753,6 +753,9 @@ impl Exchanged {
         if !locks.is_empty() || children.iter().any(|(_, locks)| !locks.is_empty()) {
             end_all(&mut olds, &mut || ());
         }
+        for old in &mut olds {
+            close_descriptors(old, &vdso);
+        }
         let mut family = Family::of(Vec::with_capacity(1 + children.len()), true);
         for (mut side, locks) in std::iter::once((root, locks)).chain(children) {
             take_locks_of(&mut side, &locks, &vdso);
@@ -768,6 +771,37 @@ impl Exchanged {
         drop(doomed);
         (kept, following, pause)
     }
+}
+
+/// The stopped old process lets go of its descriptors before the new one, which has them all, serves: what that closes
+/// is closed, and the reader of a pipe sees its end. The end of a large process takes its time.
+pub(super) fn close_descriptors(old: &mut Side, vdso: &Vdso) {
+    let (main, rest) = old.take_stopped(Why::Asked).pop_main(old.pid);
+    for other in rest {
+        old.add_stopped(other, Why::Asked);
+    }
+    // One that dies makes no call.
+    let Some(mut thread) = main else { return };
+    let closed = (|| {
+        thread.set_options(FOLLOWER_OPTIONS | ptrace::O_SUSPEND_SECCOMP)?;
+        rewind_thread(&thread, old.pid)?;
+        let mask = block(&thread)?;
+        close_all(&mut thread, vdso)?;
+        unblock(&thread, mask)
+    })();
+    if let Err(error) = closed {
+        tracing::warn!(pid = old.pid, %error, "the old version keeps its descriptors until its end");
+    }
+    old.add_stopped(thread, Why::Asked);
+}
+
+/// All signals of the thread are blocked.
+fn close_all(thread: &mut Stopped, vdso: &Vdso) -> crate::tracee::Result<()> {
+    let args = [0, u64::from(u32::MAX), 0, 0, 0, 0];
+    let nr = mvedsua_common::table::number("close_range");
+    Plain { vdso }
+        .call_ok(thread, "close_range", nr, &args)
+        .map(drop)
 }
 
 /// As [`take_locks`]. What fails is told: there is no way back.

@@ -17,7 +17,7 @@ use super::guard::Watched;
 use super::home::Home;
 use super::pair::{Pair, ROOT};
 use super::pending_signals::{block, unblock};
-use super::promote::Exchanged;
+use super::promote::{Exchanged, close_descriptors};
 use super::readings::Slots;
 use super::rules::Rules;
 use super::side::Side;
@@ -511,7 +511,7 @@ pub(super) fn reverse(
 ) -> std::result::Result<(Following, Home, Duration), Box<(Home, String)>> {
     let Exchanged {
         mut kept,
-        old,
+        mut old,
         following,
         start,
         // A tree of several processes is promoted for good only.
@@ -548,6 +548,7 @@ pub(super) fn reverse(
     });
     tracing::debug!(at = ?start.elapsed(), "promotion: the clocks are turned round");
     let recorded = recorder.add_process(kept.side.pid as u32);
+    close_descriptors(&mut old, &vdso);
     // Their interrupted calls are made again by the kernel itself.
     kept.side.resume_all();
     let pause = start.elapsed();
