@@ -1,13 +1,20 @@
-//! The end of processes that are not wanted any more.
+//! The end of processes that are not wanted any more, and what they let go of before.
 
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollTimeout, poll};
 
-use super::side::Side;
+use super::pending_signals::{block, unblock};
+use super::promote::PopMain;
+use super::side::{Side, Why};
 use crate::sys::pidfd;
 use crate::sys::ptrace::{self, Wait};
+use crate::tracee::context::rewind_thread;
+use crate::tracee::inject::Plain;
 use crate::tracee::inspect;
+use crate::tracee::snapshot::FOLLOWER_OPTIONS;
+use crate::tracee::stub::Vdso;
+use crate::tracee::thread::Stopped;
 
 /// For this long an end is waited for without sleeping.
 const QUICK: Duration = Duration::from_micros(500);
@@ -84,6 +91,37 @@ fn hear(side: &mut Side) -> bool {
     heard
 }
 
+/// The stopped old process lets go of its descriptors before the new one, which has them all, serves: what that closes
+/// is closed, and the reader of a pipe sees its end. The end of a large process takes its time.
+pub(super) fn close_descriptors(old: &mut Side, vdso: &Vdso) {
+    let (main, rest) = old.take_stopped(Why::Asked).pop_main(old.pid);
+    for other in rest {
+        old.add_stopped(other, Why::Asked);
+    }
+    // One that dies makes no call.
+    let Some(mut thread) = main else { return };
+    let closed = (|| {
+        thread.set_options(FOLLOWER_OPTIONS | ptrace::O_SUSPEND_SECCOMP)?;
+        rewind_thread(&thread, old.pid)?;
+        let mask = block(&thread)?;
+        close_all(&mut thread, vdso)?;
+        unblock(&thread, mask)
+    })();
+    if let Err(error) = closed {
+        tracing::warn!(pid = old.pid, %error, "the old version keeps its descriptors until its end");
+    }
+    old.add_stopped(thread, Why::Asked);
+}
+
+/// All signals of the thread are blocked.
+pub(super) fn close_all(thread: &mut Stopped, vdso: &Vdso) -> crate::tracee::Result<()> {
+    let args = [0, u64::from(u32::MAX), 0, 0, 0, 0];
+    let nr = mvedsua_common::table::number("close_range");
+    Plain { vdso }
+        .call_ok(thread, "close_range", nr, &args)
+        .map(drop)
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Read as _;
@@ -91,7 +129,6 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
-    use crate::tracee::snapshot::FOLLOWER_OPTIONS;
     use crate::tracee::thread::Running;
 
     /// Says a byte when it has two threads.

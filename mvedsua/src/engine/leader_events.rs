@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::following::{Following, Stop};
 use super::lane::{Cloning, Delivered, FAULTS, InCall, Item};
 use super::pair::ROOT;
-use super::pending_signals::is_sent;
+use super::renamed::is_sent;
 use super::replay::is_interrupted;
 use super::side::Why;
 use crate::sys::pidfd;

@@ -32,6 +32,7 @@ mod pending;
 mod pending_signals;
 mod promote;
 mod readings;
+mod renamed;
 mod replay;
 mod report;
 mod roles;

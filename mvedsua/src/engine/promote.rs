@@ -7,14 +7,15 @@ use mvedsua_common::event::FLAG_SIGNAL;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
-use super::ending::end_all;
+use super::ending::{close_all, close_descriptors, end_all};
 use super::estate::{Estate, Lock};
 use super::following::{Following, Stop};
 use super::guard::Doomed;
 use super::home::{Home, Kept};
 use super::lane::Item;
 use super::pair::{Pair, ROOT};
-use super::pending_signals::{Pending, Renamed, block, unblock, unmark};
+use super::pending_signals::{Pending, block, unblock, unmark};
+use super::renamed::Renamed;
 use super::replay::{RESTART_ALWAYS, is_interrupted, replace_thread_id};
 use super::rollback::{Family, hear};
 use super::side::{Side, Why};
@@ -23,7 +24,6 @@ use super::transfer::Timers;
 use crate::follower::Arrival;
 use crate::sys::ptrace::{self, Wait};
 use crate::tracee::context::{Undecided, rewind_thread};
-use crate::tracee::inject::Plain;
 use crate::tracee::inspect;
 use crate::tracee::snapshot::FOLLOWER_OPTIONS;
 use crate::tracee::stub::Vdso;
@@ -72,15 +72,6 @@ struct Moved {
     /// What it can only take when the old one is gone.
     locks: Vec<Lock>,
 }
-
-/// Calls that send a signal, and how many of their first arguments say to whom.
-const SIGNAL_SENDERS: [(&str, usize); 5] = [
-    ("kill", 1),
-    ("tkill", 1),
-    ("tgkill", 2),
-    ("rt_sigqueueinfo", 1),
-    ("rt_tgsigqueueinfo", 2),
-];
 
 impl Following {
     /// Does for an exchange what can be done while the leader serves.
@@ -347,41 +338,6 @@ impl Following {
             self.lanes[index].again = Some(*arrival);
         }
         self.respond(arrival, RESTART_ALWAYS)
-    }
-
-    /// A thread is about to send a signal to its own process, whose ids it has looked up before: they are its own now.
-    fn rename_receiver(
-        &self,
-        pair: usize,
-        thread: &Stopped,
-        again: &Arrival,
-        renamed: Renamed,
-    ) -> Result<(), Stop> {
-        let ids = SIGNAL_SENDERS
-            .iter()
-            .find(|(name, _)| *name == again.call.name());
-        let Some((_, ids)) = ids else { return Ok(()) };
-        let mut regs = thread.registers()?;
-        if regs.orig_rax != u64::MAX
-            || regs.rax != u64::from(again.call.nr)
-            || [regs.rdi, regs.rsi] != again.call.args[..2]
-        {
-            return Ok(());
-        }
-        let seen = |tid: i32| inspect::own_id(tid).unwrap_or(tid) as u64;
-        let own = |id: u64| {
-            if id == renamed.from as u64 {
-                return renamed.to as u64;
-            }
-            let mut lanes = self.lanes.iter().filter(|lane| lane.pair == pair);
-            let of = lanes.find(|lane| lane.follower.is_some() && seen(lane.leader) == id);
-            of.and_then(|lane| lane.follower).map_or(id, seen)
-        };
-        regs.rdi = own(regs.rdi);
-        if *ids == 2 {
-            regs.rsi = own(regs.rsi);
-        }
-        Ok(thread.set_registers(&regs)?)
     }
 
     /// A thread that was still running arrives in a call: it is sent back to make it again.
@@ -691,7 +647,7 @@ fn but_for_a_crash<T: Default>(outcome: Result<T, Stop>) -> Result<T, Stop> {
 }
 
 /// Picks the main thread, or any, out of a set of stopped threads.
-trait PopMain {
+pub(super) trait PopMain {
     fn pop_main(self, pid: i32) -> (Option<Stopped>, Vec<Stopped>);
 }
 
@@ -771,37 +727,6 @@ impl Exchanged {
         drop(doomed);
         (kept, following, pause)
     }
-}
-
-/// The stopped old process lets go of its descriptors before the new one, which has them all, serves: what that closes
-/// is closed, and the reader of a pipe sees its end. The end of a large process takes its time.
-pub(super) fn close_descriptors(old: &mut Side, vdso: &Vdso) {
-    let (main, rest) = old.take_stopped(Why::Asked).pop_main(old.pid);
-    for other in rest {
-        old.add_stopped(other, Why::Asked);
-    }
-    // One that dies makes no call.
-    let Some(mut thread) = main else { return };
-    let closed = (|| {
-        thread.set_options(FOLLOWER_OPTIONS | ptrace::O_SUSPEND_SECCOMP)?;
-        rewind_thread(&thread, old.pid)?;
-        let mask = block(&thread)?;
-        close_all(&mut thread, vdso)?;
-        unblock(&thread, mask)
-    })();
-    if let Err(error) = closed {
-        tracing::warn!(pid = old.pid, %error, "the old version keeps its descriptors until its end");
-    }
-    old.add_stopped(thread, Why::Asked);
-}
-
-/// All signals of the thread are blocked.
-fn close_all(thread: &mut Stopped, vdso: &Vdso) -> crate::tracee::Result<()> {
-    let args = [0, u64::from(u32::MAX), 0, 0, 0, 0];
-    let nr = mvedsua_common::table::number("close_range");
-    Plain { vdso }
-        .call_ok(thread, "close_range", nr, &args)
-        .map(drop)
 }
 
 /// As [`take_locks`]. What fails is told: there is no way back.

@@ -1,0 +1,161 @@
+//! A process that takes the place of another has another id: it must find itself where that one was.
+
+use super::following::{Following, Stop};
+use super::pending_signals::{SIGINFO, numbers};
+use crate::follower::Arrival;
+use crate::sys::memory;
+use crate::tracee::thread::Stopped;
+use crate::tracee::{Naming, Result, inspect};
+
+/// Calls that send a signal, and how many of their first arguments say to whom.
+const SIGNAL_SENDERS: [(&str, usize); 5] = [
+    ("kill", 1),
+    ("tkill", 1),
+    ("tgkill", 2),
+    ("rt_sigqueueinfo", 1),
+    ("rt_tgsigqueueinfo", 2),
+];
+
+/// Where `si_pid` is in a `siginfo_t`.
+const SENDER: usize = 16;
+/// `si_code`s of signals that a process has sent, whose `si_pid` says which (sigaction(2)): `SI_USER`, `SI_QUEUE`,
+/// `SI_MESGQ`, `SI_TKILL`.
+const SENT: [i32; 4] = [
+    libc::SI_USER,
+    libc::SI_QUEUE,
+    libc::SI_MESGQ,
+    libc::SI_TKILL,
+];
+
+/// Whether the `si_code` is that of a signal that a process has sent.
+pub(super) fn is_sent(code: i32) -> bool {
+    SENT.contains(&code)
+}
+
+/// A process that takes the place of another is another sender: a program that looks who has sent it a signal (libc
+/// does, when it changes the users of all threads) must find itself.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Renamed {
+    /// The ids as the processes see them.
+    pub(super) from: i32,
+    pub(super) to: i32,
+}
+
+impl Renamed {
+    /// Whether that is a signal that the process has sent to itself.
+    fn concerns(self, info: &[u8; SIGINFO]) -> bool {
+        is_sent(numbers(info).1) && info[SENDER..SENDER + 4] == self.from.to_le_bytes()
+    }
+
+    pub(super) fn rename(self, info: &mut [u8; SIGINFO]) {
+        if self.concerns(info) {
+            info[SENDER..SENDER + 4].copy_from_slice(&self.to.to_le_bytes());
+        }
+    }
+
+    /// In the frames of the handlers in which a stopped thread is, those near the top of its stack: it may be about to
+    /// look.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub(super) fn rename_in_frames(self, thread: &Stopped) -> Result<()> {
+        /// As far as is looked, in bytes.
+        const MOST: usize = 64 << 10;
+        let tid = thread.tid();
+        let from = thread.registers()?.rsp & !7;
+        let stack = memory::read_available(tid, from, MOST);
+        for at in (0..stack.len().saturating_sub(INFO_IN_FRAME + SIGINFO)).step_by(8) {
+            let frame: &[u8; INFO_IN_FRAME + SIGINFO] = stack[at..at + INFO_IN_FRAME + SIGINFO]
+                .try_into()
+                .expect("that long");
+            if is_frame(frame, from + at as u64) && self.concerns(info_of(frame)) {
+                let sender = from + (at + INFO_IN_FRAME + SENDER) as u64;
+                memory::write(tid, sender, &self.to.to_le_bytes()).named("write a frame", tid)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `struct rt_sigframe` of x86-64 (arch/x86/include/asm/sigframe.h): a return address, `struct ucontext` (flags, link,
+/// stack, `struct sigcontext`, mask), `siginfo_t`.
+const INFO_IN_FRAME: usize = 8 + 8 + 8 + 24 + 256 + 8;
+/// Where the stack pointer and the code segment are in it.
+const RSP_IN_FRAME: usize = 8 + 8 + 8 + 24 + 15 * 8;
+const CS_IN_FRAME: usize = RSP_IN_FRAME + 3 * 8;
+/// The code segment of a 64-bit program.
+const USER_CS: u16 = 0x33;
+
+fn info_of(frame: &[u8; INFO_IN_FRAME + SIGINFO]) -> &[u8; SIGINFO] {
+    frame[INFO_IN_FRAME..].try_into().expect("that long")
+}
+
+/// Whether what lies at an address of a stack is the frame of a handler: the link is unused, the segment a program's,
+/// the stack pointer before the signal above it or on another stack, and the signal one.
+fn is_frame(frame: &[u8; INFO_IN_FRAME + SIGINFO], at: u64) -> bool {
+    let word = |at: usize| u64::from_le_bytes(frame[at..at + 8].try_into().expect("8 bytes"));
+    let rsp = word(RSP_IN_FRAME);
+    let (signal, _) = numbers(info_of(frame));
+    word(16) == 0
+        && word(CS_IN_FRAME) as u16 == USER_CS
+        && !(at..at + (INFO_IN_FRAME + SIGINFO) as u64).contains(&rsp)
+        && (1..=64).contains(&signal)
+}
+
+impl Following {
+    /// A thread is about to send a signal to its own process, whose ids it has looked up before: they are its own now.
+    pub(super) fn rename_receiver(
+        &self,
+        pair: usize,
+        thread: &Stopped,
+        again: &Arrival,
+        renamed: Renamed,
+    ) -> std::result::Result<(), Stop> {
+        let ids = SIGNAL_SENDERS
+            .iter()
+            .find(|(name, _)| *name == again.call.name());
+        let Some((_, ids)) = ids else { return Ok(()) };
+        let mut regs = thread.registers()?;
+        if regs.orig_rax != u64::MAX
+            || regs.rax != u64::from(again.call.nr)
+            || [regs.rdi, regs.rsi] != again.call.args[..2]
+        {
+            return Ok(());
+        }
+        let seen = |tid: i32| inspect::own_id(tid).unwrap_or(tid) as u64;
+        let own = |id: u64| {
+            if id == renamed.from as u64 {
+                return renamed.to as u64;
+            }
+            let mut lanes = self.lanes.iter().filter(|lane| lane.pair == pair);
+            let of = lanes.find(|lane| lane.follower.is_some() && seen(lane.leader) == id);
+            of.and_then(|lane| lane.follower).map_or(id, seen)
+        };
+        regs.rdi = own(regs.rdi);
+        if *ids == 2 {
+            regs.rsi = own(regs.rsi);
+        }
+        Ok(thread.set_registers(&regs)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_to_oneself_comes_from_the_successor() {
+        let renamed = Renamed { from: 100, to: 200 };
+        let sender = |code: i32, pid: i32| {
+            let mut info = [0; SIGINFO];
+            info[8..12].copy_from_slice(&code.to_le_bytes());
+            info[SENDER..SENDER + 4].copy_from_slice(&pid.to_le_bytes());
+            renamed.rename(&mut info);
+            i32::from_le_bytes(info[SENDER..SENDER + 4].try_into().expect("4 bytes"))
+        };
+        assert_eq!(sender(libc::SI_TKILL, 100), 200);
+        assert_eq!(sender(libc::SI_TKILL, 101), 101, "another's");
+        assert_eq!(sender(libc::SI_TIMER, 100), 100, "a timer's id");
+        assert_eq!(sender(libc::CLD_EXITED, 100), 100, "a child's");
+    }
+}
