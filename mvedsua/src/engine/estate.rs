@@ -162,10 +162,14 @@ impl Following {
         self.pairs.numbers().into_iter().filter(lives).collect()
     }
 
-    /// All children have got as far as the leader's: each has its counterpart, or both have ended.
+    /// All children have got as far as the leader's: each has its counterpart, or both have ended. One that the
+    /// follower is about to make has not, though it is gone in the leader and nothing is left of what it did: born
+    /// later it would stand at its birth, in nobody's hands, and its maker would wait for it for ever.
     pub(super) fn is_complete(&self) -> bool {
-        let is_whole =
-            |pair: &Pair| pair.child.is_none() || pair.leader.is_gone() == pair.follower.is_gone();
+        let is_whole = |pair: &Pair| {
+            pair.child.is_none()
+                || pair.follower.pid != 0 && pair.leader.is_gone() == pair.follower.is_gone()
+        };
         self.pairs.iter().all(is_whole)
     }
 
