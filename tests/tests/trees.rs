@@ -139,3 +139,22 @@ fn a_tree_outlives_its_agent() -> Result<()> {
     victim.wait_rounds(20)?;
     victim.end()
 }
+
+/// Whatever its children are doing at that moment: being born, at work, ended but not waited for.
+#[test]
+fn a_busy_tree_is_promoted_at_any_moment() -> Result<()> {
+    if !can_run("a_busy_tree_is_promoted_at_any_moment", NEEDS) {
+        return Ok(());
+    }
+    let mut victim = Victim::start("offspring")?;
+    let mvedsua = Mvedsua::start()?;
+    mvedsua.attach(victim.pid(), "offspring")?;
+    for _ in 0..10 {
+        mvedsua.update_identity("offspring", &[])?;
+        mvedsua.run(&["promote", "offspring", "--finalize"])?.ok()?;
+        let status = mvedsua.status("offspring")?;
+        victim.promoted(status.leader.pid)?;
+        victim.wait_rounds(10)?;
+    }
+    victim.end()
+}

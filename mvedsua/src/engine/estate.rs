@@ -20,6 +20,7 @@ use crate::sys::{limits, memory};
 use crate::tracee::identity::{Identity, Places};
 use crate::tracee::inject::Plain;
 use crate::tracee::inspect;
+use crate::tracee::snapshot::traced_by_us;
 use crate::tracee::stub::Vdso;
 use crate::tracee::thread::Stopped;
 use crate::tracee::{Naming, Result, TraceeError};
@@ -176,14 +177,17 @@ impl Following {
     /// Why a tree cannot be promoted, by what can be seen from outside.
     pub(super) fn obstacle_of_tree(&self) -> Option<String> {
         let leaders: Vec<i32> = self.pairs.iter().map(|pair| pair.leader.pid).collect();
+        let alone = self.pairs.root().leader.wards.pids();
+        // One whose birth has not been heard of yet is traced, and will be a pair.
+        let is_being_born = |child: i32| traced_by_us(child, child) && !alone.contains(&child);
         for number in self.living() {
             let Pair {
                 leader, follower, ..
             } = &self.pairs[number];
             let pid = leader.pid;
-            let other = inspect::children(pid)
-                .into_iter()
-                .find(|child| !leaders.contains(child) && !inspect::is_dying(*child));
+            let other = inspect::children(pid).into_iter().find(|child| {
+                !leaders.contains(child) && !inspect::is_dying(*child) && !is_being_born(*child)
+            });
             if let Some(child) = other {
                 return Some(format!(
                     "process {pid} has a child process ({child}) that is not followed, since it runs another program or \
@@ -195,7 +199,9 @@ impl Following {
                 continue;
             }
             for kind in SHARED {
-                if namespace(pid, kind) != namespace(follower.pid, kind) {
+                // One that is about to end has none any more.
+                let both = namespace(pid, kind).zip(namespace(follower.pid, kind));
+                if both.is_some_and(|(own, copy)| own != copy) {
                     return Some(format!(
                         "process {pid} has gone into another {kind} namespace, which cannot be carried over yet"
                     ));

@@ -323,6 +323,10 @@ fn stop(
         }
         // Each time at another moment of whatever the server does.
         let _ = poll(&mut [], PollTimeout::from(1 + (moment % 7) as u8));
+        if let Home::Kept(kept) = home {
+            // Its children are traced: the end of one is ours to see first, and only then its parent's.
+            kept.reports();
+        }
     }
 }
 
