@@ -189,6 +189,9 @@ pub(super) struct Parts {
     pub(super) tid_addresses: HashMap<i32, u64>,
 }
 
+/// Longest wait for records that are done and lie behind one that is still being written.
+const HIDDEN_LIMIT: Duration = Duration::from_millis(50);
+
 impl Following {
     pub(super) fn new(parts: Parts) -> Self {
         let mut lanes = Lanes::default();
@@ -363,14 +366,26 @@ impl Following {
 
     /// Moves what is new in the ring to the queues of its threads.
     pub(super) fn drain_ring(&mut self) -> Result<(), Stop> {
-        while let Some(event) = self.recorder.ring.peek_new() {
-            self.counts.recorded += 1;
-            if self.is_snapshot_call(&event) || is_birth(&event) {
-                self.recorder.ring.release(event);
-                continue;
+        let now = self.recorder.ring.now();
+        let mut hidden = None;
+        loop {
+            while let Some(event) = self.recorder.ring.peek_new() {
+                self.counts.recorded += 1;
+                if self.is_snapshot_call(&event) || is_birth(&event) {
+                    self.recorder.ring.release(event);
+                    continue;
+                }
+                self.queue_readings(&event)?;
+                self.push(event.header.tid as i32, Item::Call(event))?;
             }
-            self.queue_readings(&event)?;
-            self.push(event.header.tid as i32, Item::Call(event))?;
+            // What a thread has done before a signal, a reading or its end must be in its queue before that. A record
+            // takes nanoseconds to write, unless the machine takes the CPU away in the middle of it.
+            if self.recorder.ring.has_seen(now)
+                || hidden.get_or_insert_with(Instant::now).elapsed() > HIDDEN_LIMIT
+            {
+                break;
+            }
+            std::thread::yield_now();
         }
         let used = self.recorder.ring.used_bytes();
         self.high_water = self.high_water.max(used);

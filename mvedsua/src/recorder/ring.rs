@@ -247,6 +247,19 @@ impl Ring {
             .saturating_sub(self.cursor)
     }
 
+    /// Where the record ends that was begun last: a moment, for [`Ring::has_seen`].
+    #[must_use]
+    pub fn now(&self) -> u64 {
+        self.producer_position().load(Ordering::Acquire)
+    }
+
+    /// All records that were begun until a [moment](Ring::now) were peeked. (One that another CPU is still writing hides
+    /// those behind it, which may be done.)
+    #[must_use]
+    pub const fn has_seen(&self, moment: u64) -> bool {
+        self.cursor >= moment
+    }
+
     /// Bytes of ring that records took which were set aside and are not released.
     #[must_use]
     pub const fn aside_bytes(&self) -> u64 {
