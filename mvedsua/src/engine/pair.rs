@@ -177,6 +177,12 @@ impl Pairs {
             .or_else(|| self.find(|pair| pair.follower.has(tid)))
     }
 
+    /// The pair in which this thread of the leader has a slot for its readings. (While a report of a process's only
+    /// thread is handled the process has none that anybody knows, and what was found by its id was lost then.)
+    pub(super) fn of_slot(&self, tid: i32) -> Option<usize> {
+        self.find(|pair| pair.slots.has(tid))
+    }
+
     /// The pair whose leader is this process, which lives: an id comes again.
     pub(super) fn of_leader_process(&self, pid: i32) -> Option<usize> {
         self.find(|pair| pair.leader.pid == pid && !pair.leader.is_gone())

@@ -87,6 +87,11 @@ impl Slots {
         slots
     }
 
+    /// The thread of the leader has a slot.
+    pub(super) fn has(&self, tid: i32) -> bool {
+        self.leader.contains_key(&tid)
+    }
+
     pub(super) const fn base(&self) -> Option<u64> {
         self.base
     }
@@ -153,20 +158,17 @@ fn payload(reading: &Reading) -> Vec<u8> {
 impl Following {
     /// Queues the readings that came with a record, before it.
     pub(super) fn queue_readings(&mut self, event: &EventRef) -> Result<(), Stop> {
-        let process = event.header.tgid as i32;
-        let Some(pair) = self.pairs.of_leader_process(process) else {
+        let tid = event.header.tid as i32;
+        let Some(pair) = self.pairs.of_slot(tid) else {
             return Ok(());
         };
-        if self.pairs[pair].slots.base.is_none() {
-            return Ok(());
-        }
         let record = self.recorder.ring.event(event);
         let Some(data) = record.part(NO_ARG, PART_READINGS).filter(|d| d.len() >= 8) else {
             return Ok(());
         };
         let first = u64::from_le_bytes(data[..8].try_into().expect("8 bytes"));
         let readings = clock_slots::parse(&data[8..]);
-        self.push_readings(pair, event.header.tid as i32, first, &readings)
+        self.push_readings(pair, tid, first, &readings)
     }
 
     fn push_readings(
