@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollTimeout, poll};
 
 use super::pending_signals::{block, unblock};
-use super::promote::PopMain;
 use super::side::{Side, Why};
 use crate::sys::pidfd;
 use crate::sys::ptrace::{self, Wait};
@@ -94,12 +93,10 @@ fn hear(side: &mut Side) -> bool {
 /// The stopped old process lets go of its descriptors before the new one, which has them all, serves: what that closes
 /// is closed, and the reader of a pipe sees its end. The end of a large process takes its time.
 pub(super) fn close_descriptors(old: &mut Side, vdso: &Vdso) {
-    let (main, rest) = old.take_stopped(Why::Asked).pop_main(old.pid);
-    for other in rest {
-        old.add_stopped(other, Why::Asked);
-    }
     // One that dies makes no call.
-    let Some(mut thread) = main else { return };
+    let Some(mut thread) = old.take_main() else {
+        return;
+    };
     let closed = (|| {
         thread.set_options(FOLLOWER_OPTIONS | ptrace::O_SUSPEND_SECCOMP)?;
         rewind_thread(&thread, old.pid)?;

@@ -217,30 +217,22 @@ impl Following {
     /// When it cannot be read.
     pub(super) fn read_estate(&mut self, pair: usize) -> std::result::Result<Estate, Stop> {
         let Pair {
-            leader, follower, ..
+            leader,
+            follower,
+            vdso,
+            estate_changed,
+            ..
         } = &mut self.pairs[pair];
         let (pid, copy) = (leader.pid, follower.pid);
-        let (main, rest): (Vec<Stopped>, Vec<Stopped>) = leader
-            .take_stopped(Why::Asked)
-            .into_iter()
-            .partition(|thread| thread.tid() == pid);
-        for thread in rest {
-            leader.add_stopped(thread, Why::Asked);
-        }
+        let differs = || !Identity::is_same(pid, copy);
         let mut estate = Estate::default();
-        let same = !self.pairs[pair].estate_changed && Identity::is_same(pid, copy);
-        let dies = main.is_empty();
-        for mut thread in main {
-            let identity = if self.tree.is_none() && same {
-                Ok(None)
-            } else {
-                Identity::read(&mut thread, &self.pairs[pair].vdso).map(Some)
-            };
-            self.pairs[pair].leader.add_stopped(thread, Why::Asked);
-            estate.identity = identity?;
-        }
-        if dies && !Identity::is_same(pid, copy) {
-            // Its successor must not have what it has given away.
+        if let Some(mut thread) = leader.take(pid, Why::Asked) {
+            let identity = (self.tree.is_some() || *estate_changed || differs())
+                .then(|| Identity::read(&mut thread, vdso));
+            leader.add_stopped(thread, Why::Asked);
+            estate.identity = identity.transpose()?;
+        } else if differs() {
+            // It dies. Its successor must not have what it has given away.
             estate.identity = Some(Identity::of_dying(pid)?);
         }
         let open = |name: &str| {

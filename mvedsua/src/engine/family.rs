@@ -133,7 +133,7 @@ impl Following {
     pub(super) fn birth_of(&self, tid: i32) -> Birth {
         Birth {
             tid,
-            told: inspect::own_id(tid).unwrap_or(tid),
+            told: inspect::own_id(tid),
             id: self.root_id(tid),
             pair: None,
         }
@@ -307,9 +307,8 @@ impl Following {
         self.compare_ends(pair)
     }
 
-    /// The last thread of a process of the leader's tree is gone.
+    /// The last thread of a process of the leader's tree is gone. All its calls are in its queue.
     pub(super) fn child_gone(&mut self, pair: usize, how: Wait) -> Result<(), Stop> {
-        self.drain_ring()?;
         self.recorder
             .remove_process(self.pairs[pair].leader.pid as u32)?;
         // Its id may come again for another.

@@ -284,8 +284,6 @@ impl Following {
         }
         if rang {
             self.wakeup.clear();
-        }
-        if rang {
             self.reports()?;
         }
         self.set_aside();

@@ -19,7 +19,7 @@ pub(super) const QUEUED_BY_US: i32 = -0x4d56;
 
 /// Where the saved mask is in `struct rt_sigframe` of x86-64: behind the return address and, of
 /// `struct ucontext`, flags, link, stack and `struct sigcontext`.
-const MASK_IN_FRAME: u64 = 8 + 8 + 8 + 24 + 256;
+pub(super) const MASK_IN_FRAME: u64 = 8 + 8 + 8 + 24 + 256;
 
 impl Following {
     pub(super) fn leader_report(&mut self, pair: usize, tid: i32, wait: Wait) -> Result<(), Stop> {
@@ -438,7 +438,7 @@ impl Following {
         if self.lanes[lane].pair != pair {
             return self.follower_bore(pair, creator, self.lanes[lane].pair, born);
         }
-        if let Some(thread) = self.pairs[pair].follower.take_newborn(born) {
+        if let Some(thread) = self.pairs[pair].follower.take(born, Why::Newborn) {
             self.share_slot(&thread)?;
             self.pairs[pair].follower.add_running(thread.resume(0)?);
         } else {
@@ -555,7 +555,5 @@ fn is_group_exit(pid: i32, tid: i32, status: i32) -> bool {
     let call =
         std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/syscall")).unwrap_or_default();
     call.split(' ').next() == Some(exit_group.to_string().as_str())
-        || inspect::status_field(pid, tid, "SigPnd")
-            .and_then(|hex| u64::from_str_radix(&hex, 16).ok())
-            .is_some_and(|pending| pending & (1 << (libc::SIGKILL - 1)) != 0)
+        || inspect::status_mask(pid, tid, "SigPnd") & (1 << (libc::SIGKILL - 1)) != 0
 }

@@ -165,9 +165,9 @@ pub(super) fn unmark(
     })
 }
 
-/// The id that a thread sees itself.
+/// The id that a thread sees itself, as an argument.
 fn own_id(tid: i32) -> u64 {
-    inspect::own_id(tid).unwrap_or(tid) as u64
+    inspect::own_id(tid) as u64
 }
 
 /// Blocks all signals of a stopped thread, so that none is delivered in the middle of an injected call. Returns

@@ -381,10 +381,8 @@ impl Following {
         let mut inherited = Vec::with_capacity(through.len());
         for (pair, through) in through {
             let timers = self.timers_of(pair)?;
-            let mut estate = match self.has_estate(pair) {
-                true => Some(self.read_estate(pair)?),
-                false => None,
-            };
+            let has_estate = self.has_estate(pair);
+            let mut estate = has_estate.then(|| self.read_estate(pair)).transpose()?;
             let mut given = self.give_descriptors(pair, &through)?;
             if let Some(estate) = &mut estate {
                 self.give_places(pair, estate, &through, &mut given)?;
@@ -446,12 +444,7 @@ impl Following {
 
     /// The interval timers of a process of the stopped leader, as it has them now.
     fn timers_of(&mut self, pair: usize) -> Result<Timers, Stop> {
-        let leader = &mut self.pairs[pair].leader;
-        let (main, rest) = leader.take_stopped(Why::Asked).pop_main(leader.pid);
-        for other in rest {
-            leader.add_stopped(other, Why::Asked);
-        }
-        let Some(thread) = main else {
+        let Some(thread) = self.pairs[pair].leader.take_main() else {
             return Ok(Timers::default());
         };
         let (thread, timers) = self.read_timers(pair, thread)?;
@@ -500,10 +493,9 @@ impl Following {
             ..
         } = &self.pairs[pair];
         let lane = |tid| self.lanes.of_follower(tid).map(|at| &self.lanes[at]);
-        let seen = |pid: i32| inspect::own_id(pid).unwrap_or(pid);
         let renamed = Renamed {
-            from: seen(leader.pid),
-            to: seen(follower.pid),
+            from: inspect::own_id(leader.pid),
+            to: inspect::own_id(follower.pid),
         };
         for thread in threads.iter_mut() {
             if let Some(lane) = lane(thread.tid()) {
@@ -622,16 +614,16 @@ impl Following {
 
     /// In the words that hold their thread ids, the new leader's threads had the old one's.
     fn swap_thread_ids(&self, pair: usize, pid: i32, own: bool) {
-        let seen = |tid: i32| inspect::own_id(tid).unwrap_or(tid);
         for lane in self.lanes.iter().filter(|lane| lane.pair == pair) {
             let Some(tid) = lane.follower else { continue };
             let Some(address) = self.pairs[pair].tid_addresses.get(&lane.leader) else {
                 continue;
             };
+            let (leader, follower) = (inspect::own_id(lane.leader), inspect::own_id(tid));
             let (from, to) = if own {
-                (seen(lane.leader), seen(tid))
+                (leader, follower)
             } else {
-                (seen(tid), seen(lane.leader))
+                (follower, leader)
             };
             replace_thread_id(pid, *address, from, to);
         }
@@ -643,25 +635,6 @@ fn but_for_a_crash<T: Default>(outcome: Result<T, Stop>) -> Result<T, Stop> {
     match outcome {
         Err(Stop::LeaderCrashed { held: true, .. }) => Ok(T::default()),
         other => other,
-    }
-}
-
-/// Picks the main thread, or any, out of a set of stopped threads.
-pub(super) trait PopMain {
-    fn pop_main(self, pid: i32) -> (Option<Stopped>, Vec<Stopped>);
-}
-
-impl PopMain for Vec<Stopped> {
-    fn pop_main(mut self, pid: i32) -> (Option<Stopped>, Vec<Stopped>) {
-        let at = self
-            .iter()
-            .position(|thread| thread.tid() == pid)
-            .unwrap_or(0);
-        if self.is_empty() {
-            return (None, self);
-        }
-        let thread = self.swap_remove(at);
-        (Some(thread), self)
     }
 }
 
@@ -741,11 +714,7 @@ fn take_locks(side: &mut Side, locks: &[Lock], vdso: &Vdso) -> crate::tracee::Re
     if locks.is_empty() {
         return Ok(());
     }
-    let (main, rest) = side.take_stopped(Why::Asked).pop_main(side.pid);
-    for other in rest {
-        side.add_stopped(other, Why::Asked);
-    }
-    let Some(mut thread) = main else {
+    let Some(mut thread) = side.take_main() else {
         return Ok(());
     };
     let taken = block(&thread).and_then(|mask| {

@@ -158,12 +158,12 @@ fn payload(reading: &Reading) -> Vec<u8> {
 impl Following {
     /// Queues the readings that came with a record, before it.
     pub(super) fn queue_readings(&mut self, event: &EventRef) -> Result<(), Stop> {
-        let tid = event.header.tid as i32;
-        let Some(pair) = self.pairs.of_slot(tid) else {
-            return Ok(());
-        };
         let record = self.recorder.ring.event(event);
         let Some(data) = record.part(NO_ARG, PART_READINGS).filter(|d| d.len() >= 8) else {
+            return Ok(());
+        };
+        let tid = event.header.tid as i32;
+        let Some(pair) = self.pairs.of_slot(tid) else {
             return Ok(());
         };
         let first = u64::from_le_bytes(data[..8].try_into().expect("8 bytes"));

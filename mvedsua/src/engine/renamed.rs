@@ -1,6 +1,7 @@
 //! A process that takes the place of another has another id: it must find itself where that one was.
 
 use super::following::{Following, Stop};
+use super::leader_events::MASK_IN_FRAME;
 use super::pending_signals::{SIGINFO, numbers};
 use crate::follower::Arrival;
 use crate::sys::memory;
@@ -79,7 +80,7 @@ impl Renamed {
 
 /// `struct rt_sigframe` of x86-64 (arch/x86/include/asm/sigframe.h): a return address, `struct ucontext` (flags, link,
 /// stack, `struct sigcontext`, mask), `siginfo_t`.
-const INFO_IN_FRAME: usize = 8 + 8 + 8 + 24 + 256 + 8;
+const INFO_IN_FRAME: usize = MASK_IN_FRAME as usize + 8;
 /// Where the stack pointer and the code segment are in it.
 const RSP_IN_FRAME: usize = 8 + 8 + 8 + 24 + 15 * 8;
 const CS_IN_FRAME: usize = RSP_IN_FRAME + 3 * 8;
@@ -122,7 +123,7 @@ impl Following {
         {
             return Ok(());
         }
-        let seen = |tid: i32| inspect::own_id(tid).unwrap_or(tid) as u64;
+        let seen = |tid: i32| inspect::own_id(tid) as u64;
         let own = |id: u64| {
             if id == renamed.from as u64 {
                 return renamed.to as u64;

@@ -607,7 +607,7 @@ impl Following {
             self.pairs[pair].tid_addresses.insert(leader, *child);
         }
         addresses.dedup();
-        let born = inspect::own_id(born).unwrap_or(born);
+        let born = inspect::own_id(born);
         for address in addresses {
             replace_thread_id(pid, address, born, told);
         }

@@ -390,9 +390,7 @@ fn detach(pid: i32, mut thread: Stopped) {
 
 /// The recorder signals one thread; others signal the process.
 fn stop_is_pending(pid: i32, tid: i32) -> bool {
-    inspect::status_field(pid, tid, "SigPnd")
-        .and_then(|hex| u64::from_str_radix(&hex, 16).ok())
-        .is_some_and(|pending| pending & (1 << (libc::SIGSTOP - 1)) != 0)
+    inspect::status_mask(pid, tid, "SigPnd") & (1 << (libc::SIGSTOP - 1)) != 0
 }
 
 /// Threads that are still ours although we know nothing of them would stand still in their next stop.

@@ -124,12 +124,20 @@ impl Side {
             .collect()
     }
 
-    /// Takes a thread that was reported at its birth before anybody knew it.
-    pub(super) fn take_newborn(&mut self, tid: i32) -> Option<Stopped> {
+    /// Takes a thread if it is stopped for this reason.
+    pub(super) fn take(&mut self, tid: i32, because: Why) -> Option<Stopped> {
         match self.threads.get(&tid) {
-            Some(Thread::Stopped(_, Why::Newborn)) => self.reported(tid),
+            Some(Thread::Stopped(_, why)) if *why == because => self.reported(tid),
             _ => None,
         }
+    }
+
+    /// Takes the main thread, or any if that one does not stand because we asked for it.
+    pub(super) fn take_main(&mut self) -> Option<Stopped> {
+        self.take(self.pid, Why::Asked).or_else(|| {
+            let mut tids = self.tids().into_iter();
+            tids.find_map(|tid| self.take(tid, Why::Asked))
+        })
     }
 
     pub(super) fn running(&self) -> impl Iterator<Item = &Running> {
@@ -296,8 +304,8 @@ impl Side {
         })
     }
 
-    /// Before a signal's handler is entered: an interrupted call is the kernel's, and the handler must not return into what we wrote into the vDSO, which may
-    /// be gone by then.
+    /// Before a signal's handler is entered: an interrupted call is the kernel's, and the handler must not return into
+    /// what we wrote into the vDSO, which may be gone by then.
     pub(super) fn evade(&mut self, thread: &Stopped) {
         if let Err(error) = self.leave_call_to_kernel(thread) {
             tracing::warn!(tid = thread.tid(), %error, "an interrupted call may be made again after a handler");
@@ -384,18 +392,10 @@ impl Side {
 
     /// Returns false when the memory stays, unused.
     fn unmap_slots(&mut self, vdso: &Vdso, slots: u64) -> bool {
-        let asked = |thread: &Thread| matches!(thread, Thread::Stopped(_, Why::Asked));
-        let Some(tid) = self
-            .threads
-            .iter()
-            .find(|(_, thread)| asked(thread))
-            .map(|(tid, _)| *tid)
-        else {
+        let Some(thread) = self.take_main() else {
             return false;
         };
-        let Some(thread) = self.reported(tid) else {
-            return false;
-        };
+        let tid = thread.tid();
         let unmapped = Context::read(&thread, self.pid).and_then(|context| {
             let mut guarded = Guarded::begin(thread, &context, vdso)?;
             clock_slots::unmap(&mut guarded, slots)?;

@@ -359,7 +359,7 @@ impl Following {
         }
         if !finalize && Lock::any(root) {
             return Some(
-                "the leader holds record locks (fcntl), which only one process can have, and the old version would                  keep: promote it for good, with --finalize"
+                "the leader holds record locks (fcntl), which only one process can have, and the old version would keep: promote it for good, with --finalize"
                     .into(),
             );
         }

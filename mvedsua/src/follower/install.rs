@@ -73,9 +73,7 @@ pub fn install(
         });
     }
 
-    let capable = inspect::status_field(pid, pid, "CapEff")
-        .and_then(|hex| u64::from_str_radix(&hex, 16).ok())
-        .is_some_and(|caps| caps & (1 << CAP_SYS_ADMIN) != 0);
+    let capable = inspect::status_mask(pid, pid, "CapEff") & (1 << CAP_SYS_ADMIN) != 0;
     if !capable {
         let args = [libc::PR_SET_NO_NEW_PRIVS as u64, 1, 0, 0, 0, 0];
         plain.call_ok(thread, "prctl", nr("prctl"), &args)?;

@@ -151,6 +151,17 @@ pub fn status_line<'a>(text: &'a str, field: &str) -> Option<&'a str> {
         .map(str::trim)
 }
 
+/// A set of signals or capabilities of `/proc/PID/status` (or of a thread's); empty when it is gone.
+#[must_use]
+pub fn status_mask(pid: i32, tid: i32, field: &str) -> u64 {
+    mask_of(status_field(pid, tid, field).as_deref())
+}
+
+fn mask_of(hex: Option<&str>) -> u64 {
+    hex.and_then(|hex| u64::from_str_radix(hex, 16).ok())
+        .unwrap_or(0)
+}
+
 /// The process that a thread belongs to; `None` when it is gone.
 #[must_use]
 pub fn process_of(tid: i32) -> Option<i32> {
@@ -168,21 +179,17 @@ pub fn ids(tid: i32) -> Vec<i32> {
         .collect()
 }
 
-/// The id of a thread as it sees it itself: that of its own pid namespace.
+/// The id of a thread as it sees it itself: that of its own pid namespace. `tid` when it is gone.
 #[must_use]
-pub fn own_id(tid: i32) -> Option<i32> {
-    ids(tid).last().copied()
+pub fn own_id(tid: i32) -> i32 {
+    ids(tid).last().copied().unwrap_or(tid)
 }
 
 /// The process is gone, a zombie, or about to die of a `SIGKILL`.
 #[must_use]
 pub fn is_dying(pid: i32) -> bool {
     let kill = 1u64 << (libc::SIGKILL - 1);
-    let killed = |field| {
-        status_field(pid, pid, field)
-            .and_then(|hex| u64::from_str_radix(&hex, 16).ok())
-            .is_some_and(|pending| pending & kill != 0)
-    };
+    let killed = |field| status_mask(pid, pid, field) & kill != 0;
     status_field(pid, pid, "State").is_none_or(|state| state.starts_with(['Z', 'X']))
         || killed("SigPnd")
         || killed("ShdPnd")
@@ -210,20 +217,14 @@ pub fn is_asleep(pid: i32, tid: i32) -> bool {
 #[must_use]
 pub fn deliverable_signals(pid: i32, tid: i32) -> u64 {
     let text = status(pid, tid).unwrap_or_default();
-    let mask = |field| {
-        status_line(&text, field)
-            .and_then(|hex| u64::from_str_radix(hex, 16).ok())
-            .unwrap_or(0)
-    };
+    let mask = |field| mask_of(status_line(&text, field));
     (mask("SigPnd") | mask("ShdPnd")) & !mask("SigBlk")
 }
 
 /// Bit n-1 set: the process of this thread has a handler for signal n. (Its main thread may have ended.)
 #[must_use]
 pub fn caught_signals(pid: i32, tid: i32) -> u64 {
-    status_field(pid, tid, "SigCgt")
-        .and_then(|hex| u64::from_str_radix(&hex, 16).ok())
-        .unwrap_or(0)
+    status_mask(pid, tid, "SigCgt")
 }
 
 /// Live child processes of a process, whichever thread made them.

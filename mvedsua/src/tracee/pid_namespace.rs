@@ -205,9 +205,7 @@ pub fn check(leader: i32) -> Result<()> {
             "process {leader} makes its children in another pid namespace than its own"
         )));
     }
-    let capable = inspect::status_field(leader, leader, "CapEff")
-        .and_then(|hex| u64::from_str_radix(&hex, 16).ok())
-        .is_some_and(|caps| caps & (1 << CAP_SYS_ADMIN) != 0);
+    let capable = inspect::status_mask(leader, leader, "CapEff") & (1 << CAP_SYS_ADMIN) != 0;
     if capable {
         Ok(())
     } else {

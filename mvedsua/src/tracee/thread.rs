@@ -164,8 +164,9 @@ impl Stopped {
         if !(waits(false) || waits(true)) {
             return false;
         }
-        let pid = inspect::process_of(self.tid).unwrap_or(self.tid);
-        inspect::deliverable_signals(pid, self.tid) & inspect::caught_signals(pid, self.tid) != 0
+        // A thread is found under its own id, too.
+        let tid = self.tid;
+        inspect::deliverable_signals(tid, tid) & inspect::caught_signals(tid, tid) != 0
     }
 
     /// Lets it run into the stop of that signal's delivery, and asks it to stop again: another thread may have taken

@@ -16,12 +16,7 @@ pub struct Handlers(Vec<(i32, [u8; BYTES])>);
 
 /// Bit n-1 set: signal n is caught or ignored.
 fn special(pid: i32) -> u64 {
-    let mask = |field| {
-        inspect::status_field(pid, pid, field)
-            .and_then(|hex| u64::from_str_radix(&hex, 16).ok())
-            .unwrap_or(0)
-    };
-    mask("SigCgt") | mask("SigIgn")
+    inspect::status_mask(pid, pid, "SigCgt") | inspect::status_mask(pid, pid, "SigIgn")
 }
 
 const fn bit(signal: i32) -> u64 {
