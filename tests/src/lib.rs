@@ -41,6 +41,7 @@ pub mod programs;
 pub mod resp;
 pub mod server;
 pub mod supervised;
+pub mod switch;
 pub mod victim;
 pub mod vsftpd;
 

@@ -15,6 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::cannot_run::Need;
 use crate::content::Content;
 use crate::ftp::{Client, Mode};
 use crate::server::{Server, find_program};
@@ -22,6 +23,14 @@ use crate::{process, wait_until};
 
 /// How long the system's user database may be locked by somebody else.
 const LIMIT: Duration = Duration::from_secs(20);
+
+/// What it takes to run one, with a local user.
+pub const NEEDS: &[Need] = &[
+    Need::Root,
+    Need::Program("vsftpd"),
+    Need::Program("useradd"),
+    Need::Program("chpasswd"),
+];
 
 /// The file that everybody finds: in the anonymous folder and in the local user's home. More than
 /// the buffers of a connection take, so that a client that does not read holds the transfer.

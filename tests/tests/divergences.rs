@@ -3,11 +3,10 @@
 //! `diverges.c` behaves differently when it finds a number in a variable of its own; the test pokes
 //! that number into the memory of the follower alone.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use mvedsua_tests::switch::Switch;
 use mvedsua_tests::{Mvedsua, Need, Victim, can_run, process};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -159,13 +158,12 @@ fn each_kind_is_found_in_the_right_call() -> Result<()> {
     }
     let victim = Victim::start("diverges")?;
     let before = victim.footprint()?;
-    let switch = std::fs::read_to_string(victim.dir().join("progress.switch"))?;
-    let address: u64 = switch.trim().parse()?;
+    let switch = victim.switch()?;
     let mvedsua = Mvedsua::start()?;
     mvedsua.attach(victim.pid(), "d")?;
     let mut wrong = Vec::new();
     for (what, number, expected) in FAULTS {
-        if let Err(error) = diverges(&mvedsua, &victim, address, *number, expected) {
+        if let Err(error) = diverges(&mvedsua, &victim, switch, *number, expected) {
             wrong.push(format!("{what} ({number}): {error:#}"));
         }
     }
@@ -188,23 +186,19 @@ fn clock_readings_of_one_side_are_no_divergence() -> Result<()> {
         return Ok(());
     }
     let mut victim = Victim::start("diverges")?;
-    let switch = std::fs::read_to_string(victim.dir().join("progress.switch"))?;
-    let address: u64 = switch.trim().parse()?;
+    let switch = victim.switch()?;
     let mvedsua = Mvedsua::start()?;
     mvedsua.attach(victim.pid(), "d")?;
     for (what, number) in CLOCKS {
         mvedsua.update_identity("d", &["--hang-limit", "2s"])?;
         let follower = mvedsua.status("d")?.follower.context("no follower")?.pid;
-        let memory = File::options()
-            .write(true)
-            .open(format!("/proc/{follower}/mem"))?;
-        memory.write_all_at(&number.to_le_bytes(), address)?;
+        switch.turn(follower, *number)?;
         let status = mvedsua.wait_for("d", LIMIT, |status| {
             status.follower.is_none() || status.events.reconciled > 10
         })?;
         ensure!(status.last_update.is_none(), "{what}: {status:?}");
         // It goes on as it was when it serves.
-        memory.write_all_at(&0i32.to_le_bytes(), address)?;
+        switch.turn(follower, 0)?;
         mvedsua.run(&["promote", "d", "--finalize"])?.ok()?;
         victim.promoted(mvedsua.status("d")?.leader.pid)?;
         victim.wait_rounds(5)?;
@@ -215,7 +209,7 @@ fn clock_readings_of_one_side_are_no_divergence() -> Result<()> {
 fn diverges(
     mvedsua: &Mvedsua,
     victim: &Victim,
-    address: u64,
+    switch: Switch,
     number: i32,
     expected: &[&str],
 ) -> Result<()> {
@@ -223,11 +217,7 @@ fn diverges(
     let follower = mvedsua.status("d")?.follower.context("no follower")?.pid;
     // It follows well until it is told otherwise.
     victim.wait_rounds(5)?;
-    let memory = File::options()
-        .write(true)
-        .open(format!("/proc/{follower}/mem"))?;
-    memory.write_all_at(&number.to_le_bytes(), address)?;
-    drop(memory);
+    switch.turn(follower, number)?;
     let status = mvedsua.wait_for("d", LIMIT, |status| status.follower.is_none())?;
     let update = status.last_update.context("no outcome")?;
     ensure!(

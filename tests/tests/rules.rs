@@ -8,13 +8,14 @@ mod rules {
     pub mod cases;
 }
 
-use std::fs::{File, Permissions};
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use mvedsua_tests::mvedsua::{Rules, Status};
+use mvedsua_tests::switch::Switch;
 use mvedsua_tests::{Mvedsua, Need, Supervised, Victim, can_run, process};
 use rules::cases::{ENDED, RECONCILED, rules};
 
@@ -25,20 +26,19 @@ const NAME: &str = "r";
 struct Two {
     victim: Victim,
     mvedsua: Mvedsua,
-    address: u64,
+    switch: Switch,
     rules: PathBuf,
 }
 
 impl Two {
     fn start() -> Result<Self> {
         let victim = Victim::start("rules")?;
-        let switch = std::fs::read_to_string(victim.dir().join("progress.switch"))?;
         let rules_file = victim.dir().join("all.rules");
         std::fs::write(&rules_file, rules())?;
         let mvedsua = Mvedsua::start()?;
         mvedsua.attach(victim.pid(), NAME)?;
         Ok(Self {
-            address: switch.trim().parse()?,
+            switch: victim.switch()?,
             rules: rules_file,
             victim,
             mvedsua,
@@ -66,28 +66,15 @@ impl Two {
         let follower = status
             .follower
             .with_context(|| format!("no follower: {:?}", status.last_update))?;
-        let memory = File::options()
-            .write(true)
-            .open(format!("/proc/{}/mem", follower.pid))?;
-        memory.write_all_at(&1i32.to_le_bytes(), self.address)?;
-        Ok(())
-    }
-
-    /// Tells both versions what to do in each round from now on.
-    fn show(&self, number: i32) -> Result<()> {
-        let file = File::options()
-            .write(true)
-            .open(self.victim.dir().join("progress.case"))?;
-        file.write_all_at(&number.to_le_bytes(), 0)?;
-        Ok(())
+        self.switch.turn(follower.pid, 1)
     }
 
     /// Shows a difference for some rounds, and waits until the follower has done them too.
     fn show_for(&self, number: i32, rounds: u64) -> Result<Status> {
-        self.show(number)?;
+        self.victim.show(number)?;
         // The round that is under way may have looked before.
         self.victim.wait_rounds(rounds + 1)?;
-        self.show(0)?;
+        self.victim.show(0)?;
         self.victim.wait_rounds(2)?;
         self.mvedsua.wait_for(NAME, LIMIT, |status| {
             status.follower.is_none_or(|f| f.lag_events < 20)
@@ -99,7 +86,7 @@ impl Two {
         let status = self
             .mvedsua
             .wait_for(NAME, LIMIT, |status| status.follower.is_none())?;
-        self.show(0)?;
+        self.victim.show(0)?;
         self.victim.wait_rounds(2)?;
         let update = status.last_update.clone().context("no outcome")?;
         ensure!(update.outcome == outcome, "{update:?}");
@@ -235,7 +222,7 @@ fn the_same_rules_hold_while_the_new_version_leads() -> Result<()> {
         "{rules:?}"
     );
     // A verdict drops the old version.
-    two.show(24)?;
+    two.victim.show(24)?;
     two.ended_with("finalized", "ends the update: it knows no such thing")?;
     two.victim.promoted(new)?;
     two.victim.wait_rounds(3)?;
@@ -254,7 +241,7 @@ fn without_its_rule_each_difference_is_found() -> Result<()> {
     let mut wrong = Vec::new();
     for case in RECONCILED {
         two.update(false)?;
-        two.show(case.number)?;
+        two.victim.show(case.number)?;
         if let Err(error) = two.ended_with("rolled-back", case.without) {
             wrong.push(format!("{} ({}): {error:#}", case.what, case.number));
         }
@@ -276,7 +263,7 @@ fn verdicts_and_limits_end_the_update_and_harm_nobody() -> Result<()> {
     let mut wrong = Vec::new();
     for case in ENDED {
         two.update(true)?;
-        two.show(case.number)?;
+        two.victim.show(case.number)?;
         match two.ended_with("rolled-back", case.without) {
             Ok(status) => {
                 let retry = status.last_update.is_some_and(|update| update.retry);
@@ -309,7 +296,7 @@ fn a_rule_that_asks_for_it_gets_another_try_until_the_moment_is_good() -> Result
     let file = two.rules.display().to_string();
     let options = ["--rules", &file, "--retry", "1000", "--retry-delay", "20ms"];
     two.mvedsua.update_identity(NAME, &options)?;
-    two.show(23)?;
+    two.victim.show(23)?;
     // Nobody asks for it: the update that had caught up is rolled back and tried again, and again.
     let status = two.mvedsua.wait_for(NAME, LIMIT, |status| {
         // While one is under way there is none that was rolled back.
@@ -322,7 +309,7 @@ fn a_rule_that_asks_for_it_gets_another_try_until_the_moment_is_good() -> Result
     );
     let last = status.last_update.context("it was rolled back")?;
     ensure!(last.retry && last.outcome == "rolled-back", "{last:?}");
-    two.show(0)?;
+    two.victim.show(0)?;
     let status = two.mvedsua.wait_for(NAME, LIMIT, |status| {
         status.stage == "outdated-leader" && status.next_try.is_none()
     })?;
@@ -362,7 +349,7 @@ fn tries_that_rules_ask_for_come_to_an_end() -> Result<()> {
             delay,
         ])
     };
-    two.show(23)?;
+    two.victim.show(23)?;
     update("2", "10ms")?.ok()?;
     let status = two.mvedsua.wait_for(NAME, LIMIT, |status| {
         let last = status.last_update.as_ref();
@@ -396,7 +383,7 @@ fn tries_that_rules_ask_for_come_to_an_end() -> Result<()> {
         status.next_try.is_none() && status.stage == "single-leader",
         "{status:?}"
     );
-    two.show(0)?;
+    two.victim.show(0)?;
     two.update(true)?;
     two.mvedsua.rollback(NAME)?;
     two.victim.end()
@@ -494,7 +481,7 @@ fn a_suggested_rule_reconciles_the_divergence_that_it_was_made_from() -> Result<
     // Rewritten and dropped: what a rule can be proposed for from the two calls alone.
     for number in [2, 4] {
         two.update(false)?;
-        two.show(number)?;
+        two.victim.show(number)?;
         two.ended_with("rolled-back", "divergence")?;
         let rule = two.mvedsua.run(&["rules", "suggest", NAME])?.ok()?;
         // The same from a report that was saved.

@@ -2,12 +2,11 @@
 //! maker had; what the rules do in all of them is counted together.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use mvedsua_tests::mvedsua::{Rule, Status};
+use mvedsua_tests::switch::Switch;
 use mvedsua_tests::{Mvedsua, Need, Victim, can_run, process};
 
 const NEEDS: &[Need] = &[Need::Root, Need::Program("cc")];
@@ -39,19 +38,18 @@ struct Two {
     // Dropped first: without an agent a killed server has no successor.
     mvedsua: Mvedsua,
     victim: Victim,
-    address: u64,
+    switch: Switch,
 }
 
 impl Two {
     fn start() -> Result<Self> {
         let victim = Victim::start("offspring")?;
-        let switch = std::fs::read_to_string(victim.dir().join("progress.switch"))?;
         std::fs::write(victim.dir().join("tree.rules"), RULES)?;
         let mvedsua = Mvedsua::start()?;
         // It has a child: it is taken with it.
         mvedsua.attach(victim.pid(), NAME)?;
         Ok(Self {
-            address: switch.trim().parse()?,
+            switch: victim.switch()?,
             victim,
             mvedsua,
         })
@@ -66,26 +64,11 @@ impl Two {
         let root = status.follower.context("it follows")?.pid;
         let mut poked = 0;
         for pid in process::descendants(root).into_iter().chain([root]) {
-            let memory = File::options().write(true).open(format!("/proc/{pid}/mem"));
             // One of a single round may be gone.
-            let Ok(memory) = memory else { continue };
-            if memory
-                .write_all_at(&1i32.to_le_bytes(), self.address)
-                .is_ok()
-            {
-                poked += 1;
-            }
+            poked += usize::from(self.switch.turn(pid, 1).is_ok());
         }
         ensure!(poked >= 2, "{poked} processes");
         Ok(())
-    }
-
-    /// Tells all processes what to do in each round from now on.
-    fn show(&self, number: i32) -> Result<()> {
-        let file = File::options()
-            .write(true)
-            .open(self.victim.dir().join("progress.case"))?;
-        Ok(file.write_all_at(&number.to_le_bytes(), 0)?)
     }
 
     /// Shows a difference for about so many rounds, and waits until the follower has done them too and `counted` is true of what
@@ -96,9 +79,9 @@ impl Two {
         rounds: u64,
         counted: impl Fn(&Counts) -> bool,
     ) -> Result<Status> {
-        self.show(number)?;
+        self.victim.show(number)?;
         self.victim.wait_rounds(rounds)?;
-        self.show(0)?;
+        self.victim.show(0)?;
         self.victim.wait_rounds(2)?;
         // They are counted where the leader's calls come in; the follower may come later.
         let status = self.mvedsua.wait_for(NAME, LIMIT, |status| {
@@ -190,11 +173,11 @@ fn without_their_rules_the_versions_diverge_in_a_child() -> Result<()> {
         (CARRIED, "write with other bytes in buf"),
     ] {
         two.update(false)?;
-        two.show(number)?;
+        two.victim.show(number)?;
         let status = two
             .mvedsua
             .wait_for(NAME, LIMIT, |status| status.follower.is_none())?;
-        two.show(0)?;
+        two.victim.show(0)?;
         let update = status.last_update.context("no outcome")?;
         ensure!(
             update.outcome == "rolled-back" && update.reason.contains(why),

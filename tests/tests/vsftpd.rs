@@ -7,17 +7,11 @@ use mvedsua_tests::bare::Before;
 use mvedsua_tests::content::Content;
 use mvedsua_tests::ftp::{Client, Download, Mode, Upload};
 use mvedsua_tests::mvedsua::Status;
-use mvedsua_tests::{Mvedsua, Need, Vsftpd, can_run, process, vsftpd, wait_until};
+use mvedsua_tests::vsftpd::NEEDS;
+use mvedsua_tests::{Mvedsua, Vsftpd, can_run, process, vsftpd, wait_until};
 
 const NAME: &str = "ftp";
 const LIMIT: Duration = Duration::from_secs(60);
-
-const NEEDS: &[Need] = &[
-    Need::Root,
-    Need::Program("vsftpd"),
-    Need::Program("useradd"),
-    Need::Program("chpasswd"),
-];
 
 /// The instrument itself: transfers of every kind, held in the middle, on a server that nobody touches.
 #[test]

@@ -18,14 +18,11 @@ use mvedsua_tests::{Mvedsua, Need, Vsftpd, can_run, vsftpd};
 const NAME: &str = "ftp";
 const LIMIT: Duration = Duration::from_secs(60);
 
-const NEEDS: &[Need] = &[
-    Need::Root,
-    Need::Program("vsftpd"),
-    Need::Program("useradd"),
-    Need::Program("chpasswd"),
-    Need::Build(VSFTPD),
-    Need::Build(VSFTPD_NEXT),
-];
+/// Whether this machine can run a server, and has both versions of it.
+fn can_run_both(test: &str) -> bool {
+    let builds = [Need::Build(VSFTPD), Need::Build(VSFTPD_NEXT)];
+    can_run(test, &[vsftpd::NEEDS, &builds].concat())
+}
 
 /// The rules that are shipped.
 const RULES: &str = include_str!("../../rules/vsftpd/new-commands.rules");
@@ -134,7 +131,7 @@ const GREETING: &str = r#"ignore write(_, "220 ", _) in buf /\(vsFTPd ([0-9.]+)\
 
 #[test]
 fn each_shipped_rule_is_needed() -> Result<()> {
-    if !can_run("each_shipped_rule_is_needed", NEEDS) {
+    if !can_run_both("each_shipped_rule_is_needed") {
         return Ok(());
     }
     let ftp = Ftp::start(&[])?;
@@ -160,7 +157,7 @@ fn each_shipped_rule_is_needed() -> Result<()> {
 
 #[test]
 fn sessions_begin_in_the_next_version_and_go_on_in_it() -> Result<()> {
-    if !can_run("sessions_begin_in_the_next_version_and_go_on_in_it", NEEDS) {
+    if !can_run_both("sessions_begin_in_the_next_version_and_go_on_in_it") {
         return Ok(());
     }
     let mut ftp = Ftp::start(&[])?;
@@ -213,7 +210,7 @@ fn sessions_begin_in_the_next_version_and_go_on_in_it() -> Result<()> {
 /// What the next version writes into its log stands in the log of every process that was there before it.
 #[test]
 fn sessions_that_were_there_become_the_next_version() -> Result<()> {
-    if !can_run("sessions_that_were_there_become_the_next_version", NEEDS) {
+    if !can_run_both("sessions_that_were_there_become_the_next_version") {
         return Ok(());
     }
     // They wait in the loop of their commands, and before the login in what comes before that: old frames of
