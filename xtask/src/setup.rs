@@ -103,12 +103,12 @@ pub fn install_packages(packages: &[&str]) -> Result<()> {
     }
     println!("setup: installing Debian's packages {}", packages.join(" "));
     let quiet = Policy::no_daemons()?;
-    // Without lists of packages (a fresh container), or with old ones, the first try fails.
-    if command::run(&mut apt_install(packages)).is_err() {
-        println!("setup: reading the lists of packages anew");
-        command::run(Command::new("apt-get").args(["update", "--quiet"]))?;
-        command::run(&mut apt_install(packages)).with_context(|| format!("by hand: {by_hand}"))?;
+    // Lists that are old name versions that are gone or, worse, still there: a compiler of the last point release,
+    // with an LLVM that is too old. Without a way to read them anew, those that are there may do.
+    if let Err(error) = command::run(Command::new("apt-get").args(["update", "--quiet"])) {
+        println!("setup: the lists of packages stay as they are: {error:#}");
     }
+    command::run(&mut apt_install(packages)).with_context(|| format!("by hand: {by_hand}"))?;
     drop(quiet);
     println!(
         "setup: their daemons were not started (a later boot may: `systemctl disable` them to be sure)"
