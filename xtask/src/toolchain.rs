@@ -3,12 +3,14 @@
 //! `bpfel-unknown-none` needs `core`'s source, an unstable cargo option, and a compiler whose LLVM has
 //! the major version that `bpf-linker` was made for.
 
+use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
-use crate::{command, environment};
+use crate::{command, environment, paths};
 
 /// LLVM of `bpf-linker` 0.10 (its default feature `rust-llvm-22`).
 const LLVM: &str = "22";
@@ -77,7 +79,7 @@ impl Toolchain {
     /// allow unstable options.
     ///
     /// # Errors
-    /// When the `PATH` of this process cannot be extended.
+    /// When the `PATH` of this process cannot be extended, or there is no library of the right LLVM.
     pub fn cargo(&self, linker: &Path) -> Result<Command> {
         let mut command = Command::new(&self.cargo);
         environment::scrub(&mut command);
@@ -89,8 +91,28 @@ impl Toolchain {
             .env("PATH", path)
             .env("RUSTC", &self.rustc)
             .env("RUSTC_BOOTSTRAP", "1")
-            .env("LD_LIBRARY_PATH", &self.llvm);
+            .env("LD_LIBRARY_PATH", self.only_llvm()?);
         Ok(command)
+    }
+
+    /// A folder with the library of our LLVM and nothing else: `bpf-linker` loads the first whose name begins with
+    /// `libLLVM`, and a system may have several.
+    fn only_llvm(&self) -> Result<PathBuf> {
+        let folder = paths::own().join("llvm");
+        fs::create_dir_all(&folder)?;
+        let files =
+            fs::read_dir(&self.llvm).with_context(|| format!("reading {}", self.llvm.display()))?;
+        let library = files
+            .flatten()
+            .find(|file| file.file_name().to_str().is_some_and(is_our_llvm))
+            .with_context(|| format!("no library of LLVM {LLVM} in {}", self.llvm.display()))?;
+        let link = folder.join("libLLVM.so");
+        if fs::read_link(&link).is_ok_and(|target| target == library.path()) {
+            return Ok(folder);
+        }
+        let _ = fs::remove_file(&link);
+        symlink(library.path(), &link).with_context(|| format!("making {}", link.display()))?;
+        Ok(folder)
     }
 }
 
@@ -99,6 +121,14 @@ fn has_llvm(version: &str, major: &str) -> bool {
         .lines()
         .filter_map(|line| line.strip_prefix("LLVM version: "))
         .any(|llvm| llvm.split('.').next() == Some(major))
+}
+
+/// `libLLVM.so.22.1`, `libLLVM-22.so`, `libLLVM.so.22.1-rust-1.98.0-nightly`.
+fn is_our_llvm(name: &str) -> bool {
+    let rest = name
+        .strip_prefix("libLLVM.so.")
+        .or_else(|| name.strip_prefix("libLLVM-"));
+    rest.and_then(|rest| rest.split(['.', '-']).next()) == Some(LLVM)
 }
 
 #[cfg(test)]
@@ -111,5 +141,15 @@ mod tests {
         assert!(has_llvm(version, "22"));
         assert!(!has_llvm(version, "2"));
         assert!(!has_llvm("rustc 1.63.0\nLLVM version: 14.0.6\n", "22"));
+    }
+
+    #[test]
+    fn of_several_llvms_ours_is_taken() {
+        assert!(is_our_llvm("libLLVM.so.22.1"));
+        assert!(is_our_llvm("libLLVM-22.so"));
+        assert!(is_our_llvm("libLLVM.so.22.1-rust-1.98.0-nightly"));
+        assert!(!is_our_llvm("libLLVM.so.19.1"));
+        assert!(!is_our_llvm("libLLVM-14.so.1"));
+        assert!(!is_our_llvm("libLLVM.so.2.2"));
     }
 }
