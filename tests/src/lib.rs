@@ -40,6 +40,7 @@ pub mod process;
 pub mod programs;
 pub mod resp;
 pub mod server;
+pub mod sessions;
 pub mod supervised;
 pub mod switch;
 pub mod victim;

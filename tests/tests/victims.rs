@@ -409,11 +409,18 @@ fn privileges_that_were_given_away_are_not_promoted() -> Result<()> {
     process::send(old, Signal::SIGUSR2)?;
     ensure!(wait_until(LIMIT, || locks(old).is_ok_and(|locks| locks == 1)));
     victim.wait_rounds(20)?;
-    let outcome = mvedsua.run(&["promote", "privileges"])?;
-    ensure!(
-        outcome.code == 5 && outcome.stderr.contains("record locks"),
-        "{outcome:?}"
-    );
+    // The lock goes with whoever leads.
+    let follower = mvedsua
+        .status("privileges")?
+        .follower
+        .map_or(0, |follower| follower.pid);
+    mvedsua.promote("privileges")?;
+    assert_eq!((locks(old)?, locks(follower)?), (0, 1));
+    victim.wait_rounds(20)?;
+    mvedsua.rollback("privileges")?;
+    assert_eq!(locks(old)?, 1);
+    victim.wait_rounds(20)?;
+    mvedsua.update_identity("privileges", &[])?;
     let follower = mvedsua
         .status("privileges")?
         .follower

@@ -1,17 +1,12 @@
 //! Debian's `vsftpd`: a server with a tree of processes.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
 use mvedsua_tests::bare::Before;
 use mvedsua_tests::content::Content;
-use mvedsua_tests::ftp::{Client, Download, Mode, Upload};
-use mvedsua_tests::mvedsua::Status;
+use mvedsua_tests::ftp::Mode;
+use mvedsua_tests::sessions::{Ftp, LIMIT, NAME, Sessions};
 use mvedsua_tests::vsftpd::NEEDS;
 use mvedsua_tests::{Mvedsua, Vsftpd, can_run, process, vsftpd, wait_until};
-
-const NAME: &str = "ftp";
-const LIMIT: Duration = Duration::from_secs(60);
 
 /// The instrument itself: transfers of every kind, held in the middle, on a server that nobody touches.
 #[test]
@@ -81,117 +76,6 @@ fn a_bare_vsftpd_loses_bytes_and_the_client_sees_it() -> Result<()> {
     ensure!(client.finish_download(download).is_err());
     ensure!(client.is_usable().is_err());
     Ok(())
-}
-
-/// Sessions of every kind, before, in and after an update.
-struct Sessions {
-    idle: Vec<Client>,
-    down: Client,
-    download: Option<Download>,
-    up: Client,
-    upload: Option<Upload>,
-    content: Content,
-}
-
-impl Sessions {
-    /// One at the prompt of each kind of user, one that has not logged in, one in the middle of a
-    /// download, and one in the middle of an upload.
-    fn open(server: &Vsftpd, round: u64) -> Result<Self> {
-        let mut down = server.anonymous(Mode::Passive)?;
-        let mut download = down.download(vsftpd::FILE, vsftpd::file())?;
-        download.read(1 << 20)?;
-        let mut up = server.local(Mode::ExtendedPassive)?;
-        let content = Content::new(round, 4_000_001);
-        let mut upload = up.upload(&format!("up{round}"), content)?;
-        upload.write(1_000_003)?;
-        Ok(Self {
-            idle: vec![
-                server.anonymous(Mode::Active)?,
-                server.local(Mode::Passive)?,
-            ],
-            down,
-            download: Some(download),
-            up,
-            upload: Some(upload),
-            content,
-        })
-    }
-
-    /// How many processes serve them.
-    const PROCESSES: usize = 8;
-
-    /// A part of each transfer, and a sign of life of each session at the prompt.
-    fn go_on(&mut self) -> Result<()> {
-        if let Some(download) = &mut self.download {
-            download.read(1 << 20)?;
-        }
-        if let Some(upload) = &mut self.upload {
-            upload.write(500_000)?;
-        }
-        self.idle.iter_mut().try_for_each(Client::is_usable)
-    }
-
-    /// The transfers end well, and every session does something more.
-    fn finish(&mut self, server: &Vsftpd, round: u64) -> Result<()> {
-        let file = format!("up{round}");
-        if let Some(download) = self.download.take() {
-            self.down
-                .finish_download(download)
-                .context("the download")?;
-        }
-        if let Some(upload) = self.upload.take() {
-            self.up.finish_upload(upload).context("the upload")?;
-        }
-        self.content.check_file(&server.home(&file))?;
-        self.up.retrieve(&file, self.content)?;
-        for client in self.idle.iter_mut().chain([&mut self.down]) {
-            client.retrieve(vsftpd::FILE, vsftpd::file())?;
-        }
-        Ok(())
-    }
-
-    /// The same, and then every session ends.
-    fn end(mut self, server: &Vsftpd, round: u64) -> Result<()> {
-        self.finish(server, round)?;
-        let mut all = self.idle.into_iter().chain([self.down, self.up]);
-        all.try_for_each(Client::quit)
-    }
-}
-
-/// A vsftpd with an agent.
-struct Ftp {
-    mvedsua: Mvedsua,
-    server: Vsftpd,
-}
-
-impl Ftp {
-    fn start() -> Result<Self> {
-        Ok(Self {
-            mvedsua: Mvedsua::start()?,
-            server: Vsftpd::start(&[])?,
-        })
-    }
-
-    /// Follows; the follower's tree has as many processes as the leader's.
-    fn update(&self) -> Result<Status> {
-        self.mvedsua
-            .update_identity(NAME, &["--hang-limit", "20s"])?;
-        self.mvedsua.status(NAME)
-    }
-
-    /// What both sides have done so far matches, and both trees have `processes` processes.
-    fn follows(&self, processes: usize) -> Result<()> {
-        let status = self.mvedsua.wait_for(NAME, LIMIT, |status| {
-            status.follower.is_none_or(|f| f.lag_events == 0)
-        })?;
-        let follower = status
-            .follower
-            .with_context(|| format!("no follower: {:?}", status.last_update))?;
-        self.server.tree_of(status.leader.pid, processes)?;
-        self.server.tree_of(follower.pid, processes)?;
-        ensure!(status.events.diverged == 0, "{status:?}");
-        Ok(())
-    }
 }
 
 /// Every process is as it was, once sessions that were ended are reaped.
@@ -282,77 +166,6 @@ fn a_tree_with_sessions_is_followed_and_rolled_back() -> Result<()> {
     Before::of(root).check()
 }
 
-#[test]
-fn sessions_that_came_while_a_copy_followed_are_promoted() -> Result<()> {
-    if !can_run(
-        "sessions_that_came_while_a_copy_followed_are_promoted",
-        NEEDS,
-    ) {
-        return Ok(());
-    }
-    let mut ftp = Ftp::start()?;
-    ftp.mvedsua.attach_with_children(ftp.server.pid(), NAME)?;
-    ftp.update()?;
-    let mut sessions = Sessions::open(&ftp.server, 2)?;
-    ftp.follows(1 + Sessions::PROCESSES)?;
-    ftp.mvedsua.run(&["promote", NAME, "--finalize"])?.ok()?;
-    ftp.server.reap();
-    sessions.go_on()?;
-    sessions.end(&ftp.server, 2)?;
-    let status = ftp.mvedsua.status(NAME)?;
-    ftp.server.tree_of(status.leader.pid, 1)
-}
-
-#[test]
-fn a_tree_with_sessions_is_promoted_and_updated_again() -> Result<()> {
-    if !can_run("a_tree_with_sessions_is_promoted_and_updated_again", NEEDS) {
-        return Ok(());
-    }
-    let mut ftp = Ftp::start()?;
-    let mut early = ftp.server.connect(Mode::Passive)?;
-    let mut first = Sessions::open(&ftp.server, 1)?;
-    let root = ftp.server.pid();
-    // Without being told so, it is taken with the children that it has.
-    ftp.mvedsua.attach(root, NAME)?;
-    ftp.update()?;
-    let mut later = Sessions::open(&ftp.server, 2)?;
-    ftp.follows(3 + 2 * Sessions::PROCESSES)?;
-    first.go_on()?;
-    later.go_on()?;
-    let old = process::descendants(root);
-    let follower = ftp.mvedsua.status(NAME)?.follower.context("it follows")?;
-    ftp.mvedsua.run(&["promote", NAME, "--finalize"])?.ok()?;
-    ftp.server.reap();
-    let status = ftp.mvedsua.status(NAME)?;
-    ensure!(status.leader.pid == follower.pid, "{status:?}");
-    let left = old
-        .iter()
-        .chain([&root])
-        .find(|pid| process::is_alive(**pid));
-    ensure!(left.is_none(), "process {left:?} of the old tree is left");
-    first.go_on()?;
-    later.go_on()?;
-    let last = Sessions::open(&ftp.server, 3)?;
-    early.login("anonymous", "late")?;
-    early.is_usable()?;
-    first.end(&ftp.server, 1)?;
-    later.end(&ftp.server, 2)?;
-    last.end(&ftp.server, 3)?;
-    early.quit()?;
-    ftp.server.tree_of(status.leader.pid, 1)?;
-    // Every transfer was made once.
-    let uploads = ftp.server.log_lines("OK UPLOAD");
-    ensure!(uploads.len() == 3, "{uploads:?}");
-    // The copy is as good as the original.
-    let sessions = Sessions::open(&ftp.server, 4)?;
-    ftp.update()?;
-    ftp.follows(1 + Sessions::PROCESSES)?;
-    ftp.mvedsua.run(&["promote", NAME, "--finalize"])?.ok()?;
-    sessions.end(&ftp.server, 4)?;
-    let status = ftp.mvedsua.status(NAME)?;
-    ftp.server.tree_of(status.leader.pid, 1)
-}
-
 /// Every so many steps of the promotion of a tree an agent dies.
 const STRIDE: u64 = 151;
 
@@ -402,7 +215,6 @@ fn dies_at(step: u64) -> Result<bool> {
         mvedsua.log()
     );
     let root = server.roots()[0];
-    server.tree_of(root, 5)?;
     let how_it_is = |mvedsua: &Mvedsua| {
         let of = |pid: i32| {
             let field = |name| process::status_field(pid, name);
@@ -412,10 +224,13 @@ fn dies_at(step: u64) -> Result<bool> {
         };
         let tree = std::iter::once(root).chain(process::descendants(root));
         let tree: Vec<_> = tree.map(of).collect();
-        format!("{tree:?}\n{}", mvedsua.log())
+        format!("{tree:?}, {pid} at first\n{}", mvedsua.log())
     };
+    let complete = server.tree_of(root, 5);
+    complete.with_context(|| how_it_is(&mvedsua))?;
     idle.is_usable().with_context(|| how_it_is(&mvedsua))?;
-    upload.write(500_000)?;
+    let written = upload.write(500_000);
+    written.with_context(|| how_it_is(&mvedsua))?;
     up.finish_upload(upload)?;
     content.check_file(&server.home("up"))?;
     // It is as good as any: the next update works.

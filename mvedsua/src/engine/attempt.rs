@@ -9,9 +9,10 @@ use tokio::sync::oneshot;
 use super::attach::{check, check_tree_soon, refused};
 use super::following::{Following, Stop};
 use super::home::Home;
+use super::life::Life;
 use super::snapshot::{Begun, NotBegun, begin};
 use super::timeline::unix_ms;
-use super::worker::{Left, Life, Worker};
+use super::worker::{Left, Worker};
 use crate::dsu::{Bundle, DsuError, PublicKey, hex, trusted};
 use crate::session::{
     Command, Done, Failure, LastUpdate, Mark, NextTry, Outcome, SingleLeader, Stage, UpdateKind,

@@ -5,6 +5,7 @@
 //! it does later is recorded: so each must be recorded from its own stop on, and all in one pause, so that none is
 //! born or waited for in between.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::apply::{ApplyError, place};
@@ -17,6 +18,7 @@ use super::pair::{Child, Pair, ROOT};
 use super::readings::Slots;
 use super::side::{Side, Why};
 use crate::dsu::Bundle;
+use crate::matcher::EpollData;
 use crate::recorder::Recorder;
 use crate::tracee::context::Context;
 use crate::tracee::pid_namespace::PidNamespace;
@@ -39,7 +41,8 @@ pub(super) struct Descendant {
     contexts: Vec<Context>,
     slots: Option<u64>,
     original: Option<Original>,
-    watched: Watched,
+    /// `None`: it leads no more.
+    watched: Option<Watched>,
 }
 
 /// All of them.
@@ -51,9 +54,23 @@ pub(super) struct Descendants {
 
 /// A descendant that was built again, with its threads running or (`Why::Asked`) still stopped.
 pub(super) struct Built {
-    follower: Side,
-    /// Pairs of threads.
-    lanes: Vec<(i32, i32)>,
+    pub(super) follower: Side,
+    /// Pairs of threads: the original's, the copy's.
+    pub(super) lanes: Vec<(i32, i32)>,
+}
+
+/// A pair of processes of which both are there.
+pub(super) struct Entrant {
+    /// Number of the pair that made it.
+    pub(super) parent: usize,
+    pub(super) leader: Side,
+    pub(super) follower: Side,
+    /// Pairs of threads: the leader's, the follower's.
+    pub(super) lanes: Vec<(i32, i32)>,
+    pub(super) epoll: EpollData,
+    pub(super) slots: Slots,
+    pub(super) tid_addresses: HashMap<i32, u64>,
+    pub(super) watched: Option<Watched>,
 }
 
 impl Descendants {
@@ -143,9 +160,38 @@ impl Descendants {
             contexts: Vec::new(),
             slots: None,
             original: None,
-            watched: Watched::watch(pid),
+            watched: Some(Watched::watch(pid)),
         });
         vdso.write_stub(pid)
+    }
+
+    /// Adds the process `pid` of a tree that leads no more, all of whose `threads` stand, behind its `parent`, and reads it.
+    /// Whatever happens, its threads stand still, in nobody's hands.
+    ///
+    /// # Errors
+    /// When it cannot be read or built again.
+    pub(super) fn add_relieved(
+        &mut self,
+        pid: i32,
+        parent: Option<usize>,
+        threads: Vec<Stopped>,
+        slots: Option<u64>,
+        vdso: &Vdso,
+    ) -> Result<()> {
+        let mut captured = snapshot::capture_relieved(pid, threads, vdso)?;
+        let original = Original::read(pid, &mut captured, vdso)?;
+        self.all.push(Descendant {
+            pid,
+            parent,
+            side: Side::new(pid),
+            contexts: captured.into_iter().map(|one| one.context).collect(),
+            captured: Vec::new(),
+            aimed: Vec::new(),
+            slots,
+            original: Some(original),
+            watched: None,
+        });
+        Ok(())
     }
 
     /// In the pause: reads each of them, and records it from here on. With `write_down` they keep clock
@@ -326,45 +372,64 @@ pub(super) fn start(built: &mut [Built]) -> Result<()> {
 
 impl Following {
     /// Opens a pair for each descendant and its copy.
-    pub(super) fn take_in(&mut self, descendants: Descendants, built: Vec<Built>) {
-        let vdso = self.pairs.root().vdso.clone();
+    pub(super) fn take_in_all(&mut self, descendants: Descendants, built: Vec<Built>) {
         for (one, built) in descendants.all.into_iter().zip(built) {
-            // They were taken in in the same order, after the root.
-            let parent = one.parent.map_or(ROOT, |place| place + 1);
             let owners = one.contexts.iter().map(|c| (c.tid, c.regs.gs_base));
             let slots = Slots::new(one.slots, owners.filter(|_| one.slots.is_some()));
-            let parents = &self.pairs[parent];
-            let mut child = Child::new(parent, told(parents.leader.pid, one.pid));
-            child.follower_told = told(parents.follower.pid, built.follower.pid);
-            let pair = Pair {
-                opened: open_files(one.pid),
-                places: Places::of(one.pid),
+            let addresses = one.contexts.iter().map(|c| (c.tid, c.tid_address));
+            let number = self.take_in(Entrant {
+                // They were taken in in the same order, after the root.
+                parent: one.parent.map_or(ROOT, |place| place + 1),
                 leader: one.side,
                 follower: built.follower,
-                vdso: Arc::clone(&vdso),
+                lanes: built.lanes,
                 epoll: Default::default(),
                 slots,
-                lasting: Default::default(),
-                estate_changed: false,
-                gifts: Default::default(),
-                tid_addresses: one
-                    .contexts
-                    .iter()
-                    .map(|context| (context.tid, context.tid_address))
-                    .collect(),
-                middle: 0,
-                cloner: 0,
-                child: Some(child),
-                watched: Some(one.watched),
-            };
-            let leader = pair.leader.pid;
-            let number = self.pairs.add(pair);
+                tid_addresses: addresses.collect(),
+                watched: one.watched,
+            });
             if let Some(rules) = &mut self.rules {
-                rules.take_in(number, leader);
-            }
-            for (leader, follower) in built.lanes {
-                self.pair_up(number, leader, follower);
+                rules.take_in(number, one.pid);
             }
         }
+    }
+
+    /// Opens a pair; returns its number.
+    pub(super) fn take_in(&mut self, entrant: Entrant) -> usize {
+        let Entrant {
+            parent,
+            leader,
+            follower,
+            lanes,
+            epoll,
+            slots,
+            tid_addresses,
+            watched,
+        } = entrant;
+        let parents = &self.pairs[parent];
+        let mut child = Child::new(parent, told(parents.leader.pid, leader.pid));
+        child.follower_told = told(parents.follower.pid, follower.pid);
+        let pair = Pair {
+            opened: open_files(leader.pid),
+            places: Places::of(leader.pid),
+            leader,
+            follower,
+            vdso: Arc::clone(&parents.vdso),
+            epoll,
+            slots,
+            lasting: Default::default(),
+            estate_changed: false,
+            gifts: Default::default(),
+            tid_addresses,
+            middle: 0,
+            cloner: 0,
+            child: Some(child),
+            watched,
+        };
+        let number = self.pairs.add(pair);
+        for (leader, follower) in lanes {
+            self.pair_up(number, leader, follower);
+        }
+        number
     }
 }

@@ -17,9 +17,11 @@ use super::pair::{Pair, ROOT};
 use super::side::Why;
 use crate::follower::{Arrival, parking_number};
 use crate::sys::{limits, memory};
+use crate::tracee::context::Context;
 use crate::tracee::identity::{Identity, Places};
-use crate::tracee::inject::Plain;
+use crate::tracee::inject::{Guarded, Plain};
 use crate::tracee::inspect;
+use crate::tracee::pid_namespace;
 use crate::tracee::snapshot::traced_by_us;
 use crate::tracee::stub::Vdso;
 use crate::tracee::thread::Stopped;
@@ -61,7 +63,7 @@ pub(super) struct Lock {
 
 impl Lock {
     /// Whether a process holds any (`/proc/locks`): a look at each of ten thousand descriptors takes its time.
-    pub(super) fn any(pid: i32) -> bool {
+    fn any(pid: i32) -> bool {
         let all = std::fs::read_to_string("/proc/locks").unwrap_or_default();
         all.lines().any(|line| {
             let words: Vec<&str> = line.split_whitespace().collect();
@@ -120,20 +122,27 @@ impl Lock {
         bytes
     }
 
-    /// Takes them in the stopped process of a thread, all of whose signals are blocked. Its predecessor has let go
-    /// of them.
+    /// Takes them in the stopped process `pid`, through this thread of it. Its predecessor has let go of them. It is
+    /// to outlive this agent by now, so it finds back by itself from each step.
     ///
     /// # Errors
-    /// When somebody else was quicker.
-    pub(super) fn take(locks: &[Self], thread: &mut Stopped, vdso: &Vdso) -> Result<()> {
+    /// When the thread is lost; what was refused, since somebody else was quicker, comes with the thread.
+    pub(super) fn take(
+        locks: &[Self],
+        pid: i32,
+        thread: Stopped,
+        vdso: &Vdso,
+    ) -> Result<(Stopped, Result<()>)> {
         let tid = thread.tid();
-        let at = (thread.registers()?.rsp - 4096) & !63;
-        for lock in locks {
+        let context = Context::read(&thread, pid)?;
+        let mut guarded = Guarded::begin(thread, &context, vdso)?;
+        let at = guarded.scratch();
+        let taken = locks.iter().try_for_each(|lock| {
             memory::write(tid, at, &lock.bytes()).named("write the new leader's stack", tid)?;
             let args = [lock.fd as u64, libc::F_SETLK as u64, at, 0, 0, 0];
-            Plain { vdso }.call_ok(thread, "fcntl", number("fcntl"), &args)?;
-        }
-        Ok(())
+            guarded.call("fcntl", number("fcntl"), &args).map(drop)
+        });
+        Ok((guarded.end()?, taken))
     }
 }
 
@@ -209,6 +218,23 @@ impl Following {
             }
         }
         None
+    }
+
+    /// Why the old version of a tree that is promoted could not follow: its processes are copied once more for that.
+    pub(super) fn obstacle_to_a_way_back(&self) -> Option<String> {
+        let for_good = "promote the tree for good, with --finalize";
+        if let Err(error) = pid_namespace::check(self.pairs.root().leader.pid) {
+            return Some(format!("{error}: {for_good}"));
+        }
+        self.living().into_iter().find_map(|number| {
+            let Pair { leader, child, .. } = &self.pairs[number];
+            let pid = leader.pid;
+            child.as_ref().filter(|child| child.parent.is_none()).map(|_| {
+                format!(
+                    "the process that made process {pid} has ended, and without it no copy can be made: {for_good}"
+                )
+            })
+        })
     }
 
     /// What the stopped process of a pair leaves. Its main thread answers questions.

@@ -15,7 +15,7 @@ use std::process::{ChildStdin, Command, Stdio};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::sys::{pidfd, setsid};
 use crate::tracee::inspect;
@@ -23,6 +23,9 @@ use crate::tracee::inspect;
 /// When no server has been found stopped for this long after the agent's end, none will be: the
 /// recorder is gone with the agent's descriptors, before the guard's input ends.
 const SETTLED: Duration = Duration::from_millis(300);
+
+/// A process that has no tracer any more and has not ended after this long was let go and not killed.
+const SPARED: Duration = Duration::from_secs(1);
 
 /// Standard input of this agent's guard.
 static GUARD: OnceLock<Mutex<ChildStdin>> = OnceLock::new();
@@ -106,7 +109,7 @@ fn tell_line(mut line: String) {
 /// What the guard does, until the agent's end and a moment after it.
 pub fn run() {
     let mut watched: HashMap<i32, OwnedFd> = HashMap::new();
-    let mut doomed: HashMap<i32, Vec<OwnedFd>> = HashMap::new();
+    let mut doomed: HashMap<i32, (Option<OwnedFd>, Vec<OwnedFd>)> = HashMap::new();
     for line in io::stdin().lock().lines().map_while(Result::ok) {
         let Some((what, pids)) = line.split_at_checked(1) else {
             continue;
@@ -117,7 +120,7 @@ pub fn run() {
             "-" => drop(watched.remove(&pid)),
             "!" => {
                 let others = pids.filter_map(|pid| pidfd::open(pid).ok());
-                doomed.insert(pid, others.collect());
+                doomed.insert(pid, (pidfd::open(pid).ok(), others.collect()));
             }
             "?" => drop(doomed.remove(&pid)),
             _ => {
@@ -127,8 +130,13 @@ pub fn run() {
             }
         }
     }
-    for (root, others) in doomed {
-        end_with(root, &others);
+    for (root, (handle, others)) in doomed {
+        if !handle.is_some_and(|root_handle| is_spared(root, &root_handle)) {
+            for process in others {
+                // It may have ended already.
+                let _ = pidfd::signal(process.as_fd(), libc::SIGKILL);
+            }
+        }
     }
     if watched.is_empty() {
         return;
@@ -146,21 +154,23 @@ pub fn run() {
     }
 }
 
-/// Kills processes if their root dies with its tracer, which has just ended or is about to: waits until
-/// the root has died, or has no tracer any more and goes on.
-fn end_with(root: i32, others: &[OwnedFd]) {
+/// Waits until the process `root`, whose tracer has just ended or is about to, has died with it (false), or goes on
+/// without one. The kernel kills it before it lets it go, and then it takes its time to die, during which nothing tells
+/// of that (seen: an old tree whose root was just dying went on beside the new one).
+fn is_spared(root: i32, handle: &OwnedFd) -> bool {
+    let mut untraced = None;
     loop {
-        if inspect::is_dying(root) {
-            for process in others {
-                // It may have ended already.
-                let _ = pidfd::signal(process.as_fd(), libc::SIGKILL);
-            }
-            return;
+        let mut end = [PollFd::new(handle.as_fd(), PollFlags::POLLIN)];
+        if poll(&mut end, PollTimeout::from(1u8)).is_ok_and(|ended| ended > 0)
+            || inspect::is_dying(root)
+        {
+            return false;
         }
-        if inspect::status_field(root, root, "TracerPid").as_deref() == Some("0") {
-            return;
+        if inspect::status_field(root, root, "TracerPid").as_deref() == Some("0")
+            && untraced.get_or_insert_with(Instant::now).elapsed() > SPARED
+        {
+            return true;
         }
-        let _ = poll(&mut [], PollTimeout::from(1u8));
     }
 }
 

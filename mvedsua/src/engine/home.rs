@@ -34,6 +34,11 @@ impl Home {
         }
     }
 
+    /// Children of a promoted process live: they go on only as long as they are traced.
+    pub(super) fn has_wards(&self) -> bool {
+        matches!(self, Self::Kept(kept) if !kept.side.wards.pids().is_empty())
+    }
+
     pub(super) fn listener(&self) -> Option<Arc<Listener>> {
         match self {
             Self::Bare(_) => None,

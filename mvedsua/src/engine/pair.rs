@@ -80,6 +80,12 @@ pub(super) struct Pair {
 }
 
 impl Pair {
+    /// The leader's process, which leads no more. Its id stays known.
+    pub(super) fn relieve(&mut self) -> Side {
+        let pid = self.leader.pid;
+        std::mem::replace(&mut self.leader, Side::new(pid))
+    }
+
     /// Both processes have ended.
     pub(super) fn has_ended(&self) -> bool {
         self.child

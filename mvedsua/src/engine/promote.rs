@@ -7,17 +7,17 @@ use mvedsua_common::event::FLAG_SIGNAL;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
-use super::ending::{close_all, close_descriptors, end_all};
+use super::ending::close_all;
 use super::estate::{Estate, Lock};
+use super::finalize::{Exchanged, Relieved};
 use super::following::{Following, Stop};
 use super::guard::Doomed;
-use super::home::{Home, Kept};
+use super::home::Kept;
 use super::lane::Item;
 use super::pair::{Pair, ROOT};
 use super::pending_signals::{Pending, block, unblock, unmark};
 use super::renamed::Renamed;
 use super::replay::{RESTART_ALWAYS, is_interrupted, replace_thread_id};
-use super::rollback::{Family, hear};
 use super::side::{Side, Why};
 use super::snapshot::KEPT_OPTIONS;
 use super::transfer::Timers;
@@ -26,7 +26,6 @@ use crate::sys::ptrace::{self, Wait};
 use crate::tracee::context::{Undecided, rewind_thread};
 use crate::tracee::inspect;
 use crate::tracee::snapshot::FOLLOWER_OPTIONS;
-use crate::tracee::stub::Vdso;
 use crate::tracee::thread::{Running, Stopped};
 
 /// Longest time for the follower to consume what is left while the leader stands still.
@@ -43,26 +42,6 @@ pub(super) enum Promoted {
     NotNow(Box<Following>, String),
     /// The update cannot go on.
     Failed(Box<Following>, Stop),
-}
-
-/// The two processes after the exchange, both stopped, and those of their trees.
-pub(super) struct Exchanged {
-    /// The new leader: traced, its filter suspended.
-    pub(super) kept: Kept,
-    /// The old leader, all its threads stopped.
-    pub(super) old: Side,
-    /// The other processes of the new leader's tree, each with the locks that it is to take.
-    children: Vec<(Side, Vec<Lock>)>,
-    /// Those that the new leader itself is to take.
-    locks: Vec<Lock>,
-    /// The other processes of the old leader's tree.
-    old_children: Vec<Side>,
-    /// Old processes end with the agent, whatever they are about to do.
-    doomed: Option<Doomed>,
-    /// The rest of the update: counts, ring, recorder.
-    pub(super) following: Following,
-    /// Since when nobody serves.
-    pub(super) start: Instant,
 }
 
 /// A process of the follower that has all of its counterpart's.
@@ -137,8 +116,8 @@ impl Following {
     }
 
     /// Exchanges the roles. The leader is stopped, the follower consumes what is left, gets what
-    /// the kernel keeps for the leader, and goes on in its place.
-    /// With `finalize` the leader may have a tree that is followed.
+    /// the kernel keeps for the leader, and goes on in its place. With `finalize` the old version is to follow
+    /// no more.
     pub(super) fn promote(mut self, finalize: bool) -> Promoted {
         if let Some(why) = self.obstacle(finalize) {
             return match self.take_back() {
@@ -191,26 +170,28 @@ impl Following {
             Ok((moved, doomed)) => {
                 let (mut root, mut children) = (None, Vec::new());
                 for Moved { pair, side, locks } in moved {
+                    let old = self.pairs[pair].relieve();
                     if pair == ROOT {
-                        root = Some((side, locks));
+                        root = Some((side, old, locks));
                     } else {
-                        children.push((side, locks));
+                        children.push(Relieved {
+                            pair,
+                            new: side,
+                            old,
+                            locks,
+                        });
                     }
                 }
-                let (side, locks) = root.unwrap_or_else(|| (Side::new(0), Vec::new()));
-                let kept = Kept::new(side, self.listener.clone());
-                let mut olds = self
-                    .pairs
-                    .iter_mut()
-                    .map(|pair| std::mem::replace(&mut pair.leader, Side::new(0)));
-                let old = olds.next().unwrap_or_else(|| Side::new(0));
-                let old_children = olds.filter(|side| !side.is_gone()).collect();
+                let (side, old, locks) =
+                    root.unwrap_or_else(|| (Side::new(0), Side::new(0), Vec::new()));
+                let strays = self.pairs.iter_mut().map(Pair::relieve);
+                let strays = strays.filter(|side| !side.is_gone()).collect();
                 Promoted::Done(Box::new(Exchanged {
-                    kept,
+                    kept: Kept::new(side, self.listener.clone()),
                     old,
-                    children,
                     locks,
-                    old_children,
+                    children,
+                    strays,
                     doomed,
                     following: self,
                     start,
@@ -636,92 +617,4 @@ fn but_for_a_crash<T: Default>(outcome: Result<T, Stop>) -> Result<T, Stop> {
         Err(Stop::LeaderCrashed { held: true, .. }) => Ok(T::default()),
         other => other,
     }
-}
-
-impl Exchanged {
-    /// t5 and t6 in one: the new leader serves, as plain as it can be, and the old process ends.
-    /// Returns how long nobody served.
-    ///
-    /// # Errors
-    /// When the new leader is gone.
-    pub(super) fn finalize(mut self) -> Result<(Kept, Following, Duration), Stop> {
-        if self.following.tree.is_some() {
-            return Ok(self.finalize_tree());
-        }
-        let vdso = self.following.pairs.root().vdso.clone();
-        let side = &mut self.kept.side;
-        side.rewind_stopped()?;
-        if !self.locks.is_empty() {
-            end_all([&mut self.old], &mut || ());
-            take_locks_of(side, &self.locks, &vdso);
-        }
-        close_descriptors(&mut self.old, &vdso);
-        let side = &mut self.kept.side;
-        side.restore_vdso(&vdso, false)?;
-        side.resume_all();
-        let pause = self.start.elapsed();
-        end_all([&mut self.old], &mut || hear(&mut self.kept.side));
-        Ok((self.kept, self.following, pause))
-    }
-
-    /// The same for a tree. Locks are let go only by the end of those who hold them.
-    fn finalize_tree(self) -> (Kept, Following, Duration) {
-        let Self {
-            mut kept,
-            old,
-            children,
-            locks,
-            old_children,
-            doomed,
-            following,
-            start,
-        } = self;
-        let vdso = following.pairs.root().vdso.clone();
-        let root = std::mem::replace(&mut kept.side, Side::new(0));
-        let mut olds: Vec<Side> = std::iter::once(old).chain(old_children).collect();
-        if !locks.is_empty() || children.iter().any(|(_, locks)| !locks.is_empty()) {
-            end_all(&mut olds, &mut || ());
-        }
-        for old in &mut olds {
-            close_descriptors(old, &vdso);
-        }
-        let mut family = Family::of(Vec::with_capacity(1 + children.len()), true);
-        for (mut side, locks) in std::iter::once((root, locks)).chain(children) {
-            take_locks_of(&mut side, &locks, &vdso);
-            family.sides.push(side);
-        }
-        let mut home = Home::Kept(kept);
-        family.free(&vdso, &mut home, false);
-        let pause = start.elapsed();
-        let Home::Kept(mut kept) = home else {
-            unreachable!("it was made above");
-        };
-        end_all(&mut olds, &mut || hear(&mut kept.side));
-        drop(doomed);
-        (kept, following, pause)
-    }
-}
-
-/// As [`take_locks`]. What fails is told: there is no way back.
-fn take_locks_of(side: &mut Side, locks: &[Lock], vdso: &Vdso) {
-    if let Err(error) = take_locks(side, locks, vdso) {
-        tracing::error!(pid = side.pid, %error, "the new leader did not get a lock of the old one");
-    }
-}
-
-/// The stopped process takes locks. Signals are held back meanwhile.
-fn take_locks(side: &mut Side, locks: &[Lock], vdso: &Vdso) -> crate::tracee::Result<()> {
-    if locks.is_empty() {
-        return Ok(());
-    }
-    let Some(mut thread) = side.take_main() else {
-        return Ok(());
-    };
-    let taken = block(&thread).and_then(|mask| {
-        let taken = Lock::take(locks, &mut thread, vdso);
-        unblock(&thread, mask)?;
-        taken
-    });
-    side.add_stopped(thread, Why::Asked);
-    taken
 }

@@ -1,6 +1,5 @@
 //! t1 and t2: from a single leader to a follower that consumes events.
 
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -10,18 +9,14 @@ use nix::poll::{PollTimeout, poll};
 use super::apply::{Applied, ApplyError, Placed, place};
 use super::attach::refused;
 use super::descendants::{Built, Descendants};
-use super::ending::{close_descriptors, end_all};
+use super::ending::end_all;
 use super::family::Tree;
 use super::following::{Following, Parts};
 use super::guard::Watched;
 use super::home::Home;
-use super::pair::{Pair, ROOT};
-use super::pending_signals::{block, unblock};
-use super::promote::Exchanged;
 use super::readings::Slots;
 use super::rules::Rules;
 use super::side::Side;
-use super::transfer::disarm;
 use crate::dsu::Bundle;
 use crate::follower;
 use crate::matcher::EpollData;
@@ -157,7 +152,6 @@ pub(super) fn begin(
     let made = copied
         .map_err(ApplyError::from)
         .and_then(|(copied, mut contexts)| {
-            leader.add_running(copied.cloner);
             let (cloner, middle, slots) = (contexts.1, copied.middle, contexts.2);
             let learned = snapshot::learn(pid, &mut contexts.0, cloner, slots)
                 .and_then(|()| descendants.learn());
@@ -208,7 +202,7 @@ pub(super) fn begin(
             });
             // What the leader has reported since it serves again.
             wakeup.wake();
-            following.take_in(descendants, made.built);
+            following.take_in_all(descendants, made.built);
             if let Some(placed) = made.placed
                 && let Err(stop) = following.start_transformer(placed)
             {
@@ -331,7 +325,7 @@ fn stop(
 }
 
 /// All threads, which of them made the clone, and the slots for clock readings.
-type Contexts = (Vec<crate::tracee::context::Context>, i32, Option<u64>);
+pub(super) type Contexts = (Vec<crate::tracee::context::Context>, i32, Option<u64>);
 
 /// The leader's pause; with `write_down` it keeps clock readings from now on, if that is possible.
 /// If it is copied `into` a pid namespace its descendants stand in the same pause and are read.
@@ -373,14 +367,22 @@ fn copy(
             .tid;
         let mut resumed = Vec::new();
         let captured_at = Instant::now();
-        let copied = snapshot::take(pid, &mut captured, vdso, slots, into, &mut |others| {
-            for other in others {
-                if let Ok(running) = other.resume(0) {
-                    resumed.push(running);
+        let copied = snapshot::take(
+            pid,
+            &mut captured,
+            vdso,
+            slots,
+            into,
+            &mut |cloner, others| {
+                resumed.push(cloner);
+                for other in others {
+                    if let Ok(running) = other.resume(0) {
+                        resumed.push(running);
+                    }
                 }
-            }
-            descendants.go_on();
-        });
+                descendants.go_on();
+            },
+        );
         tracing::debug!(took = ?captured_at.elapsed(), "the clone, until the leader's threads ran");
         leader.add_undecided(&contexts);
         for running in resumed {
@@ -403,21 +405,21 @@ fn copy(
 }
 
 /// A follower that is set up.
-struct Made {
+pub(super) struct Made {
     applied: Option<Applied>,
     /// A transformer has to run first: all threads stand, the filter suspended.
     placed: Option<Placed>,
-    side: Side,
-    pairs: Vec<(i32, i32)>,
-    built: Vec<Built>,
-    listener: Arc<Listener>,
-    no_new_privs: bool,
+    pub(super) side: Side,
+    pub(super) pairs: Vec<(i32, i32)>,
+    pub(super) built: Vec<Built>,
+    pub(super) listener: Arc<Listener>,
+    pub(super) no_new_privs: bool,
 }
 
 /// Makes the copy's threads, applies the bundle, closes its descriptors, installs the filter, builds the
 /// descendants, and lets them all go.
 #[expect(clippy::too_many_arguments, reason = "all that a follower is made of")]
-fn furnish(
+pub(super) fn furnish(
     leader: i32,
     copy: Stopped,
     contexts: &Contexts,
@@ -496,189 +498,10 @@ fn furnish(
 }
 
 /// Kills a copy that will not be a follower.
-fn throw_away(pid: i32) {
+pub(super) fn throw_away(pid: i32) {
     let mut side = Side::new(pid);
     for tid in crate::tracee::inspect::threads(pid).unwrap_or_default() {
         side.add_running(crate::tracee::thread::Running::born(tid));
     }
     end_all([&mut side], &mut || ());
-}
-
-/// t5: the exchanged processes go on with their roles turned round: the new leader serves and is
-/// recorded, the old one follows it.
-///
-/// # Errors
-/// When the old version cannot be made a follower: it is gone then, and the new one serves alone.
-pub(super) fn reverse(
-    exchanged: Exchanged,
-    wakeup: &Wakeup,
-) -> std::result::Result<(Following, Home, Duration), Box<(Home, String)>> {
-    let Exchanged {
-        mut kept,
-        mut old,
-        following,
-        start,
-        // A tree of several processes is promoted for good only.
-        ..
-    } = exchanged;
-    let Following {
-        recorder,
-        options,
-        lanes,
-        rules,
-        pairs,
-        tree,
-        ..
-    } = following;
-    let Pair {
-        vdso,
-        epoll,
-        tid_addresses,
-        slots,
-        ..
-    } = pairs.into_root();
-    let mut recorder = recorder;
-    let (old_pid, new_pid) = (old.pid, kept.side.pid);
-    let watched = Watched::watch(kept.side.pid);
-    let base = slots.base();
-    let owners: Vec<(i32, i32, u64)> = lanes
-        .iter()
-        .filter_map(|lane| Some((lane.follower?, lane.leader, lane.slot)))
-        .filter(|(.., slot)| *slot != 0)
-        .collect();
-    let logging = kept.side.leave_vdso(&vdso).and_then(|()| match base {
-        Some(_) => turn_clocks(kept.side.pid, old_pid, &owners, &vdso, &mut recorder),
-        None => Ok(()),
-    });
-    tracing::debug!(at = ?start.elapsed(), "promotion: the clocks are turned round");
-    let recorded = recorder.add_process(kept.side.pid as u32);
-    close_descriptors(&mut old, &vdso);
-    // Their interrupted calls are made again by the kernel itself.
-    kept.side.resume_all();
-    let pause = start.elapsed();
-
-    let pairs: Vec<(i32, i32)> = lanes
-        .iter()
-        .filter_map(|lane| Some((lane.follower?, lane.leader)))
-        .collect();
-    let made = recorded
-        .map_err(|e| TraceeError::Unsuitable(e.to_string()))
-        .and(logging)
-        .and_then(|()| turn_follower(old, &vdso, kept.previous.take(), tree.is_some()));
-    match made {
-        Ok((side, installed)) => {
-            let addresses = pairs
-                .iter()
-                .filter_map(|(leader, follower)| Some((*leader, *tid_addresses.get(follower)?)))
-                .collect::<HashMap<i32, u64>>();
-            for (leader, follower) in &pairs {
-                if let Some(address) = addresses.get(leader) {
-                    super::replay::replace_thread_id(old_pid, *address, *follower, *leader);
-                }
-            }
-            let mut leader = std::mem::replace(&mut kept.side, Side::new(0));
-            leader.vdso = Some(Box::new(Vdso::clone(&vdso)));
-            let pairs = pairs
-                .into_iter()
-                .filter(|(_, follower)| side.has(*follower))
-                .collect();
-            let mut following = Following::new(Parts {
-                leader,
-                follower: side,
-                pairs,
-                recorder,
-                listener: installed.listener,
-                watched,
-                vdso,
-                epoll: epoll.reversed(),
-                slots: Slots::new(base, owners.iter().map(|(new, _, slot)| (*new, *slot))),
-                rules: rules.map(|rules| Box::new(rules.reversed(&[(ROOT, ROOT, new_pid)]))),
-                reverse: true,
-                tree,
-                options,
-                wakeup: wakeup.clone(),
-                middle: 0,
-                cloner: 0,
-                no_new_privs: installed.no_new_privs,
-                tid_addresses: addresses,
-            });
-            kept.side.pid = following.pairs.root().leader.pid;
-            // The leader before may have been held back. No thread was added: there is room.
-            if let Err(stop) = following.set_margin() {
-                tracing::warn!(?stop, "the ring's margin stays as it was");
-            }
-            Ok((following, Home::Kept(kept), pause))
-        }
-        Err(error) => {
-            drop(recorder);
-            let side = std::mem::replace(&mut kept.side, Side::new(0));
-            let mut home = Home::Kept(kept);
-            super::rollback::free_leader(side, &vdso, &mut home, false);
-            Err(Box::new((home, error.to_string())))
-        }
-    }
-}
-
-/// The new leader writes its clock readings down, the old one takes them. Both stand still.
-fn turn_clocks(
-    new: i32,
-    old: i32,
-    owners: &[(i32, i32, u64)],
-    vdso: &Vdso,
-    recorder: &mut Recorder,
-) -> Result<()> {
-    for (tid, before, slot) in owners {
-        clock_slots::clear(new, *slot)?;
-        clock_slots::clear(old, *slot)?;
-        recorder.remove_clock(*before as u32);
-        recorder
-            .set_clock(*tid as u32, *slot)
-            .map_err(|e| TraceeError::Unsuitable(e.to_string()))?;
-    }
-    vdso.patch(new, stub::Clocks::Log)?;
-    vdso.patch(old, stub::Clocks::Replay)
-}
-
-/// Makes the stopped old leader a follower and lets it go. It is killed if that fails.
-fn turn_follower(
-    mut old: Side,
-    vdso: &Vdso,
-    listener: Option<Arc<Listener>>,
-    tree: bool,
-) -> Result<(Side, follower::Installed)> {
-    let pid = old.pid;
-    let options = FOLLOWER_OPTIONS | if tree { TREE_OPTIONS } else { 0 };
-    let rewound = old.rewind_stopped();
-    let mut threads = old.take_stopped(super::side::Why::Asked);
-    let result = (|| {
-        rewound?;
-        for thread in &threads {
-            thread.set_options(options | ptrace::O_SUSPEND_SECCOMP)?;
-        }
-        let first = threads
-            .first_mut()
-            .ok_or_else(|| TraceeError::Unsuitable("the old version has no thread left".into()))?;
-        // Signals that are on their way to it are no longer its own, and must not come in between.
-        let mask = block(first)?;
-        disarm(first, pid, vdso)?;
-        let installed = follower::install(first, pid, vdso, listener)?;
-        unblock(first, mask)?;
-        Ok(installed)
-    })();
-    match result {
-        Ok(installed) => {
-            for thread in threads {
-                thread.set_options(options)?;
-                old.add_running(thread.resume(0)?);
-            }
-            Ok((old, installed))
-        }
-        Err(error) => {
-            for thread in threads {
-                old.add_stopped(thread, super::side::Why::Asked);
-            }
-            end_all([&mut old], &mut || ());
-            Err(error)
-        }
-    }
 }

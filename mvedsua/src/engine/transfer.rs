@@ -8,7 +8,6 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use mvedsua_common::table::number;
 
-use super::estate::Lock;
 use super::following::{Following, Stop};
 use super::lane::Lane;
 use super::pair::Pair;
@@ -329,8 +328,8 @@ impl Following {
         Ok((guarded.end()?, timers))
     }
 
-    /// What cannot be carried over: a promotion is refused while the leader has any of it. Only with
-    /// `finalize` a followed tree is.
+    /// What cannot be carried over: a promotion is refused while the leader has any of it. Without `finalize` the
+    /// old version is to follow, which is more to ask.
     pub(super) fn obstacle(&self, finalize: bool) -> Option<String> {
         let root = self.pairs.root().leader.pid;
         if let Some(unit) = unit_that_would_end(root) {
@@ -354,32 +353,17 @@ impl Following {
                     .into(),
             );
         }
-        if self.tree.is_some() && finalize {
-            return self.obstacle_of_tree();
-        }
-        if !finalize && Lock::any(root) {
-            return Some(
-                "the leader holds record locks (fcntl), which only one process can have, and the old version would keep: promote it for good, with --finalize"
-                    .into(),
-            );
+        if self.tree.is_some() {
+            let why = self.obstacle_of_tree();
+            return why.or_else(|| self.obstacle_to_a_way_back().filter(|_| !finalize));
         }
         let children = inspect::children(root);
-        if let Some(child) = children.first() {
-            let comm = std::fs::read_to_string(format!("/proc/{child}/comm")).unwrap_or_default();
-            let comm = comm.trim_end();
-            return Some(if self.tree.is_some() {
-                format!(
-                    "the leader has child processes (such as {child}, {comm}): its tree can only be promoted for good \
-                     yet, with --finalize"
-                )
-            } else {
-                format!(
-                    "the leader has a child process ({child}, {comm}) that only it can wait for; try again when \
-                     it has ended"
-                )
-            });
-        }
-        None
+        let child = children.first()?;
+        let comm = std::fs::read_to_string(format!("/proc/{child}/comm")).unwrap_or_default();
+        let comm = comm.trim_end();
+        Some(format!(
+            "the leader has a child process ({child}, {comm}) that only it can wait for; try again when it has ended"
+        ))
     }
 
     /// What of one process cannot be carried over.

@@ -12,17 +12,19 @@ use tokio::sync::{oneshot, watch};
 use super::attach::refused;
 use super::attempt::{Attempt, tried_again};
 use super::ending::end_all;
+use super::finalize::Exchanged;
 use super::following::{Following, Stop, describe};
 use super::handle::{Request, Shared};
 use super::home::Home;
+use super::life::{Life, Live};
 use super::pending::{Exchange, PendingPromotion};
-use super::promote::{Exchanged, Promoted};
+use super::promote::Promoted;
+use super::reverse::reverse;
 use super::rollback::hear;
-use super::snapshot;
 use crate::rules::tools::Divergence;
 use crate::session::{
     Command, Done, Failure, FollowerStatus, LastUpdate, Mark, Outcome, OutdatedLeader,
-    SingleLeader, Stage, UpdatedLeader, Updating,
+    SingleLeader, Stage, UpdatedLeader,
 };
 use crate::sys::wakeup::Wakeup;
 use crate::tracee::inspect;
@@ -33,16 +35,6 @@ const PROMOTION_PATIENCE: Duration = Duration::from_secs(30);
 const OWN_PACE: Duration = Duration::from_millis(500);
 /// How often the status is refreshed while an update runs.
 const REFRESH: Duration = Duration::from_millis(100);
-
-/// Where the service is in its life. The stage tokens make sure that only the transitions of the
-/// paper happen.
-pub(super) enum Life {
-    Single(SingleLeader, Home),
-    Updating(Updating, Box<Following>, Home),
-    Outdated(OutdatedLeader, Box<Following>, Home),
-    Updated(UpdatedLeader, Box<Following>, Home),
-    Ended,
-}
 
 /// The engine thread's state.
 pub(super) struct Worker {
@@ -131,7 +123,7 @@ impl Worker {
         self.wakeup.clear();
         if let Home::Kept(kept) = &mut home {
             kept.reports();
-            if kept.side.is_gone() {
+            if kept.side.is_gone() && !home.has_wards() {
                 self.ended("it has ended");
                 return Some(Life::Ended);
             }
@@ -436,7 +428,7 @@ impl Worker {
             Promoted::Done(mut exchanged) => {
                 self.runs = None;
                 exchanged.kept.previous = home.listener();
-                match snapshot::reverse(*exchanged, &self.wakeup) {
+                match reverse(*exchanged, &self.wakeup) {
                     Ok((mut following, home, pause)) => {
                         let pause = pause.as_secs_f64() * 1e3;
                         // Who asks for the status next must not be told the old leader.
@@ -475,7 +467,7 @@ impl Worker {
         reason: &str,
         reply: oneshot::Sender<Result<Done, Failure>>,
     ) -> Life {
-        match following.promote(false) {
+        match following.promote(true) {
             Promoted::Done(exchanged) => {
                 let (life, message) = self.finalized(
                     *exchanged,
@@ -601,24 +593,39 @@ impl Worker {
             (Stop::Later(reason), stage) => {
                 self.stopped(following, stage, Stop::RollBack(reason, None))
             }
-            (Stop::LeaderCrashed { how, held: false } | Stop::LeaderEnded(how), _) => {
-                let mut following = following;
-                let root = following.pairs.root_mut();
-                if following.tree.is_some() {
-                    // Children of the leader may go on.
-                    let mut home = Home::Bare(root.leader.pid);
-                    following.abandon(&mut home);
-                } else {
-                    end_all([&mut root.follower], &mut || hear(&mut root.leader));
-                }
+            (Stop::LeaderCrashed { how, held: false } | Stop::LeaderEnded(how), stage) => {
                 if let Some(reply) = self.waiting.take() {
                     let _ = reply.send(Err(Failure::Ended {
                         reason: how.clone(),
                     }));
                 }
-                self.ended(&how);
-                Life::Ended
+                let mut following = following;
+                if following.tree.is_none() {
+                    let root = following.pairs.root_mut();
+                    end_all([&mut root.follower], &mut || hear(&mut root.leader));
+                    self.ended(&how);
+                    return Life::Ended;
+                }
+                // Its children may go on.
+                let (token, mut home) = stage.roll_back();
+                following.abandon(&mut home);
+                self.orphaned(token, home, &how)
             }
+        }
+    }
+
+    /// The root of a tree has ended. Children of a promoted one go on only as long as they are traced.
+    fn orphaned(&mut self, token: SingleLeader, home: Home, how: &str) -> Life {
+        if home.has_wards() {
+            self.finish(
+                Outcome::RolledBack,
+                format!("the leader has ended: {how}"),
+                None,
+            );
+            Life::Single(token, home)
+        } else {
+            self.ended(how);
+            Life::Ended
         }
     }
 
@@ -640,17 +647,22 @@ impl Worker {
             Promoted::NotNow(mut following, why)
             | Promoted::Failed(mut following, Stop::RollBack(why, _)) => {
                 let why = format!("{reason}, and the follower could not take over: {why}");
-                let root = following.pairs.root_mut();
-                end_all([&mut root.follower], &mut || ());
-                // It dies as it would have.
-                root.leader.resume_all();
                 if let Some(reply) = self.waiting.take() {
                     let _ = reply.send(Err(Failure::Ended {
                         reason: why.clone(),
                     }));
                 }
-                self.ended(&why);
-                Life::Ended
+                let (token, mut home) = stage.roll_back();
+                let root = following.pairs.root_mut();
+                if following.tree.is_none() {
+                    end_all([&mut root.follower], &mut || ());
+                }
+                // It dies as it would have.
+                root.leader.resume_all();
+                if following.tree.is_some() {
+                    following.abandon(&mut home);
+                }
+                self.orphaned(token, home, &why)
             }
             Promoted::Failed(_, stop) => {
                 tracing::error!(name = self.name, ?stop, "nobody took over");
@@ -740,47 +752,6 @@ impl Worker {
             }
             status.transformation = following.transformation.progress();
         });
-    }
-}
-
-/// A stage in which an update runs, with the token of its type.
-enum Live {
-    Updating(Updating, Home),
-    Outdated(OutdatedLeader, Home),
-    Updated(UpdatedLeader, Home),
-}
-
-impl Live {
-    fn stage(&self) -> Stage {
-        match self {
-            Self::Updating(..) => Stage::Updating,
-            Self::Outdated(..) => Stage::OutdatedLeader,
-            Self::Updated(..) => Stage::UpdatedLeader,
-        }
-    }
-
-    fn into_life(self, following: Box<Following>) -> Life {
-        match self {
-            Self::Updating(token, home) => Life::Updating(token, following, home),
-            Self::Outdated(token, home) => Life::Outdated(token, following, home),
-            Self::Updated(token, home) => Life::Updated(token, following, home),
-        }
-    }
-
-    fn roll_back(self) -> (SingleLeader, Home) {
-        match self {
-            Self::Updating(token, home) => (token.roll_back(), home),
-            Self::Outdated(token, home) => (token.roll_back(), home),
-            Self::Updated(token, home) => (token.finalize(), home),
-        }
-    }
-
-    fn take_over(self) -> (SingleLeader, Home) {
-        match self {
-            Self::Updating(token, home) => (token.take_over(), home),
-            Self::Outdated(token, home) => (token.take_over(), home),
-            Self::Updated(token, home) => (token.take_over(), home),
-        }
     }
 }
 

@@ -70,8 +70,6 @@ pub struct PidNamespace {
     program: PathBuf,
     init: i32,
     handle: OwnedFd,
-    /// The id of the init in the namespace around.
-    outer_id: i32,
     /// While this is open the init waits for nobody's end. `None` of an adopted one, which waits already.
     _held: Option<ChildStdin>,
     registrar: Option<Registrar>,
@@ -130,15 +128,10 @@ impl PidNamespace {
         };
         let init = first_process(number).ok_or_else(gone)?;
         let handle = pidfd::open(init).map_err(kernel_error("open a pidfd of the init"))?;
-        let ids = inspect::ids(init);
-        let [.., outer_id, 1] = ids[..] else {
-            return Err(gone());
-        };
         Ok(Self {
             program: program.into(),
             init,
             handle,
-            outer_id,
             _held: held,
             registrar: None,
         })
@@ -148,12 +141,6 @@ impl PidNamespace {
     #[must_use]
     pub const fn init_pid(&self) -> i32 {
         self.init
-    }
-
-    /// The id of its init in the namespace that it lies in, the leader's.
-    #[must_use]
-    pub const fn outer_id(&self) -> i32 {
-        self.outer_id
     }
 
     /// Kills all that lives there. Whoever traces some of that must still wait for it.

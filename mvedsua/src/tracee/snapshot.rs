@@ -44,13 +44,11 @@ pub struct Captured {
     pub context: Context,
 }
 
-/// What [`take`] leaves: the leader's other threads are still stopped.
+/// What [`take`] leaves.
 #[derive(Debug)]
 pub struct Copied {
     /// The follower's only thread so far, stopped.
     pub follower: Stopped,
-    /// The thread of the leader that made the clone; it runs.
-    pub cloner: Running,
     /// The id under which the cloner has seen the middle process, already gone: the clone and the wait for it
     /// are in the cloner's record.
     pub middle: i32,
@@ -116,6 +114,31 @@ pub fn capture(pid: i32, threads: Vec<Stopped>, vdso: &Vdso, write_down: bool) -
     })
 }
 
+/// Reads the threads of the stopped process `pid`, which is to be copied once more and will never go on: its vDSO stays
+/// as it is, and none of them runs anything of its own meanwhile.
+///
+/// # Errors
+/// When a thread cannot be read; those that were given are lost from view then.
+pub fn capture_relieved(pid: i32, threads: Vec<Stopped>, vdso: &Vdso) -> Result<Vec<Captured>> {
+    let mut complete = Vec::with_capacity(threads.len());
+    for thread in threads {
+        let context = Context::read(&thread, pid)?;
+        complete.push(Captured { thread, context });
+    }
+    for at in 0..complete.len() {
+        ask(pid, &mut complete, at, vdso, false)?;
+        let context = &mut complete[at].context;
+        context.name = name_of(pid, context.tid);
+    }
+    Ok(complete)
+}
+
+/// `comm` of a thread.
+fn name_of(pid: i32, tid: i32) -> String {
+    let name = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/comm"));
+    name.unwrap_or_default().trim_end().to_owned()
+}
+
 /// [`Context::complete`] for one thread of many.
 fn ask(
     pid: i32,
@@ -166,8 +189,7 @@ pub fn learn(pid: i32, contexts: &mut [Context], cloner: i32, slots: Option<u64>
     let start = Instant::now();
     for context in contexts.iter_mut() {
         let tid = context.tid;
-        let name = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/comm"));
-        context.name = name.unwrap_or_default().trim_end().to_owned();
+        context.name = name_of(pid, tid);
         if slots.is_none() || tid == cloner {
             continue;
         }
@@ -221,7 +243,8 @@ pub fn send_home(captured: Vec<Captured>, vdso: &Vdso, slots: Option<u64>) -> Re
 
 /// Clones the stopped process, whose threads go on by way of the questions of [`learn`] if they have
 /// `slots`. With `into` the copy lives in that pid namespace, with the id that the leader has in its own.
-/// `cloned` is called as soon as the copy exists, for the leader to be resumed.
+/// `cloned` is called as soon as the copy exists, with the thread that made the clone, which runs and waits for the middle
+/// process in the stub, and the others, for the leader to be resumed.
 ///
 /// # Errors
 /// When the clone fails: the leader's threads are as they were, or about to answer those questions; all but
@@ -232,7 +255,7 @@ pub fn take(
     vdso: &Vdso,
     slots: Option<u64>,
     into: Option<&PidNamespace>,
-    cloned: &mut dyn FnMut(Vec<Stopped>),
+    cloned: &mut dyn FnMut(Running, Vec<Stopped>),
 ) -> Result<Copied> {
     let Captured { thread, context } = captured.swap_remove(cloner_of(pid, captured));
     let tid = context.tid;
@@ -244,7 +267,16 @@ pub fn take(
     let guarded = Guarded::begin(thread, &context, vdso)?;
     let aimed = match (into, ids.last()) {
         (None, _) => guarded.into_clone()?,
-        (Some(namespace), Some(own)) => guarded.into_clone_into(namespace.outer_id(), *own)?,
+        (Some(namespace), Some(own)) => {
+            // As the thread sees it.
+            let init = inspect::ids(namespace.init_pid());
+            let init = init.get(ids.len() - 1).copied().ok_or_else(|| {
+                TraceeError::Unsuitable(format!(
+                    "process {pid} does not see the pid namespace of its copy"
+                ))
+            })?;
+            guarded.into_clone_into(init, *own)?
+        }
         (Some(_), None) => {
             return Err(TraceeError::Unsuitable(format!("process {pid} has no id")));
         }
@@ -260,7 +292,7 @@ pub fn take(
     let middle_told = told.unwrap_or(middle_tid);
     let copied = (|| {
         let (middle, follower) = clone_follower(middle, tid)?;
-        cloned(others);
+        cloned(cloner, others);
         let (follower, _) =
             follower.expect("stop at its birth", |wait| wait == Wait::Interrupted)?;
         let mut middle = middle.resume(0)?;
@@ -284,7 +316,6 @@ pub fn take(
     }
     Ok(Copied {
         follower,
-        cloner,
         middle: middle_told,
     })
 }
@@ -505,8 +536,11 @@ pub fn traced_by_us(pid: i32, tid: i32) -> bool {
     inspect::status_field(pid, tid, "TracerPid") == Some(nix::unistd::gettid().as_raw().to_string())
 }
 
-/// Waits until an interrupted thread stands in the interrupt's stop.
-fn settle(mut thread: Running) -> Result<Option<Stopped>> {
+/// Waits until an interrupted thread stands in the interrupt's stop. `None`: it has ended.
+///
+/// # Errors
+/// When its process is stopped by a signal.
+pub fn settle(mut thread: Running) -> Result<Option<Stopped>> {
     let mut looks = 0;
     loop {
         let Some((stopped, wait)) = thread.wait()? else {

@@ -160,6 +160,7 @@ fn build(
     let plain = Plain { vdso };
     let root_layout = Layout::of(root, &layout::stat(root)?)?;
     let levels = inspect::ids(root).len();
+    let deeper = inspect::ids(copy.tid()).len().saturating_sub(levels);
     groups::join_as_root(root, copy, plain)?;
     let mut threads: Vec<Stopped> = Vec::with_capacity(members.len());
     for member in members {
@@ -168,7 +169,7 @@ fn build(
             Some(parent) => &mut threads[parent],
             None => &mut *copy,
         };
-        let mut child = fork(parent, member.original, levels, plain, made)?;
+        let mut child = fork(parent, member.original, levels, deeper, plain, made)?;
         let parent = match member.parent {
             Some(parent) => members[parent].original.groups,
             None => Groups::of(&layout::stat(root)?, root),
@@ -233,18 +234,20 @@ fn scratch(thread: &Stopped) -> Result<u64> {
     Ok((thread.registers()?.rsp - 8192) & !63)
 }
 
-/// Makes a child of a copy, with the ids that the original has from the `levels`th namespace on.
+/// Makes a child of a copy, with the ids that the original has from the `levels`th namespace on. The copies are so many
+/// namespaces `deeper` than the originals.
 fn fork(
     parent: &mut Stopped,
     original: &Original,
     levels: usize,
+    deeper: usize,
     plain: Plain<'_>,
     made: &mut Vec<i32>,
 ) -> Result<Stopped> {
     let parent_tid = parent.tid();
-    let parent_levels = inspect::ids(parent_tid).len() - 1;
+    let parent_levels = inspect::ids(parent_tid).len().saturating_sub(deeper);
     let ids = &original.ids[levels - 1..];
-    let flags = match original.ids.len() - parent_levels {
+    let flags = match original.ids.len().saturating_sub(parent_levels) {
         0 => 0,
         1 if ids.last() == Some(&1) => libc::CLONE_NEWPID,
         _ => {
