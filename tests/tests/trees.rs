@@ -158,3 +158,51 @@ fn a_busy_tree_is_promoted_at_any_moment() -> Result<()> {
     }
     victim.end()
 }
+
+/// Promoted with a way back at any moment of a busy tree, followed by the old version, and gone back to.
+fn leads_and_goes_back(name: &str, times: u32) -> Result<()> {
+    let mut victim = Victim::start(name)?;
+    let mvedsua = Mvedsua::start()?;
+    mvedsua.attach_with_children(victim.pid(), name)?;
+    for time in 0..times {
+        mvedsua.update_identity(name, &[])?;
+        mvedsua.promote(name)?;
+        let status = mvedsua.status(name)?;
+        victim.promoted(status.leader.pid)?;
+        victim.wait_rounds(10)?;
+        let done = mvedsua.status(name)?.events.recorded;
+        let status = mvedsua.wait_for(name, LIMIT, |status| {
+            status
+                .follower
+                .is_none_or(|follower| status.events.recorded - follower.lag_events >= done)
+        })?;
+        let follower = status.follower.map_or(0, |follower| follower.pid);
+        ensure!(
+            status.stage == "updated-leader" && status.events.diverged == 0 && follower != 0,
+            "{time}: {status:?}\n{:?}",
+            mvedsua.status(name)?.last_update
+        );
+        mvedsua.rollback(name)?;
+        let status = mvedsua.status(name)?;
+        ensure!(status.leader.pid == follower, "{status:?}");
+        victim.promoted(follower)?;
+        victim.wait_rounds(10)?;
+    }
+    victim.end()
+}
+
+#[test]
+fn a_busy_tree_leads_and_goes_back() -> Result<()> {
+    if !can_run("a_busy_tree_leads_and_goes_back", NEEDS) {
+        return Ok(());
+    }
+    leads_and_goes_back("offspring", 5)
+}
+
+#[test]
+fn sessions_of_all_kinds_lead_and_go_back() -> Result<()> {
+    if !can_run("sessions_of_all_kinds_lead_and_go_back", NEEDS) {
+        return Ok(());
+    }
+    leads_and_goes_back("sessions", 5)
+}

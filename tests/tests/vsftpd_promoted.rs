@@ -262,3 +262,29 @@ fn a_tree_that_leads_outlives_its_agent() -> Result<()> {
     ftp.mvedsua.run(&["promote", NAME, "--finalize"])?.ok()?;
     new.end(&ftp.server, 3)
 }
+
+/// An operator ends the listener; the sessions go on to their end, as they would without an agent.
+#[test]
+fn sessions_outlive_the_root_of_their_promoted_tree() -> Result<()> {
+    if !can_run("sessions_outlive_the_root_of_their_promoted_tree", NEEDS) {
+        return Ok(());
+    }
+    for finalized in [true, false] {
+        let (mut ftp, mut first, later) = leading()?;
+        if finalized {
+            ftp.mvedsua.run(&["finalize", NAME])?.ok()?;
+        }
+        let root = ftp.mvedsua.status(NAME)?.leader.pid;
+        process::send(root, Signal::SIGTERM)?;
+        ensure!(wait_until(LIMIT, || {
+            ftp.server.reap();
+            !process::is_alive(root)
+        }));
+        let went_on = first.go_on().and_then(|()| first.end(&ftp.server, 1));
+        went_on.with_context(|| format!("finalized: {finalized}\n{}", ftp.mvedsua.log()))?;
+        later.end(&ftp.server, 2)?;
+        // Then there is nothing left to supervise.
+        ensure!(wait_until(LIMIT, || ftp.mvedsua.status(NAME).is_err()));
+    }
+    Ok(())
+}
