@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use mvedsua_tests::mvedsua::Status;
 use mvedsua_tests::{Mvedsua, Need, Victim, can_run, process, wait_until};
 
@@ -166,7 +166,8 @@ fn leads_and_goes_back(name: &str, times: u32) -> Result<()> {
     mvedsua.attach_with_children(victim.pid(), name)?;
     for time in 0..times {
         mvedsua.update_identity(name, &[])?;
-        mvedsua.promote(name)?;
+        let promoted = mvedsua.promote(name);
+        promoted.with_context(|| mvedsua.log())?;
         let status = mvedsua.status(name)?;
         victim.promoted(status.leader.pid)?;
         victim.wait_rounds(10)?;

@@ -207,6 +207,94 @@ fn sessions_begin_in_the_next_version_and_go_on_in_it() -> Result<()> {
     ftp.server.tree_of(root, 1)
 }
 
+/// The shipped rules without the one of that name in their `reverse` section.
+fn without_reverse(name: &str) -> Result<String> {
+    let (before, rest) = RULES
+        .split_once(&format!("    rule {name}:\n"))
+        .with_context(|| format!("no rule {name}"))?;
+    let (_, after) = rest.split_once(";\n").context("it has an end")?;
+    Ok(format!("{before}{after}"))
+}
+
+#[test]
+fn the_old_version_follows_the_next_one() -> Result<()> {
+    if !can_run_both("the_old_version_follows_the_next_one") {
+        return Ok(());
+    }
+    let mut ftp = Ftp::start(&[])?;
+    ftp.mvedsua.attach_with_children(ftp.server.pid(), NAME)?;
+    ftp.update(RULES)?;
+    let mut anonymous = ftp.server.anonymous(Mode::Passive)?;
+    let mut local = ftp.server.local(Mode::ExtendedPassive)?;
+    ftp.follows(1 + 2 * 2)?;
+    ftp.mvedsua.promote(NAME)?;
+    ftp.server.reap();
+    let mut last = ftp.server.local(Mode::Passive)?;
+    let content = Content::new(1, 300_001);
+    for client in [&mut anonymous, &mut local, &mut last] {
+        client.command("AVBL", 202)?;
+        client.command("ALLO", 500)?;
+        client.retrieve(vsftpd::FILE, vsftpd::file())?;
+        client.is_usable()?;
+    }
+    local.store("up", content)?;
+    content.check_file(&ftp.server.home("up"))?;
+    let status = ftp.follows(1 + 3 * 2)?;
+    let fired = |name: &str| {
+        let mut rules = status.rules.iter().flat_map(|rules| &rules.rules);
+        rules.find(|rule| rule.name == name).map(|rule| rule.fired)
+    };
+    ensure!(
+        fired("known_now") == Some(3) && fired("unknown_now") == Some(3),
+        "{status:?}"
+    );
+    // The old version is as it would be without all that.
+    ftp.mvedsua.rollback(NAME)?;
+    ftp.server.reap();
+    for client in [&mut anonymous, &mut local, &mut last] {
+        client.command("AVBL", 500)?;
+        client.command("ALLO", 202)?;
+        client.retrieve(vsftpd::FILE, vsftpd::file())?;
+    }
+    last.retrieve("up", content)?;
+    for client in [anonymous, local, last] {
+        client.quit()?;
+    }
+    let root = ftp.mvedsua.status(NAME)?.leader.pid;
+    ftp.server.tree_of(root, 1)
+}
+
+#[test]
+fn each_reverse_rule_is_needed() -> Result<()> {
+    if !can_run_both("each_reverse_rule_is_needed") {
+        return Ok(());
+    }
+    for (rule, command, answer) in [("unknown_now", "ALLO", 500), ("known_now", "AVBL", 202)] {
+        let mut ftp = Ftp::start(&[])?;
+        ftp.mvedsua.attach_with_children(ftp.server.pid(), NAME)?;
+        ftp.update(&without_reverse(rule)?)?;
+        let mut client = ftp.server.anonymous(Mode::Passive)?;
+        ftp.follows(1 + 2)?;
+        ftp.mvedsua.promote(NAME)?;
+        ftp.server.reap();
+        client.command(command, answer)?;
+        let status = ftp
+            .mvedsua
+            .wait_for(NAME, LIMIT, |status| status.last_update.is_some())?;
+        let last = status.last_update.context("waited for it")?;
+        let report = last.report.clone().unwrap_or_default();
+        // The old version says what it says to that command; the new one stays.
+        ensure!(
+            last.outcome == "finalized" && report.contains(&answer.to_string()),
+            "without {rule}: {last:?}\n{report}"
+        );
+        client.command(command, answer)?;
+        client.quit()?;
+        ftp.server.tree_of(status.leader.pid, 1)?;
+    }
+    Ok(())
+}
+
 /// What the next version writes into its log stands in the log of every process that was there before it.
 #[test]
 fn sessions_that_were_there_become_the_next_version() -> Result<()> {

@@ -215,7 +215,7 @@ impl Following {
                 continue;
             }
             if start.elapsed() > DRAIN_LIMIT {
-                return Err(Stop::roll_back("the leader's threads do not stop"));
+                return Err(self.do_not_stop("leader", |pair| &pair.leader));
             }
             match ptrace::look() {
                 Ok(Some((tid, wait))) => {
@@ -279,6 +279,29 @@ impl Following {
             self.collect_all_readings(pair)?;
         }
         Ok(())
+    }
+
+    /// Which threads were asked to stop and do not, and where they are.
+    fn do_not_stop(&self, whose: &str, side: impl Fn(&Pair) -> &Side) -> Stop {
+        let mut threads = Vec::new();
+        for pair in self.pairs.iter() {
+            let side = side(pair);
+            threads.extend(side.running().map(|thread| {
+                let tid = thread.tid();
+                let state = inspect::status_field(side.pid, tid, "State");
+                let call =
+                    std::fs::read_to_string(format!("/proc/{}/task/{tid}/syscall", side.pid));
+                let state = state.unwrap_or_else(|| "gone".into());
+                format!(
+                    "{tid} ({state}, call {})",
+                    call.unwrap_or_default().trim_end()
+                )
+            }));
+        }
+        Stop::roll_back(format!(
+            "these threads of the {whose} do not stop: {}",
+            threads.join(", ")
+        ))
     }
 
     /// A thread that stood when its process was killed has left its stop for that of its exit. Returns whether there
@@ -346,6 +369,7 @@ impl Following {
                     "the follower does not consume what is left of the leader",
                 ));
             }
+            self.let_faults_come()?;
             rang |= but_for_a_crash(self.pump())?;
         }
         if rang {
@@ -373,8 +397,6 @@ impl Following {
         tracing::debug!(at = ?start.elapsed(), "promotion: descriptors given");
         self.halt_follower()?;
         tracing::debug!(at = ?start.elapsed(), "promotion: the follower stands");
-        // The root is the first: as long as one that outlives this agent is left, so is the root, by which the
-        // successor finds them.
         let mut moved = Vec::with_capacity(inherited.len());
         for (pair, timers, estate, given) in inherited {
             let undecided = self.undecided_calls(pair);
@@ -394,9 +416,16 @@ impl Following {
         tracing::debug!(at = ?start.elapsed(), "promotion: it is settled");
         self.forget_rest();
         // The point of no return, in an order that leaves one server if this agent dies here: until
-        // now the follower died with us; then both would live, but the follower's calls wait in its
-        // filter; from the next line on the old leader dies with us and the new one waits for a
-        // successor. Of a tree the root decides: when that is gone the guard kills the others.
+        // now the follower died with us; after the next loop both would live, but the follower's calls wait in its
+        // filter; after the one behind it the old leader dies with us and the new one waits for a
+        // successor. Of a tree the root is the first: as long as one that outlives this agent is left, so is the root,
+        // by which the successor finds them; and of the old one the root decides: when that is gone the guard kills
+        // the others.
+        for (pair, _) in &moved {
+            self.pairs[*pair]
+                .follower
+                .set_options_stopped(KEPT_OPTIONS)?;
+        }
         let doomed = self.tree.is_some().then(|| {
             let others = self.pairs.iter().skip(1).map(|pair| &pair.leader);
             let others = others.filter(|leader| !leader.is_gone());
@@ -453,8 +482,9 @@ impl Following {
         given: &[i32],
         estate: Option<&Estate>,
     ) -> Result<(), Stop> {
+        // An agent that dies in one of the calls that are injected now takes it with it.
         for thread in &*threads {
-            thread.set_options(KEPT_OPTIONS)?;
+            thread.set_options(KEPT_OPTIONS | ptrace::O_EXITKILL)?;
         }
         // Masks are in this order.
         threads.sort_by_key(|thread| thread.tid() != self.pairs[pair].follower.pid);
@@ -523,9 +553,25 @@ impl Following {
         (0..self.lanes.len()).all(|index| {
             matches!(self.order.first_due(index), None | Some(Item::Exit))
                 && self.lanes[index].returned.is_empty()
+                && self.lanes[index].fault.is_none()
                 // One that has ended takes none any more.
                 && (self.lanes[index].ended || self.count_taken(index).unwrap_or(false))
         })
+    }
+
+    /// A thread of the follower has made a fault where the leader's, which was stopped, is about to make the same: that
+    /// one goes on to it.
+    fn let_faults_come(&mut self) -> Result<(), Stop> {
+        for index in 0..self.lanes.len() {
+            if self.lanes[index].fault.is_none() || self.order.next(index).is_some() {
+                continue;
+            }
+            let leader = &mut self.pairs[self.lanes[index].pair].leader;
+            if let Some(thread) = leader.take(self.lanes[index].leader, Why::Asked) {
+                leader.add_running(thread.resume(0)?);
+            }
+        }
+        Ok(())
     }
 
     /// For each process of the follower a thread that waits in a call: descriptors are installed through it.
@@ -538,12 +584,20 @@ impl Following {
                 Some((*pair, lanes.find_map(|lane| lane.waiting)?))
             };
             let waiting: Vec<(usize, Arrival)> = living.iter().filter_map(waits).collect();
-            if waiting.len() == living.len() {
+            // One that was still on its way to its next call may have made a fault instead.
+            if waiting.len() == living.len() && self.drained() {
                 return Ok(waiting);
             }
             if start.elapsed() > DRAIN_LIMIT {
-                return Err(Stop::roll_back("no thread of the follower makes a call"));
+                let idle = living
+                    .iter()
+                    .filter(|pair| !waiting.iter().any(|(of, _)| of == *pair));
+                let idle: Vec<i32> = idle.map(|pair| self.pairs[*pair].follower.pid).collect();
+                return Err(Stop::roll_back(format!(
+                    "no thread of these processes of the follower makes a call: {idle:?}"
+                )));
             }
+            self.let_faults_come()?;
             but_for_a_crash(self.pump())?;
         }
     }
@@ -561,7 +615,7 @@ impl Following {
         let start = Instant::now();
         while self.pairs.iter().any(|pair| pair.follower.runs()) {
             if start.elapsed() > DRAIN_LIMIT {
-                return Err(Stop::roll_back("the follower's threads do not stop"));
+                return Err(self.do_not_stop("follower", |pair| &pair.follower));
             }
             // A thread that was running may arrive in a call meanwhile: it is sent back too.
             if let Ok(Some((tid, wait))) = ptrace::look() {

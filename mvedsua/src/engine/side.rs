@@ -195,9 +195,12 @@ impl Side {
             } else if inspect::status_field(self.pid, tid, "State")
                 .is_none_or(|s| s.starts_with(['Z', 'X']))
             {
-                // A thread that ended stays until its tracer has heard of it.
-                let _ = ptrace::wait(tid, false);
-                self.ended(tid);
+                // A thread that ended stays until its tracer has heard of it. Its end is news, but for a main thread that
+                // left before the others.
+                match ptrace::wait(tid, false) {
+                    Ok(Some(report)) => reports.push(report),
+                    _ => self.ended(tid),
+                }
             }
         }
         reports

@@ -179,6 +179,11 @@ impl Stopped {
         // A request to stop that comes at once would come before the signal.
         let until = Instant::now() + SIGNAL_WAIT;
         while Instant::now() < until {
+            if ptrace::registers(running.tid).is_ok() {
+                // It stands already: there, or once more because it had been asked to twice. Another request would wait
+                // until it is resumed, and come before the signal again, for ever (seen).
+                return Ok(running);
+            }
             std::thread::yield_now();
         }
         // One that is gone will be reported as such.
