@@ -454,3 +454,34 @@ fn privileges_that_were_given_away_are_not_taken_over() -> Result<()> {
     }
     Ok(())
 }
+
+/// A process that dies makes no calls, so it cannot be asked how far its timers are.
+#[test]
+fn timers_of_a_crashed_leader_go_on() -> Result<()> {
+    if !can_run("timers_of_a_crashed_leader_go_on", LASTING) {
+        return Ok(());
+    }
+    for signal in [Signal::SIGKILL, Signal::SIGSEGV] {
+        let (mvedsua, mut victim) = followed("timers", 20)?;
+        for stage in ["outdated-leader", "updated-leader"] {
+            if stage == "updated-leader" {
+                mvedsua.update_identity("timers", &[])?;
+                mvedsua.promote("timers")?;
+                victim.promoted(mvedsua.status("timers")?.leader.pid)?;
+                victim.wait_rounds(20)?;
+            }
+            let status = mvedsua.status("timers")?;
+            let follower = status.follower.map_or(0, |follower| follower.pid);
+            ensure!(status.stage == stage && follower != 0, "{status:?}");
+            process::send(status.leader.pid, signal)?;
+            let taken = mvedsua.wait_for("timers", LIMIT, |status| status.leader.pid == follower);
+            taken.with_context(|| format!("{signal} in {stage}: {}", mvedsua.log()))?;
+            victim.promoted(follower)?;
+            victim
+                .wait_rounds(50)
+                .with_context(|| format!("{signal} in {stage}: {}", victim.log()))?;
+        }
+        victim.end()?;
+    }
+    Ok(())
+}

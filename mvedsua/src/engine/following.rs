@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
+use super::armed::Armed;
 use super::clocks::Clocks;
 use super::family::Tree;
 use super::files::{Places, open_files};
@@ -162,6 +163,8 @@ pub(super) struct Following {
     pub(super) no_new_privs: bool,
     /// The follower's state is transformed before it consumes anything.
     pub(super) transformation: Transformation,
+    /// What is known of the root's timers.
+    pub(super) armed: Armed,
     idle_looks: u32,
     /// An answer is kept from the follower for a signal that may come.
     pub(super) keeps: bool,
@@ -185,6 +188,7 @@ pub(super) struct Parts {
     pub(super) wakeup: Wakeup,
     pub(super) middle: i32,
     pub(super) cloner: i32,
+    pub(super) armed: Armed,
     pub(super) no_new_privs: bool,
     pub(super) tid_addresses: HashMap<i32, u64>,
 }
@@ -249,6 +253,7 @@ impl Following {
             stopping_follower: false,
             no_new_privs: parts.no_new_privs,
             transformation: Transformation::None,
+            armed: parts.armed,
             idle_looks: 0,
             keeps: false,
         }
@@ -373,6 +378,7 @@ impl Following {
                     self.recorder.ring.release(event);
                     continue;
                 }
+                self.note_timer(&event);
                 self.queue_readings(&event)?;
                 self.push(event.header.tid as i32, Item::Call(event))?;
             }

@@ -9,6 +9,7 @@
 mod activeness;
 mod adopt;
 mod apply;
+mod armed;
 mod attach;
 mod attempt;
 mod clocks;

@@ -7,6 +7,7 @@ use mvedsua_common::event::FLAG_SIGNAL;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
+use super::armed::Armed;
 use super::ending::close_all;
 use super::estate::{Estate, Lock};
 use super::finalize::{Exchanged, Relieved};
@@ -23,7 +24,7 @@ use super::snapshot::KEPT_OPTIONS;
 use super::transfer::Timers;
 use crate::follower::Arrival;
 use crate::sys::ptrace::{self, Wait};
-use crate::tracee::context::{Undecided, rewind_thread};
+use crate::tracee::context::{Context, Undecided, rewind_thread};
 use crate::tracee::inspect;
 use crate::tracee::snapshot::FOLLOWER_OPTIONS;
 use crate::tracee::thread::{Running, Stopped};
@@ -385,7 +386,10 @@ impl Following {
         }
         let mut inherited = Vec::with_capacity(through.len());
         for (pair, through) in through {
-            let timers = self.timers_of(pair)?;
+            let timers = self.timers_of(pair, start)?;
+            if pair == ROOT {
+                self.armed = Armed::new(&timers);
+            }
             let has_estate = self.has_estate(pair);
             let mut estate = has_estate.then(|| self.read_estate(pair)).transpose()?;
             let mut given = self.give_descriptors(pair, &through)?;
@@ -452,12 +456,19 @@ impl Following {
         Ok((moved.collect(), doomed))
     }
 
-    /// The interval timers of a process of the stopped leader, as it has them now.
-    fn timers_of(&mut self, pair: usize) -> Result<Timers, Stop> {
+    /// The timers of a process of the stopped leader, as it has them now. If it dies that was heard at `start`.
+    fn timers_of(&mut self, pair: usize, start: Instant) -> Result<Timers, Stop> {
+        let pid = self.pairs[pair].leader.pid;
         let Some(thread) = self.pairs[pair].leader.take_main() else {
-            return Ok(Timers::default());
+            // It dies, and cannot be asked.
+            return Ok(if pair == ROOT {
+                self.armed.timers(pid, start)
+            } else {
+                Timers::default()
+            });
         };
-        let (thread, timers) = self.read_timers(pair, thread)?;
+        let context = Context::read(&thread, pid)?;
+        let (thread, timers) = Timers::read(pid, thread, &context, &self.pairs[pair].vdso)?;
         self.pairs[pair].leader.add_stopped(thread, Why::Asked);
         Ok(timers)
     }

@@ -84,6 +84,7 @@ fn reverse_tree(exchanged: Exchanged, wakeup: &Wakeup) -> Reversed {
         lanes,
         rules,
         pairs,
+        armed,
         ..
     } = following;
     let threads_of = |pair: usize| -> Vec<(i32, i32, u64)> {
@@ -209,6 +210,7 @@ fn reverse_tree(exchanged: Exchanged, wakeup: &Wakeup) -> Reversed {
         wakeup: wakeup.clone(),
         middle: 0,
         cloner: 0,
+        armed,
         no_new_privs: made.no_new_privs,
         tid_addresses,
     });
@@ -388,6 +390,7 @@ fn reverse_process(exchanged: Exchanged, wakeup: &Wakeup) -> Reversed {
         lanes,
         rules,
         pairs,
+        armed,
         ..
     } = following;
     let Pair {
@@ -465,6 +468,7 @@ fn reverse_process(exchanged: Exchanged, wakeup: &Wakeup) -> Reversed {
                 wakeup: wakeup.clone(),
                 middle: 0,
                 cloner: 0,
+                armed,
                 no_new_privs: installed.no_new_privs,
                 tid_addresses: addresses,
             });

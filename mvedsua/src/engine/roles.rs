@@ -31,6 +31,10 @@ pub(super) struct Roles {
     pub(super) chroot: u16,
     pub(super) setsid: u16,
     pub(super) setpgid: u16,
+    pub(super) setitimer: u16,
+    pub(super) alarm: u16,
+    pub(super) timer_settime: u16,
+    pub(super) timer_delete: u16,
 }
 
 /// The numbers.
@@ -63,6 +67,10 @@ pub(super) fn roles() -> &'static Roles {
             chroot: nr("chroot"),
             setsid: nr("setsid"),
             setpgid: nr("setpgid"),
+            setitimer: nr("setitimer"),
+            alarm: nr("alarm"),
+            timer_settime: nr("timer_settime"),
+            timer_delete: nr("timer_delete"),
         }
     })
 }

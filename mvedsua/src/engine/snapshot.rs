@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use nix::poll::{PollTimeout, poll};
 
 use super::apply::{Applied, ApplyError, Placed, place};
+use super::armed::Armed;
 use super::attach::refused;
 use super::descendants::{Built, Descendants};
 use super::ending::end_all;
@@ -17,6 +18,7 @@ use super::home::Home;
 use super::readings::Slots;
 use super::rules::Rules;
 use super::side::Side;
+use super::transfer::Timers;
 use crate::dsu::Bundle;
 use crate::follower;
 use crate::matcher::EpollData;
@@ -31,7 +33,7 @@ use crate::tracee::snapshot::{
     self, FOLLOWER_OPTIONS, LEADER_OPTIONS, TREE_OPTIONS, populate, seize_all,
 };
 use crate::tracee::stub::{self, Vdso};
-use crate::tracee::thread::Stopped;
+use crate::tracee::thread::{Running, Stopped};
 use crate::tracee::{Result, TraceeError};
 
 /// An update that has begun.
@@ -151,7 +153,7 @@ pub(super) fn begin(
     );
     let made = copied
         .map_err(ApplyError::from)
-        .and_then(|(copied, mut contexts)| {
+        .and_then(|(copied, mut contexts, armed)| {
             let (cloner, middle, slots) = (contexts.1, copied.middle, contexts.2);
             let learned = snapshot::learn(pid, &mut contexts.0, cloner, slots)
                 .and_then(|()| descendants.learn());
@@ -176,10 +178,10 @@ pub(super) fn begin(
                 .collect();
             let owners = contexts.0.iter().map(|c| (c.tid, c.regs.gs_base));
             let slots = Slots::new(slots, owners.filter(|_| slots.is_some()));
-            Ok((made, cloner, middle, addresses, slots))
+            Ok((made, cloner, middle, addresses, slots, armed))
         });
     match made {
-        Ok((made, cloner, middle, tid_addresses, slots)) => {
+        Ok((made, cloner, middle, tid_addresses, slots, armed)) => {
             let mut following = Following::new(Parts {
                 leader,
                 follower: made.side,
@@ -197,6 +199,7 @@ pub(super) fn begin(
                 wakeup: wakeup.clone(),
                 middle,
                 cloner,
+                armed,
                 no_new_privs: made.no_new_privs,
                 tid_addresses,
             });
@@ -340,7 +343,7 @@ fn copy(
     recorder: &mut Recorder,
     leader: &mut Side,
     descendants: &mut Descendants,
-) -> Result<(snapshot::Copied, Contexts)> {
+) -> Result<(snapshot::Copied, Contexts, Armed)> {
     let tids: Vec<i32> = threads.iter().map(Stopped::tid).collect();
     let result = (|| {
         let snapshot::Capture {
@@ -356,6 +359,7 @@ fn copy(
             }
         }
         descendants.capture(vdso, write_down, recorder)?;
+        let armed = read_timers(pid, &mut captured, vdso)?;
         recorder
             .add_process(pid as u32)
             .map_err(|e| TraceeError::Unsuitable(e.to_string()))?;
@@ -388,7 +392,7 @@ fn copy(
         for running in resumed {
             leader.add_running(running);
         }
-        Ok((copied?, (contexts, cloner, slots)))
+        Ok((copied?, (contexts, cloner, slots), armed))
     })();
     if result.is_err() {
         descendants.take_back(recorder);
@@ -402,6 +406,17 @@ fn copy(
         }
     }
     result
+}
+
+/// How the timers of the process are, by its main thread or any.
+fn read_timers(pid: i32, captured: &mut [snapshot::Captured], vdso: &Vdso) -> Result<Armed> {
+    let main = captured.iter().position(|one| one.context.tid == pid);
+    let snapshot::Captured { thread, context } = &mut captured[main.unwrap_or(0)];
+    // The typed handle goes through the calls and comes back for the same thread.
+    let taken = std::mem::replace(thread, Running::born(context.tid).reported());
+    let (taken, timers) = Timers::read(pid, taken, context, vdso)?;
+    *thread = taken;
+    Ok(Armed::new(&timers))
 }
 
 /// A follower that is set up.

@@ -23,15 +23,43 @@ use crate::tracee::stub::Vdso;
 use crate::tracee::thread::Stopped;
 
 /// `ITIMER_REAL`, `ITIMER_VIRTUAL`, `ITIMER_PROF`.
-const INTERVAL_TIMERS: u64 = 3;
+pub(super) const INTERVAL_TIMERS: u64 = 3;
 
 /// The timers of the leader.
 #[derive(Debug, Default)]
 pub(super) struct Timers {
     /// Interval timers: `struct itimerval` each.
-    interval: Vec<[u8; 32]>,
+    pub(super) interval: Vec<[u8; 32]>,
     /// Those of `timer_create`.
-    posix: Vec<Timer>,
+    pub(super) posix: Vec<Timer>,
+}
+
+impl Timers {
+    /// Reads those of process `pid`, with calls made inside its stopped `thread`, which is in this context.
+    ///
+    /// # Errors
+    /// When the thread has no room for the calls.
+    pub(super) fn read(
+        pid: i32,
+        thread: Stopped,
+        context: &Context,
+        vdso: &Vdso,
+    ) -> crate::tracee::Result<(Stopped, Self)> {
+        let mut guarded = Guarded::begin(thread, context, vdso)?;
+        let out = guarded.scratch();
+        let mut timers = Self {
+            posix: posix_timers::list(pid)?,
+            ..Self::default()
+        };
+        posix_timers::read_times(&mut guarded, pid, &mut timers.posix)?;
+        for which in 0..INTERVAL_TIMERS {
+            guarded.call("getitimer", number("getitimer"), &[which, out, 0, 0, 0, 0])?;
+            let mut timer = [0u8; 32];
+            crate::sys::memory::read(pid, out, &mut timer).named("read a timer", pid)?;
+            timers.interval.push(timer);
+        }
+        Ok((guarded.end()?, timers))
+    }
 }
 
 fn failed(what: &str) -> impl Fn(std::io::Error) -> Stop + '_ {
@@ -299,33 +327,6 @@ impl Following {
         } = &self.pairs[pair];
         same_text(leader.pid, follower.pid, "oom_score_adj")
             .map_err(failed("setting the OOM score adjustment"))
-    }
-
-    /// Reads the leader's timers, with calls made inside its stopped thread.
-    ///
-    /// # Errors
-    /// When the thread has no room for the call.
-    pub(super) fn read_timers(
-        &self,
-        pair: usize,
-        thread: Stopped,
-    ) -> Result<(Stopped, Timers), Stop> {
-        let pid = self.pairs[pair].leader.pid;
-        let context = Context::read(&thread, pid)?;
-        let mut guarded = Guarded::begin(thread, &context, &self.pairs[pair].vdso)?;
-        let out = guarded.scratch();
-        let mut timers = Timers {
-            posix: posix_timers::list(pid)?,
-            ..Timers::default()
-        };
-        posix_timers::read_times(&mut guarded, pid, &mut timers.posix)?;
-        for which in 0..INTERVAL_TIMERS {
-            guarded.call("getitimer", number("getitimer"), &[which, out, 0, 0, 0, 0])?;
-            let mut timer = [0u8; 32];
-            crate::sys::memory::read(pid, out, &mut timer).map_err(failed("reading a timer"))?;
-            timers.interval.push(timer);
-        }
-        Ok((guarded.end()?, timers))
     }
 
     /// What cannot be carried over: a promotion is refused while the leader has any of it. Without `finalize` the

@@ -33,6 +33,37 @@ pub struct Timer {
     spec: [u8; SPEC],
 }
 
+impl Timer {
+    /// Its id.
+    #[must_use]
+    pub const fn id(&self) -> i32 {
+        self.id
+    }
+
+    /// The signal that it sends.
+    #[must_use]
+    pub const fn signal(&self) -> i32 {
+        self.signal
+    }
+
+    /// What it counts, as the kernel numbers clocks; below zero: CPU time.
+    #[must_use]
+    pub const fn clock(&self) -> i32 {
+        self.clock
+    }
+
+    /// `struct itimerspec`, relative.
+    #[must_use]
+    pub const fn spec(&self) -> &[u8; SPEC] {
+        &self.spec
+    }
+
+    /// Says how far it is, where it cannot be asked.
+    pub const fn set(&mut self, spec: [u8; SPEC]) {
+        self.spec = spec;
+    }
+}
+
 /// The timers of a process; how far they are is not known yet ([`read_times`]).
 ///
 /// # Errors
