@@ -171,7 +171,7 @@ const STRIDE: u64 = 151;
 
 /// An agent that dies before one of its steps leaves one tree, in which every session goes on. Returns whether it came
 /// to its end alive.
-fn dies_at(step: u64) -> Result<bool> {
+fn dies_at(step: u64, promote: &[&str]) -> Result<bool> {
     let mut mvedsua = Mvedsua::without_agent()?;
     let mut server = Vsftpd::start(&[])?;
     let mut idle = server.anonymous(Mode::Passive)?;
@@ -184,7 +184,7 @@ fn dies_at(step: u64) -> Result<bool> {
     let commands: [&[&str]; 3] = [
         &["attach", "--pid", &pid, "--name", NAME],
         &["update", NAME, "--identity", "--hang-limit", "20s"],
-        &["promote", NAME, "--finalize"],
+        promote,
     ];
     let mut came = 0;
     for words in commands {
@@ -201,7 +201,8 @@ fn dies_at(step: u64) -> Result<bool> {
         // This agent still counts its steps, and will die at one of those by which it goes on.
         for root in server.roots() {
             for pid in process::descendants(root).into_iter().chain([root]) {
-                process::send(pid, process::Signal::SIGKILL)?;
+                // Copies end with whom they follow.
+                let _ = process::send(pid, process::Signal::SIGKILL);
             }
         }
         return Ok(true);
@@ -255,11 +256,8 @@ fn dies_at(step: u64) -> Result<bool> {
     Ok(false)
 }
 
-#[test]
-fn one_tree_goes_on_wherever_the_agent_dies() -> Result<()> {
-    if !can_run("one_tree_goes_on_wherever_the_agent_dies", NEEDS) {
-        return Ok(());
-    }
+/// Through the steps up to the end of a promotion by these words.
+fn dies_anywhere(promote: &[&str]) -> Result<()> {
     let (from, stride) = match std::env::var("MVEDSUA_TEST_STEPS") {
         Ok(text) => {
             let (from, stride) = text.split_once('+').context("FROM+STRIDE")?;
@@ -268,9 +266,30 @@ fn one_tree_goes_on_wherever_the_agent_dies() -> Result<()> {
         Err(_) => (1, STRIDE),
     };
     let mut step = from;
-    while !dies_at(step).with_context(|| format!("the agent died before step {step}"))? {
+    let died = |step| {
+        let died = dies_at(step, promote);
+        died.with_context(|| format!("the agent died before step {step}"))
+    };
+    while !died(step)? {
         step += stride;
     }
     println!("{step} steps");
     Ok(())
+}
+
+#[test]
+fn one_tree_goes_on_wherever_the_agent_dies() -> Result<()> {
+    if !can_run("one_tree_goes_on_wherever_the_agent_dies", NEEDS) {
+        return Ok(());
+    }
+    dies_anywhere(&["promote", NAME, "--finalize"])
+}
+
+#[test]
+fn one_tree_goes_on_wherever_the_agent_dies_with_a_way_back() -> Result<()> {
+    let name = "one_tree_goes_on_wherever_the_agent_dies_with_a_way_back";
+    if !can_run(name, NEEDS) {
+        return Ok(());
+    }
+    dies_anywhere(&["promote", NAME])
 }
