@@ -87,7 +87,7 @@ fn reverse_tree(exchanged: Exchanged, wakeup: &Wakeup) -> Reversed {
         armed,
         ..
     } = following;
-    let threads_of = |pair: usize| -> Vec<(i32, i32, u64)> {
+    let threads_of = |pair: usize| -> Owners {
         let lanes = lanes.iter().filter(|lane| lane.pair == pair);
         lanes
             .filter_map(|lane| Some((lane.follower?, lane.leader, lane.slot)))
