@@ -107,10 +107,12 @@ fn each(files: &[PathBuf], work: impl Fn(&Path) -> std::io::Result<Report>) -> u
                 if report.ok { 0 } else { REFUSED }
             }
             Err(error) => {
-                eprintln!(
-                    "{}: {error}; check the path and its permissions",
-                    file.display()
-                );
+                let advice = if error.kind() == std::io::ErrorKind::InvalidData {
+                    "a rule file is text in UTF-8: write other bytes as \\xNN"
+                } else {
+                    "check the path and its permissions"
+                };
+                eprintln!("{}: {error}; {advice}", file.display());
                 UNREADABLE
             }
         };

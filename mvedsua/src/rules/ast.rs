@@ -2,7 +2,7 @@
 
 use super::source::Span;
 
-pub use super::lexer::TextPart;
+pub use super::lexer::{Number, TextPart};
 
 /// Comments that belong to a node. Like spans, they do not take part in comparisons.
 #[derive(Clone, Debug, Default)]
@@ -88,7 +88,9 @@ pub enum ItemKind {
     /// `parser NAME = ...;`
     Parser(Name, ParserBody),
     /// `messages line "\r\n";`
-    Messages(Framing),
+    ///
+    /// For `fixed`, its number as it was written.
+    Messages(Framing, Option<Number>),
     /// `ignore CALL in FIELD /regex/;`
     Ignore(Ignore),
     /// `forward { ... }` or `reverse { ... }`.
@@ -123,7 +125,18 @@ pub enum ParserBody {
     /// `split "," into a, b, c`: the last one takes the rest.
     Split(Vec<u8>, Vec<Name>),
     /// `fields a: 2, b: u16be, c: rest`.
-    Fields(Vec<(Name, FieldKind)>),
+    Fields(Vec<Field>),
+}
+
+/// One of the fields that a parser takes out.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Field {
+    /// Its name.
+    pub name: Name,
+    /// What it is.
+    pub kind: FieldKind,
+    /// For so many bytes of text, the number as it was written.
+    pub written: Option<Number>,
 }
 
 /// What a fixed field is.
@@ -198,9 +211,9 @@ pub struct Header {
     /// What the sequence is followed on.
     pub scope: Option<Scope>,
     /// Most calls that are held.
-    pub calls: Option<i64>,
+    pub calls: Option<Number>,
     /// Longest time that they are held, in milliseconds.
-    pub ms: Option<i64>,
+    pub ms: Option<Number>,
 }
 
 /// How often a pattern or a template stands for a call.
@@ -364,7 +377,7 @@ pub struct Expr {
 #[derive(Clone, Debug, PartialEq)]
 pub enum ExprKind {
     /// A number.
-    Int(i64),
+    Int(Number),
     /// A text with holes.
     Text(Vec<TextPart>),
     /// A regular expression.
@@ -413,11 +426,11 @@ pub struct TestLine {
 #[derive(Clone, Debug, PartialEq)]
 pub enum TestLineKind {
     /// A call, on a thread (1 when not said).
-    Call(Option<i64>, Template),
+    Call(Option<Number>, Template),
     /// `connection 5`: the descriptor is a connection from the start.
-    Connection(i64),
+    Connection(Number),
     /// `after 20 ms`: time passes.
-    After(i64),
+    After(Number),
     /// `retry "why"` or `terminate follower "why"`.
     Stop(bool, Expr),
     /// `error E370`.

@@ -190,7 +190,12 @@ pub fn has_errors(diagnostics: &[Diagnostic]) -> bool {
 /// The one of `names` that is nearest to `word`, when it is near enough to be a slip of the hand.
 #[must_use]
 pub fn nearest<'a>(word: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let limit = word.len().div_ceil(3).min(3);
+    // Of one letter no other is a slip.
+    let limit = word
+        .len()
+        .div_ceil(3)
+        .min(3)
+        .min(word.len().saturating_sub(1));
     names
         .filter(|name| name.len().abs_diff(word.len()) <= limit)
         .map(|name| (strsim::damerau_levenshtein(word, name), name))
@@ -228,5 +233,6 @@ mod tests {
         assert_eq!(nearest("raed", names.into_iter()), Some("read"));
         assert_eq!(nearest("wrte", names.into_iter()), Some("write"));
         assert_eq!(nearest("socket", names.into_iter()), None);
+        assert_eq!(nearest("t", ["p", "s"].into_iter()), None);
     }
 }

@@ -277,6 +277,19 @@ impl<'a> Frame<'a> {
                 other => return Err(mismatch("a number or a text", &other)),
             });
         }
+        if function == Builtin::Int {
+            return Ok(match self.eval(&args[0])? {
+                // What a parser did not find is no number.
+                Value::Null => Value::Null,
+                Value::Text(text) => {
+                    self.burn(text.len() / 64)?;
+                    let text = std::str::from_utf8(text.trim_ascii()).ok();
+                    let number = text.and_then(|text| text.parse().ok());
+                    number.map_or(Value::Null, Value::Int)
+                }
+                other => return Err(mismatch("a text", &other)),
+            });
+        }
         let mut texts = Vec::with_capacity(args.len());
         for arg in args {
             let text = self.text(arg)?;
@@ -288,10 +301,6 @@ impl<'a> Frame<'a> {
         let whole = |texts: &[Cow<'a, [u8]>]| texts.first().cloned().unwrap_or(Cow::Borrowed(b""));
         Ok(match (function, texts.as_slice()) {
             (Builtin::Len, [a]) => number(a.len()),
-            (Builtin::Int, [a]) => std::str::from_utf8(a.trim_ascii())
-                .ok()
-                .and_then(|s| s.parse().ok())
-                .map_or(Value::Null, Value::Int),
             (Builtin::Lower, [a]) => Value::Text(a.to_ascii_lowercase().into()),
             (Builtin::Upper, [a]) => Value::Text(a.to_ascii_uppercase().into()),
             (Builtin::Trim, [a]) => {

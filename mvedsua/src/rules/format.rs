@@ -2,8 +2,8 @@
 
 use super::ast::{
     Arg, ArgKind, Block, Direction, Expr, ExprKind, FieldKind, File, Framing, Item, ItemKind,
-    Outcome, ParserBody, Pattern, Rule, Scope, StateScope, Statement, StatementKind, Template,
-    TestLine, TestLineKind, TextPart, Trivia,
+    Number, Outcome, ParserBody, Pattern, Repeat, Rule, Scope, StateScope, Statement,
+    StatementKind, Template, TestLine, TestLineKind, TextPart, Trivia,
 };
 use super::parser::BINARY;
 
@@ -48,6 +48,43 @@ pub fn format_pattern(pattern: &Pattern) -> String {
     };
     out.pattern(pattern);
     out.text
+}
+
+/// One call of a pattern on one line: without its guard and its name in the rule.
+#[must_use]
+pub fn show_pattern(pattern: &Pattern) -> String {
+    call_text(
+        &pattern.call.text,
+        Some(&pattern.args),
+        pattern.repeat,
+        pattern.result.as_ref(),
+    )
+}
+
+/// One call that the follower is to make on one line: without its statements.
+#[must_use]
+pub fn show_template(template: &Template) -> String {
+    let mut text = call_text(
+        &template.call.text,
+        template.args.as_deref(),
+        template.repeat,
+        template.result.as_ref(),
+    );
+    if template.pieces {
+        text.push_str(" in pieces");
+    }
+    text
+}
+
+fn call_text(name: &str, args: Option<&[Arg]>, repeat: Repeat, result: Option<&Expr>) -> String {
+    let mut text = name.to_owned();
+    text.push_str(&args.map_or_else(String::new, args_text));
+    text.push_str(repeat.sign());
+    if let Some(result) = result {
+        text.push_str(" = ");
+        text.push_str(&expr_text(result, UNARY));
+    }
+    text
 }
 
 struct Writer {
@@ -139,11 +176,13 @@ impl Writer {
             ItemKind::Parser(name, body) => {
                 self.put(&format!("parser {} = {};", name.text, parser_text(body)));
             }
-            ItemKind::Messages(framing) => {
+            ItemKind::Messages(framing, written) => {
                 let text = match framing {
                     Framing::Delimited(end) if end == b"\n" => "line".to_owned(),
                     Framing::Delimited(end) => format!("line {}", literal(end)),
-                    Framing::Fixed(bytes) => format!("fixed {bytes}"),
+                    Framing::Fixed(bytes) => {
+                        format!("fixed {}", as_written(*bytes, written.as_ref()))
+                    }
                     Framing::Resp => "resp".to_owned(),
                 };
                 self.put(&format!("messages {text};"));
@@ -206,12 +245,12 @@ impl Writer {
             match &line.kind {
                 TestLineKind::Call(thread, template) => {
                     if let Some(thread) = thread {
-                        self.put(&format!("thread {thread}: "));
+                        self.put(&format!("thread {}: ", thread.written));
                     }
                     self.template(template);
                 }
-                TestLineKind::Connection(fd) => self.put(&format!("connection {fd}")),
-                TestLineKind::After(ms) => self.put(&format!("after {ms} ms")),
+                TestLineKind::Connection(fd) => self.put(&format!("connection {}", fd.written)),
+                TestLineKind::After(ms) => self.put(&format!("after {} ms", ms.written)),
                 TestLineKind::Stop(true, why) => self.put(&format!("retry {}", format_expr(why))),
                 TestLineKind::Stop(false, why) => {
                     self.put(&format!("terminate follower {}", format_expr(why)));
@@ -238,11 +277,11 @@ impl Writer {
                 Some(Scope::Thread) => self.put(" on thread"),
                 None => {}
             }
-            if let Some(calls) = header.calls {
-                self.put(&format!(" within {calls} calls"));
+            if let Some(calls) = &header.calls {
+                self.put(&format!(" within {} calls", calls.written));
             }
-            if let Some(ms) = header.ms {
-                self.put(&format!(" within {ms} ms"));
+            if let Some(ms) = &header.ms {
+                self.put(&format!(" within {} ms", ms.written));
             }
             self.put(":\n");
             self.indent += 1;
@@ -321,12 +360,7 @@ impl Writer {
     }
 
     fn pattern(&mut self, pattern: &Pattern) {
-        self.put(&pattern.call.text);
-        self.put(&args_text(&pattern.args));
-        self.put(pattern.repeat.sign());
-        if let Some(result) = &pattern.result {
-            self.put(&format!(" = {}", expr_text(result, UNARY)));
-        }
+        self.put(&show_pattern(pattern));
         if let Some(guard) = &pattern.guard {
             self.put(" ");
             self.block(guard);
@@ -337,17 +371,7 @@ impl Writer {
     }
 
     fn template(&mut self, template: &Template) {
-        self.put(&template.call.text);
-        if let Some(args) = &template.args {
-            self.put(&args_text(args));
-        }
-        self.put(template.repeat.sign());
-        if let Some(result) = &template.result {
-            self.put(&format!(" = {}", expr_text(result, UNARY)));
-        }
-        if template.pieces {
-            self.put(" in pieces");
-        }
+        self.put(&show_template(template));
         if let Some(body) = &template.body {
             self.put(" ");
             self.block(body);
@@ -374,6 +398,11 @@ impl Writer {
     }
 }
 
+/// A number as it stood in the file, if it came from one.
+fn as_written(value: u32, written: Option<&Number>) -> String {
+    written.map_or_else(|| value.to_string(), |number| number.written.clone())
+}
+
 /// Binding power of a value without binary operators.
 const UNARY: u8 = 10;
 
@@ -387,16 +416,16 @@ fn parser_text(body: &ParserBody) -> String {
         ParserBody::Fields(fields) => {
             let fields: Vec<String> = fields
                 .iter()
-                .map(|(name, kind)| {
-                    let kind = match kind {
-                        FieldKind::Bytes(n) => n.to_string(),
+                .map(|field| {
+                    let kind = match &field.kind {
+                        FieldKind::Bytes(n) => as_written(*n, field.written.as_ref()),
                         FieldKind::Number(1, _) => "u8".to_owned(),
                         FieldKind::Number(n, big) => {
                             format!("u{}{}", u32::from(*n) * 8, if *big { "be" } else { "le" })
                         }
                         FieldKind::Rest => "rest".to_owned(),
                     };
-                    format!("{}: {kind}", name.text)
+                    format!("{}: {kind}", field.name.text)
                 })
                 .collect();
             format!("fields {}", fields.join(", "))
@@ -456,7 +485,7 @@ fn args_text(args: &[Arg]) -> String {
 
 fn expr_text(expr: &Expr, least: u8) -> String {
     match &expr.kind {
-        ExprKind::Int(value) => value.to_string(),
+        ExprKind::Int(number) => number.written.clone(),
         ExprKind::Text(parts) => text_text(parts),
         ExprKind::Regex(regex) => regex_text(regex),
         ExprKind::Name(name) => name.clone(),

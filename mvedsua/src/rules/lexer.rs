@@ -12,13 +12,45 @@ pub enum TextPart {
     Hole(String),
 }
 
+/// A number, and how it was written: `0o644` says something that `420` does not, so that the formatter
+/// writes a number as it found it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Number {
+    /// The number.
+    pub value: i64,
+    /// What stood in the file; with its sign, if one belongs to it.
+    pub written: String,
+}
+
+impl Number {
+    /// The same number with the other sign; `None` if 64 bits do not hold it.
+    #[must_use]
+    pub fn negated(&self) -> Option<Self> {
+        let written = match self.written.strip_prefix('-') {
+            Some(without) => without.to_owned(),
+            None => format!("-{}", self.written),
+        };
+        let value = self.value.checked_neg()?;
+        Some(Self { value, written })
+    }
+}
+
+impl From<i64> for Number {
+    fn from(value: i64) -> Self {
+        Self {
+            value,
+            written: value.to_string(),
+        }
+    }
+}
+
 /// What a token is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TokenKind {
     /// A name; `f$` when a `$` stands between a name and an opening bracket.
     Ident(String),
     /// A number.
-    Int(i64),
+    Int(Number),
     /// `"..."`.
     Text(Vec<TextPart>),
     /// `/.../`, without the slashes.
@@ -224,6 +256,18 @@ impl Lexer<'_> {
             self.at += 1;
         }
         let text = self.text[digits..self.at].replace('_', "");
+        if radix == 10 && text.len() > 1 && text.starts_with('0') {
+            let octal = text.trim_start_matches('0');
+            self.complain(
+                start,
+                "a number does not begin with 0: octal ones are written with `0o`",
+            );
+            if let Some(last) = self.out.diagnostics.last_mut() {
+                last.help = Some(format!(
+                    "write `0o{octal}` for what C and strace write as `{text}`"
+                ));
+            }
+        }
         let value = i64::from_str_radix(&text, radix).unwrap_or_else(|_| {
             self.complain(
                 start,
@@ -231,7 +275,8 @@ impl Lexer<'_> {
             );
             0
         });
-        self.push(start, TokenKind::Int(value));
+        let written = self.text[start..self.at].to_owned();
+        self.push(start, TokenKind::Int(Number { value, written }));
     }
 
     fn regex(&mut self) {
@@ -385,7 +430,7 @@ mod tests {
                 ident("n"),
                 p(")"),
                 p("+="),
-                TokenKind::Int(7),
+                TokenKind::Int(7.into()),
                 ident("_key"),
                 p("_"),
                 TokenKind::End,
@@ -405,6 +450,16 @@ mod tests {
                 TextPart::Literal(b"x $3\r\n$a\xff".to_vec()),
             ])
         );
+    }
+
+    #[test]
+    fn an_octal_number_as_c_writes_it_is_no_decimal_one() {
+        let lexed = lex(FileId(0), "0644 0 0o644");
+        let [diagnostic] = &lexed.diagnostics[..] else {
+            panic!("{:?}", lexed.diagnostics);
+        };
+        let help = diagnostic.help.as_deref().unwrap_or_default();
+        assert!(help.contains("`0o644`"), "{help}");
     }
 
     #[test]

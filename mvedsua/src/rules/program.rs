@@ -117,6 +117,8 @@ pub struct Rule {
     pub patterns: Vec<Pattern>,
     /// The guard over all of them.
     pub when: Option<Code>,
+    /// That guard as it is written.
+    pub when_shown: String,
     /// What follows.
     pub outcome: Outcome,
     /// Number of variables.
@@ -145,6 +147,8 @@ pub enum Subject {
 pub struct Pattern {
     /// Which call.
     pub subject: Subject,
+    /// The call as it is written, without its guard.
+    pub shown: String,
     /// What its arguments must be; those that may be anything are left out.
     pub args: Vec<(Slot, ArgPattern)>,
     /// How often it may occur.
@@ -208,6 +212,8 @@ pub struct Template {
     pub span: Span,
     /// Which call.
     pub subject: Subject,
+    /// The call as it is written, without its statements.
+    pub shown: String,
     /// The pattern whose call it is made from.
     pub from: Option<usize>,
     /// True for an alias without brackets: the matched calls as they are.

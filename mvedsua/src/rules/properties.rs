@@ -83,6 +83,42 @@ impl Tree<'_> {
         }
         parts
     }
+    /// A number from `-below` on, in one of the ways to write it.
+    fn number(&mut self, below: i64) -> Number {
+        let value = i64::from(self.pick(255)) - below;
+        let (sign, size) = (if value < 0 { "-" } else { "" }, value.unsigned_abs());
+        let written = match self.pick(5) {
+            0 => format!("{sign}0x{size:x}"),
+            1 => format!("{sign}0x{size:04X}"),
+            2 => format!("{sign}0o{size:o}"),
+            3 => format!("{sign}{size}_"),
+            _ => return value.into(),
+        };
+        Number { value, written }
+    }
+    fn field(&mut self) -> Field {
+        let name = self.name();
+        if self.pick(2) == 1 {
+            let number = self.number(0);
+            return Field {
+                name,
+                kind: FieldKind::Bytes(number.value as u32),
+                written: Some(number),
+            };
+        }
+        Field {
+            name,
+            kind: FieldKind::Number(4, self.pick(2) == 1),
+            written: None,
+        }
+    }
+    fn messages(&mut self) -> ItemKind {
+        if self.pick(2) == 1 {
+            let number = self.number(0);
+            return ItemKind::Messages(Framing::Fixed(number.value as u32), Some(number));
+        }
+        ItemKind::Messages(Framing::Delimited(vec![self.pick(255)]), None)
+    }
     fn regex(&mut self) -> String {
         ["a/b", "^(?<a>x+)\\s", "[^/]\\/", "a\\\\"][usize::from(self.pick(4))].replace("\\/", "/")
     }
@@ -94,7 +130,7 @@ impl Tree<'_> {
         };
         let inner = |t: &mut Self| Box::new(t.expr(depth - 1));
         let kind = match pick {
-            0 => ExprKind::Int(i64::from(self.pick(255)) - 100),
+            0 => ExprKind::Int(self.number(100)),
             1 => ExprKind::Name(self.name().text),
             2 => ExprKind::Text(self.text()),
             3 => ExprKind::Deref(inner(self)),
@@ -107,7 +143,7 @@ impl Tree<'_> {
                 Expr {
                     kind: ExprKind::Int(_),
                     ..
-                } => ExprKind::Int(-1),
+                } => ExprKind::Int((-1).into()),
                 other => ExprKind::Unary("-", Box::new(other)),
             },
             7 => {
@@ -216,8 +252,8 @@ impl Tree<'_> {
                         Scope::Thread
                     }
                 }),
-                calls: t.maybe(|t| i64::from(t.pick(99))),
-                ms: t.maybe(|t| i64::from(t.pick(99))),
+                calls: t.maybe(|t| t.number(0)),
+                ms: t.maybe(|t| t.number(0)),
             }),
             patterns: self.list(1, Self::pattern),
             when: self.maybe(|t| t.expr(3)),
@@ -240,13 +276,8 @@ impl Tree<'_> {
                 self.name(),
                 ParserBody::Split(b"\r".to_vec(), self.list(1, Self::name)),
             ),
-            4 => ItemKind::Parser(
-                self.name(),
-                ParserBody::Fields(
-                    self.list(1, |t| (t.name(), FieldKind::Number(4, t.pick(2) == 1))),
-                ),
-            ),
-            5 => ItemKind::Messages(Framing::Delimited(vec![self.pick(255)])),
+            4 => ItemKind::Parser(self.name(), ParserBody::Fields(self.list(1, Self::field))),
+            5 => self.messages(),
             6 => ItemKind::Ignore(Ignore {
                 pattern: self.pattern(),
                 fields: self.list(1, |t| IgnoreField {

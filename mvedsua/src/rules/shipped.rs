@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::diagnostic::Code;
+use super::lexer::{Number, TokenKind, lex};
+use super::source::FileId;
 use super::tools;
 
 fn root() -> PathBuf {
@@ -53,6 +55,62 @@ fn shipped_rules_are_formatted() {
             file.display()
         );
     }
+}
+
+/// The text with its numbers written in another base each.
+fn in_other_bases(text: &str) -> String {
+    let mut out = String::new();
+    let mut at = 0;
+    for (n, token) in lex(FileId(0), text).tokens.iter().enumerate() {
+        let TokenKind::Int(number) = &token.kind else {
+            continue;
+        };
+        out.push_str(&text[at..token.span.start as usize]);
+        let value = number.value;
+        out.push_str(&match n % 3 {
+            0 => format!("0x{value:x}"),
+            1 => format!("0o{value:o}"),
+            _ => format!("{value}_"),
+        });
+        at = token.span.end as usize;
+    }
+    out + &text[at..]
+}
+
+#[test]
+fn the_formatter_leaves_numbers_as_they_are_written() {
+    let document = std::fs::read_to_string(root().join("docs/rules.md")).expect("readable");
+    let tutorial = document.split("```rules\n").skip(1);
+    let mut texts: Vec<String> = tutorial
+        .filter_map(|block| Some(block.split("```").next()?.to_owned()))
+        .collect();
+    for file in shipped() {
+        texts.push(std::fs::read_to_string(file).expect("readable"));
+    }
+    texts.push("messages fixed 16; parser p = fields a: 4, b: u8, c: rest; rule r within 8 calls within 50 ms: read(7, _) => read(7, _); test \"t\" { given { connection 5; after 20 ms; thread 2: read(7, \"a\"); } expect { thread 2: read(7, \"a\"); } }".into());
+    let numbers = |text: &str| -> Vec<Number> {
+        let tokens = lex(FileId(0), text).tokens.into_iter();
+        tokens
+            .filter_map(|token| match token.kind {
+                TokenKind::Int(number) => Some(number),
+                _ => None,
+            })
+            .collect()
+    };
+    let mut count = 0;
+    for text in texts {
+        let other = in_other_bases(&text);
+        let once = tools::fmt("t", &other);
+        assert!(once.ok, "{other}\n{}", once.text);
+        let written = numbers(&other);
+        assert_eq!(numbers(&once.text), written, "{}", once.text);
+        assert_eq!(tools::fmt("t", &once.text).text, once.text);
+        let values =
+            |numbers: Vec<Number>| numbers.into_iter().map(|n| n.value).collect::<Vec<_>>();
+        count += written.len();
+        assert_eq!(values(written), values(numbers(&text)));
+    }
+    assert!(count >= 100, "only {count} numbers were found");
 }
 
 #[test]

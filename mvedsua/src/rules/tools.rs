@@ -1,8 +1,11 @@
 //! What `mvedsua rules ...` does, as functions over text.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
+
+use regex::bytes::Regex;
 
 use super::ast::{Direction, ItemKind, Repeat, Scope};
 use super::call::OwnedCall;
@@ -12,7 +15,7 @@ use super::format::{format, literal};
 use super::loader::{Loaded, load};
 use super::names::{self, Flow, Signature};
 use super::parser::parse;
-use super::program::{Outcome, Rule, RuleSet, Subject};
+use super::program::{Do, Noise, Outcome, Rule, RuleSet, Subject};
 use super::source::SourceMap;
 use super::testing;
 use crate::report::flags;
@@ -183,15 +186,39 @@ pub fn explain(loaded: &Loaded) -> Report {
     }
     for noise in &set.noise {
         let when = noise.direction.map_or("both stages", Direction::word);
+        let fields: Vec<String> = noise
+            .fields
+            .iter()
+            .map(|field| ignored(noise, field))
+            .collect();
         let _ = writeln!(
             text,
-            "ignore ({}, {when}): {} of {}",
+            "ignore ({}, {when}): of {} {}",
             set.sources.place(noise.span),
-            count(noise.fields.len(), "field"),
-            subject(&noise.pattern.subject)
+            noise.pattern.shown,
+            fields.join(", ")
         );
     }
     Report { text, ok: true }
+}
+
+/// A field that is not compared, or the part of it that is not.
+fn ignored(noise: &Noise, (slot, regex): &(names::Slot, Option<Arc<Regex>>)) -> String {
+    let name = match (slot, &noise.pattern.subject) {
+        (names::Slot::Result, _) => "the result",
+        (names::Slot::Text, _) | (_, Subject::Message(_)) => "the text",
+        (
+            names::Slot::Number(at)
+            | names::Slot::Data(at)
+            | names::Slot::Either(at)
+            | names::Slot::Length { arg: at, .. },
+            Subject::Call(signature),
+        ) => signature.call.names[usize::from(*at)],
+    };
+    match regex {
+        Some(regex) => format!("{name} where /{regex}/ matches"),
+        None => name.to_owned(),
+    }
 }
 
 fn explain_rule(text: &mut String, set: &RuleSet, rule: &Rule) {
@@ -228,11 +255,12 @@ fn explain_rule(text: &mut String, set: &RuleSet, rule: &Rule) {
         {
             text.push_str(" with a text (looked at on every such call: it has no literal start)");
         }
-        text.push_str(if pattern.guard.is_empty() {
-            "\n"
+        let guard = if pattern.guard.is_empty() {
+            ""
         } else {
-            ", if its guard says so\n"
-        });
+            ", if its guard says so"
+        };
+        let _ = writeln!(text, "{guard}: {}", pattern.shown);
     }
     if rule.patterns.len() > 1 || rule.patterns[0].repeat != Repeat::Once {
         let on = match rule.scope {
@@ -247,13 +275,17 @@ fn explain_rule(text: &mut String, set: &RuleSet, rule: &Rule) {
         );
     }
     if rule.when.is_some() {
-        text.push_str("  under the condition after `when`\n");
+        let _ = writeln!(text, "  under the condition that {}", rule.when_shown);
     }
     let outcome = match &rule.outcome {
         Outcome::Nothing(_) => "  the follower is expected to make none of them".to_owned(),
         Outcome::Same(_) => "  the follower is expected to make the same calls".to_owned(),
         Outcome::Tolerate(_) => {
             "  the follower is expected to make the same calls, whatever is in them".to_owned()
+        }
+        // There is no way back to it: the new version serves on alone.
+        Outcome::Retry(_) | Outcome::Terminate(_) if rule.direction == Direction::Reverse => {
+            "  the old version is dropped".to_owned()
         }
         Outcome::Retry(_) => "  the update is rolled back and tried again later".to_owned(),
         Outcome::Terminate(_) => "  the update is rolled back".to_owned(),
@@ -262,20 +294,50 @@ fn explain_rule(text: &mut String, set: &RuleSet, rule: &Rule) {
                 .iter()
                 .map(|c| {
                     let how = match (c.bare, c.from) {
-                        (true, _) => " as it is",
-                        (false, Some(_)) => " (changed)",
-                        (false, None) => " (inserted)",
+                        (true, _) => " as it is".to_owned(),
+                        (false, Some(_)) => format!(" (changed): {}", c.shown),
+                        (false, None) => format!(" (inserted): {}", c.shown),
                     };
                     format!("{}{how}", subject(&c.subject))
                 })
                 .collect();
             format!(
                 "  the follower is expected to make {}",
-                calls.join(", then ")
+                calls.join("\n    and then ")
             )
         }
     };
-    let _ = writeln!(text, "{outcome}\n");
+    let _ = writeln!(text, "{outcome}");
+    let does = |wanted: fn(&Do) -> bool| statements(rule).any(wanted);
+    if does(|statement| matches!(statement, Do::SetState(..))) {
+        let names: BTreeSet<&str> = statements(rule)
+            .filter_map(|statement| match statement {
+                Do::SetState(at, _) => set.states.get(*at).map(|state| state.name.as_str()),
+                _ => None,
+            })
+            .collect();
+        let names: Vec<&str> = names.into_iter().collect();
+        let _ = writeln!(text, "  and sets {}", names.join(", "));
+    }
+    if does(|statement| matches!(statement, Do::Log(_))) {
+        text.push_str("  and writes a line into the timeline\n");
+    }
+    text.push('\n');
+}
+
+/// All statements of a rule.
+fn statements(rule: &Rule) -> impl Iterator<Item = &Do> {
+    let (own, made) = match &rule.outcome {
+        Outcome::Nothing(body) | Outcome::Same(body) | Outcome::Tolerate(body) => {
+            (body.as_slice(), &[][..])
+        }
+        Outcome::Calls(calls) => (&[][..], calls.as_slice()),
+        Outcome::Retry(_) | Outcome::Terminate(_) => (&[][..], &[][..]),
+    };
+    let guards = rule.patterns.iter().flat_map(|pattern| &pattern.guard);
+    guards
+        .chain(own)
+        .chain(made.iter().flat_map(|call| &call.body))
 }
 
 fn subject(subject: &Subject) -> String {
@@ -284,10 +346,6 @@ fn subject(subject: &Subject) -> String {
         Subject::Message(Flow::In) => "a request".to_owned(),
         Subject::Message(Flow::Out) => "a reply".to_owned(),
     }
-}
-
-fn count(n: usize, what: &str) -> String {
-    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
 /// A recorded divergence, as far as a rule can be made from it. The divergence report carries one
@@ -625,14 +683,18 @@ test "it" { given { write(5, "x"); } expect { write(6, "x"); } }
 
     #[test]
     fn every_shipped_way_to_say_it_is_explained() {
-        let text = "rule a: read(., \"x\"), write(., _)+ => nothing; reverse { rule b: close(_) as c => c, getpid() = 1; } ignore write(2, s) in s /[0-9]/;";
+        let text = "rule a: read(., \"x\"), write(., _)+ => nothing; reverse { rule b: close(_) as c => c, getpid() = 1; } state service n = 0; rule c: close(7) when n > 1 => same { n += 1; log \"closed\"; } ignore write(2, s) in s /[0-9]/;";
         let report = explain(&load_text("t", text));
         for part in [
             "a (t:1)",
             "starts with \"x\"",
             "once or more",
             "`getpid` (inserted)",
-            "ignore (t:1, both stages): 1 field",
+            "ignore (t:1, both stages): of write(2, s) buf where /[0-9]/ matches",
+            "read(., \"x\")",
+            "under the condition that n > 1",
+            "and sets n",
+            "writes a line",
         ] {
             assert!(report.text.contains(part), "{part}: {}", report.text);
         }

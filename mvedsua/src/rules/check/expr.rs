@@ -100,7 +100,7 @@ impl Checker {
 
     pub(super) fn expr(&mut self, expr: &Expr, scope: &Scope) -> Checked<(Ex, Type)> {
         match &expr.kind {
-            ExprKind::Int(value) => Ok((Ex::Value(Value::Int(*value)), Type::Int)),
+            ExprKind::Int(number) => Ok((Ex::Value(Value::Int(number.value)), Type::Int)),
             ExprKind::Text(parts) => Ok((self.text(parts, expr.span, scope)?, Type::Text)),
             ExprKind::Regex(_) => self.refuse(
                 Diagnostic::error(Code::TYPE, expr.span, "a regular expression is not a value")
@@ -183,6 +183,11 @@ impl Checker {
                 self.want(left_ty, wanted, left.span)?;
                 self.want(right_ty, wanted, right.span)?;
             }
+            // A number that `int` or a parser did not find is NULL.
+            None if matches!(
+                (left_ty, right_ty),
+                (Type::Int, Type::Null) | (Type::Null, Type::Int)
+            ) => {}
             None if !left_ty.fits(right_ty) => {
                 let message = format!("{} is never equal to {}", left_ty.name(), right_ty.name());
                 return self.error(Code::TYPE, left.span.to(right.span), message);

@@ -109,7 +109,7 @@ impl Checker {
                 ItemKind::Const(name, value) => self.constant(name, value),
                 ItemKind::State { scope, name, value } => self.state(*scope, name, value),
                 ItemKind::Parser(name, body) => self.parser(name, body),
-                ItemKind::Messages(framing) => self.messages(framing, item.span),
+                ItemKind::Messages(framing, _) => self.messages(framing, item.span),
                 ItemKind::Stage { items, .. } => {
                     self.declarations(items);
                     Ok(())
@@ -132,7 +132,7 @@ impl Checker {
     /// A literal, or a constant that was defined before.
     fn fixed_value(&mut self, expr: &super::ast::Expr) -> Checked<Value<'static>> {
         match &expr.kind {
-            ExprKind::Int(value) => return Ok(Value::Int(*value)),
+            ExprKind::Int(number) => return Ok(Value::Int(number.value)),
             ExprKind::Name(name) => match name.as_str() {
                 "true" => return Ok(Value::Bool(true)),
                 "false" => return Ok(Value::Bool(false)),
@@ -276,14 +276,14 @@ impl Checker {
                 ParserCode::Split(delimiter.clone())
             }
             ParserBody::Fields(fields) => {
-                for (name, kind) in fields {
-                    let ty = match kind {
+                for field in fields {
+                    let ty = match field.kind {
                         FieldKind::Number(..) => Type::Int,
                         FieldKind::Bytes(_) | FieldKind::Rest => Type::Text,
                     };
-                    results.push((name.text.clone(), ty));
+                    results.push((field.name.text.clone(), ty));
                 }
-                ParserCode::Fields(fields.iter().map(|(_, kind)| *kind).collect())
+                ParserCode::Fields(fields.iter().map(|field| field.kind).collect())
             }
         };
         let mut seen = BTreeSet::new();

@@ -7,6 +7,7 @@ use super::expr::{Place, Scope, bare_word};
 use super::{Checked, Checker, Refused};
 use crate::rules::ast::{self, Arg, ArgKind, Direction, ExprKind, Name, Repeat, TextPart};
 use crate::rules::diagnostic::{Code, Diagnostic};
+use crate::rules::format;
 use crate::rules::names::{self, Flow, Signature, Slot};
 use crate::rules::program::{
     ArgPattern, ArgTemplate, Code as Ex, DEFAULT_HELD, DEFAULT_HELD_CALLS, FD, MAX_HELD,
@@ -146,6 +147,7 @@ impl Checker {
             if let Some(pattern) = self.arg_pattern(&arg, Slot::Result, false, scope, &mut bound)? {
                 args.push((Slot::Result, pattern));
             }
+            self.lint_text_of_failed(&subject, &args, result.span);
         }
         let guard = self.block(tree.guard.as_ref(), scope, Place::Guard)?;
         let collects = match tree.repeat {
@@ -159,6 +161,7 @@ impl Checker {
         Ok((
             Pattern {
                 subject,
+                shown: format::show_pattern(tree),
                 args,
                 repeat: tree.repeat,
                 guard,
@@ -168,6 +171,37 @@ impl Checker {
             },
             bound,
         ))
+    }
+
+    /// Of a transfer that failed no text is known.
+    fn lint_text_of_failed(
+        &mut self,
+        subject: &Subject,
+        args: &[(Slot, ArgPattern)],
+        result: Span,
+    ) {
+        let Subject::Call(signature) = subject else {
+            return;
+        };
+        let Some((data, _)) = signature.data else {
+            return;
+        };
+        let fails = args.iter().any(|(slot, arg)| {
+            *slot == Slot::Result && matches!(arg, ArgPattern::Is(Ex::Value(Value::Int(..0))))
+        });
+        let text = args
+            .iter()
+            .any(|(slot, arg)| *slot == Slot::Data(data) && !matches!(arg, ArgPattern::Var(_)));
+        if fails && text {
+            self.lint(
+                Diagnostic::lint(
+                    Code::NEVER_TRUE,
+                    result,
+                    "a call that failed has moved no text: the two are never true together",
+                )
+                .help("leave the text out"),
+            );
+        }
     }
 
     fn arg_pattern(
@@ -260,7 +294,12 @@ impl Checker {
                             let message = format!(
                                 "`{name}` is not a fixed text and cannot stand in a pattern"
                             );
-                            return self.error(Code::BAD_PATTERN, span, message);
+                            let help = format!(
+                                "give the hole a name of its own, and compare it with `{name}` in a guard"
+                            );
+                            return self.refuse(
+                                Diagnostic::error(Code::BAD_PATTERN, span, message).help(help),
+                            );
                         }
                         (Some((_, ty)), _) if !ty.fits(Type::Text) => {
                             let message = format!("`{name}` is {}, not a text", ty.name());
@@ -372,13 +411,13 @@ impl Checker {
         }
         let header = tree.header.as_ref();
         let max_calls = self.limit(
-            header.and_then(|h| h.calls),
+            header.and_then(|h| h.calls.as_ref()),
             MAX_HELD_CALLS as i64,
             "calls",
             span,
         )?;
         let max_ms = self.limit(
-            header.and_then(|h| h.ms),
+            header.and_then(|h| h.ms.as_ref()),
             MAX_HELD.as_millis() as i64,
             "ms",
             span,
@@ -409,6 +448,10 @@ impl Checker {
             derived,
             patterns,
             when,
+            when_shown: tree
+                .when
+                .as_ref()
+                .map_or_else(String::new, format::format_expr),
             outcome,
             vars: scope.count(),
             scope: scope_kind,
@@ -421,12 +464,12 @@ impl Checker {
 
     fn limit(
         &mut self,
-        value: Option<i64>,
+        number: Option<&ast::Number>,
         most: i64,
         what: &str,
         span: Span,
     ) -> Checked<Option<i64>> {
-        match value {
+        match number.map(|number| number.value) {
             Some(value) if value < 1 || value > most => self.error(
                 Code::LIMIT,
                 span,
@@ -523,6 +566,7 @@ impl Checker {
             return Ok(Template {
                 span: tree.span,
                 subject,
+                shown: format::show_template(tree),
                 from,
                 bare: true,
                 args: Vec::new(),
@@ -559,10 +603,11 @@ impl Checker {
             Some(expr) => Some(self.typed(expr, scope, Type::Int)?),
             None => None,
         };
-        self.complete(tree, &subject, from, &args, result.is_some(), patterns)?;
+        self.complete(tree, &subject, from, &args, result.as_ref(), patterns)?;
         Ok(Template {
             span: tree.span,
             subject,
+            shown: format::show_template(tree),
             from,
             bare: false,
             args,
@@ -580,7 +625,7 @@ impl Checker {
         subject: &Subject,
         from: Option<usize>,
         args: &[(Slot, ArgTemplate)],
-        result: bool,
+        result: Option<&Ex>,
         patterns: &[Pattern],
     ) -> Checked<()> {
         let text = args.iter().any(|(slot, arg)| {
@@ -611,7 +656,22 @@ impl Checker {
         }
         if let Subject::Call(signature) = subject {
             let writes = signature.data.is_some_and(|(_, flow)| flow == Flow::Out);
-            if from.is_none() && !result && !text && !writes {
+            let gets = matches!(result, Some(Ex::Value(Value::Int(1..))));
+            let reads = signature.data.is_some() && !writes && !signature.several;
+            if from.is_none() && gets && reads && !text {
+                return self.refuse(
+                    Diagnostic::error(
+                        Code::NEEDS_RESULT,
+                        tree.span,
+                        format!(
+                            "the leader makes no such `{}`: say which text the follower gets",
+                            signature.call.name
+                        ),
+                    )
+                    .help("the result follows from the text"),
+                );
+            }
+            if from.is_none() && result.is_none() && !text && !writes {
                 return self.refuse(
                     Diagnostic::error(
                         Code::NEEDS_RESULT,

@@ -47,6 +47,10 @@ fn each_mistake_has_its_code() {
         ),
         ("close(fd) as c => getpid(), c", Code::NEEDS_RESULT),
         (
+            "close(fd) as c => getrandom(_, _, 0) = 16, c",
+            Code::NEEDS_RESULT,
+        ),
+        (
             "rule r reversible: read(fd, s) => read(fd, lower(s))",
             Code::NOT_REVERSIBLE,
         ),
@@ -91,6 +95,7 @@ fn lints_do_not_refuse() {
             Code::SHADOWED,
         ),
         ("read(fd, s) { return false; } => nothing", Code::NEVER_TRUE),
+        (r#"write(fd, "x") = EPIPE => nothing"#, Code::NEVER_TRUE),
         ("const a = 1;", Code::UNUSED),
     ];
     for (text, code) in cases {

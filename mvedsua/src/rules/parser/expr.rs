@@ -60,9 +60,13 @@ impl Parser<'_> {
             if self.eat(op) {
                 let inner = self.nested(Self::unary)?;
                 let span = from.to(inner.span);
-                let kind = match inner.kind {
-                    ExprKind::Int(value) if op == "-" && value != i64::MIN => ExprKind::Int(-value),
-                    _ => ExprKind::Unary(op, Box::new(inner)),
+                let negated = match &inner.kind {
+                    ExprKind::Int(number) if op == "-" => number.negated(),
+                    _ => None,
+                };
+                let kind = match negated {
+                    Some(number) => ExprKind::Int(number),
+                    None => ExprKind::Unary(op, Box::new(inner)),
                 };
                 return Ok(Expr { span, kind });
             }
@@ -108,9 +112,9 @@ impl Parser<'_> {
     fn primary(&mut self) -> Parsed<Expr> {
         let from = self.span();
         let kind = match self.peek().clone() {
-            TokenKind::Int(value) => {
+            TokenKind::Int(number) => {
                 self.bump();
-                ExprKind::Int(value)
+                ExprKind::Int(number)
             }
             TokenKind::Text(parts) => {
                 self.bump();

@@ -2,7 +2,8 @@
 
 use super::{Parsed, Parser};
 use crate::rules::ast::{
-    Direction, FieldKind, Framing, Ignore, IgnoreField, Item, ItemKind, ParserBody, StateScope,
+    Direction, Field, FieldKind, Framing, Ignore, IgnoreField, Item, ItemKind, Number, ParserBody,
+    StateScope,
 };
 use crate::rules::lexer::TokenKind;
 
@@ -139,7 +140,12 @@ impl Parser<'_> {
             loop {
                 let name = self.name("the name of a field")?;
                 self.expect(":")?;
-                fields.push((name, self.field_kind()?));
+                let (kind, written) = self.field_kind()?;
+                fields.push(Field {
+                    name,
+                    kind,
+                    written,
+                });
                 if !self.eat(",") {
                     break;
                 }
@@ -151,7 +157,7 @@ impl Parser<'_> {
         Ok(ItemKind::Parser(name, body))
     }
 
-    fn field_kind(&mut self) -> Parsed<FieldKind> {
+    fn field_kind(&mut self) -> Parsed<(FieldKind, Option<Number>)> {
         const KINDS: [(&str, FieldKind); 8] = [
             ("u8", FieldKind::Number(1, true)),
             ("u16be", FieldKind::Number(2, true)),
@@ -164,12 +170,13 @@ impl Parser<'_> {
         ];
         const WANTED: &str =
             "a number of bytes, u8, u16be, u16le, u32be, u32le, u64be, u64le or rest";
-        if let TokenKind::Int(bytes) = *self.peek() {
-            let Ok(bytes) = u32::try_from(bytes) else {
+        if let TokenKind::Int(number) = self.peek() {
+            let number = number.clone();
+            let Ok(bytes) = u32::try_from(number.value) else {
                 return self.fail(WANTED);
             };
             self.bump();
-            return Ok(FieldKind::Bytes(bytes));
+            return Ok((FieldKind::Bytes(bytes), Some(number)));
         }
         let found = KINDS
             .iter()
@@ -178,7 +185,7 @@ impl Parser<'_> {
         match found {
             Some(kind) => {
                 self.bump();
-                Ok(kind)
+                Ok((kind, None))
             }
             None => self.fail(WANTED),
         }
@@ -186,6 +193,7 @@ impl Parser<'_> {
 
     fn messages(&mut self) -> Parsed<ItemKind> {
         self.bump();
+        let mut written = None;
         let framing = if self.eat_word("resp") {
             Framing::Resp
         } else if self.eat_word("line") {
@@ -196,14 +204,15 @@ impl Parser<'_> {
             }
         } else if self.eat_word("fixed") {
             let bytes = self.int("a number of bytes")?;
-            let Ok(bytes) = u32::try_from(bytes) else {
+            let Ok(number) = u32::try_from(bytes.value) else {
                 return self.fail("a smaller number");
             };
-            Framing::Fixed(bytes)
+            written = Some(bytes);
+            Framing::Fixed(number)
         } else {
             return self.fail("`line`, `resp` or `fixed`");
         };
-        Ok(ItemKind::Messages(framing))
+        Ok(ItemKind::Messages(framing, written))
     }
 
     fn ignore(&mut self) -> Parsed<Ignore> {

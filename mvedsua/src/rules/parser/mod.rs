@@ -8,7 +8,7 @@ mod test_case;
 
 use super::ast::{File, Name, Trivia};
 use super::diagnostic::{Code, Diagnostic};
-use super::lexer::{Comment, Token, TokenKind, lex};
+use super::lexer::{Comment, Number, Token, TokenKind, lex};
 use super::source::{FileId, Span};
 
 /// Deepest nesting of brackets and braces.
@@ -37,6 +37,9 @@ pub fn parse(file: FileId, text: &str) -> (File, Vec<Diagnostic>) {
     };
     let items = parser.items(false);
     let tail = parser.comments_before(u32::MAX);
+    parser
+        .diagnostics
+        .sort_by_key(|diagnostic| diagnostic.span.start);
     parser.diagnostics.truncate(MAX_ERRORS);
     (File { items, tail }, parser.diagnostics)
 }
@@ -113,7 +116,7 @@ impl Parser<'_> {
     fn found(&self) -> String {
         match self.peek() {
             TokenKind::Ident(name) => format!("`{name}`"),
-            TokenKind::Int(value) => format!("`{value}`"),
+            TokenKind::Int(number) => format!("`{}`", number.written),
             TokenKind::Text(_) => "a text".to_owned(),
             TokenKind::Regex(_) => "a regular expression".to_owned(),
             TokenKind::Punct(p) => format!("`{p}`"),
@@ -164,11 +167,12 @@ impl Parser<'_> {
         }
     }
 
-    fn int(&mut self, what: &str) -> Parsed<i64> {
-        match *self.peek() {
-            TokenKind::Int(value) => {
+    fn int(&mut self, what: &str) -> Parsed<Number> {
+        match self.peek() {
+            TokenKind::Int(number) => {
+                let number = number.clone();
                 self.bump();
-                Ok(value)
+                Ok(number)
             }
             _ => self.fail(what),
         }

@@ -109,7 +109,7 @@ impl Parser<'_> {
     /// A result: a value, or `-1 ENAME` as strace prints it.
     fn result(&mut self) -> Parsed<crate::rules::ast::Expr> {
         if self.is("-")
-            && *self.peek_at(1) == TokenKind::Int(1)
+            && matches!(self.peek_at(1), TokenKind::Int(one) if one.value == 1)
             && let TokenKind::Ident(name) = self.peek_at(2)
             && name.starts_with('E')
             && name
