@@ -15,7 +15,8 @@
 enum what {
 	NOTHING, TOLERATED, REWRITTEN, CARRIED, DROPPED, INSERTED, REORDERED, MERGED, SPLIT, NOISE, ANY_NUMBER,
 	FAILED, MESSAGES, TIMED_OUT, VECTORS, MESSAGE, LONG, STATE, HELD_SIGNAL, LOGGED, READ_VECTORS,
-	AGAIN, OPTIONAL, RETRY, TERMINATE, FUEL, TOO_LONG, SEVERAL_SENT, SEVERAL_READ, SEVERAL_NONE, UNCLEAR
+	AGAIN, OPTIONAL, RETRY, TERMINATE, FUEL, TOO_LONG, SEVERAL_SENT, SEVERAL_READ, SEVERAL_NONE, UNCLEAR,
+	DUPLICATED, REPLACED, LOOKED_AT
 };
 
 /* Poked: 0 is the old version, anything else the new one. */
@@ -126,6 +127,43 @@ static void several(int what, int new)
 		CHECK(read_several(texts, lengths) == 2);
 		break;
 	}
+}
+
+/* What the new version gets does not fit its buffer. The rest belongs to the connection, not to a number. */
+static void descriptors(int what, int new)
+{
+	char text[32];
+	int pair[2], other[2], copy;
+	CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0);
+	switch (what) {
+	case DUPLICATED:
+		CHECK(write(pair[1], "DUP a\n", 6) == 6);
+		CHECK(read(pair[0], text, 6) == 6);
+		copy = dup(pair[0]);
+		CHECK(copy >= 0 && close(pair[0]) == 0);
+		if (new)
+			CHECK(read(copy, text, 20) == 7 && memcmp(text, "ring a\n", 7) == 0);
+		CHECK(close(copy) == 0);
+		break;
+	case REPLACED:
+		CHECK(write(pair[1], "REP a\n", 6) == 6);
+		CHECK(read(pair[0], text, 6) == 6 && memcmp(text, new ? "REP-st" : "REP a\n", 6) == 0);
+		CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, other) == 0);
+		CHECK(write(other[1], "hello\n", 6) == 6);
+		CHECK(dup2(other[0], pair[0]) == pair[0]);
+		CHECK(read(pair[0], text, 20) == 6 && memcmp(text, "hello\n", 6) == 0);
+		CHECK(close(other[0]) == 0 && close(other[1]) == 0 && close(pair[0]) == 0);
+		break;
+	case LOOKED_AT:
+		CHECK(write(pair[1], "SEE a\n", 6) == 6);
+		CHECK(recv(pair[0], text, 8, MSG_PEEK) == (new ? 8 : 6));
+		CHECK(memcmp(text, new ? "SEE-stri" : "SEE a\n", new ? 8 : 6) == 0);
+		CHECK(recv(pair[0], text, 20, 0) == (new ? 13 : 6));
+		CHECK(memcmp(text, new ? "SEE-string a\n" : "SEE a\n", new ? 13 : 6) == 0);
+		CHECK(close(pair[0]) == 0);
+		break;
+	}
+	CHECK(close(pair[1]) == 0);
 }
 
 static void work(int what, int new)
@@ -275,6 +313,11 @@ static void work(int what, int new)
 	case SEVERAL_NONE:
 	case UNCLEAR:
 		several(what, new);
+		break;
+	case DUPLICATED:
+	case REPLACED:
+	case LOOKED_AT:
+		descriptors(what, new);
 		break;
 	}
 }

@@ -48,6 +48,8 @@ pub fn run(options: &Options) -> Result<()> {
         Command::new("cargo")
             .current_dir(&folder)
             .env("RUSTFLAGS", FLAGS)
+            // The binaries are looked for in the folder itself.
+            .env_remove("CARGO_TARGET_DIR")
             // With a target, build scripts are built without the flags.
             .args(["build", "--release", "--target", "x86_64-unknown-linux-gnu"]),
     )?;

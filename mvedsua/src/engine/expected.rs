@@ -10,6 +10,7 @@ use crate::follower::{Arrival, ProcessMemory};
 use crate::matcher::{self, Difference, Unanswered};
 use crate::rules::ast::Repeat;
 use crate::rules::carry::Carry;
+use crate::rules::descriptors::Change;
 
 /// What is kept for the reads of the follower's process of a pair; `None` without rules.
 fn carry(rules: &mut Option<Box<Rules>>, pair: usize) -> Option<&mut Carry> {
@@ -73,7 +74,7 @@ impl Following {
         let stays = self.stays(index, piece);
         self.note_registration(index, &arrival)?;
         self.note_file(index);
-        self.note_end(pair, &arrival);
+        self.note_descriptors(pair, &arrival, given.result);
         self.note_reaping(index, arrival.tid);
         if stays {
             self.respond(&arrival, given.result)?;
@@ -116,12 +117,12 @@ impl Following {
         }
     }
 
-    /// What is carried for a descriptor goes with it.
-    pub(super) fn note_end(&mut self, pair: usize, arrival: &Arrival) {
-        if arrival.call.nr == roles().close
-            && let Some(carry) = carry(&mut self.rules, pair)
+    /// What is carried belongs to what descriptors stand for, and goes when no descriptor does any more.
+    pub(super) fn note_descriptors(&mut self, pair: usize, arrival: &Arrival, result: i64) {
+        if let Some(carry) = carry(&mut self.rules, pair)
+            && let Some(change) = Change::of(arrival.call.nr, &arrival.call.args, result)
         {
-            carry.forget(arrival.call.args[0] as i32);
+            carry.follow(&change);
         }
     }
 

@@ -315,7 +315,7 @@ impl Following {
         let ret = self.write_answer(index, &arrival)?;
         self.note_clock(index);
         self.note_file(index);
-        self.note_end(self.lanes[index].pair, &arrival);
+        self.note_descriptors(self.lanes[index].pair, &arrival, ret);
         self.note_reaping(index, arrival.tid);
         self.lanes[index].waiting = None;
         self.release_front(index);

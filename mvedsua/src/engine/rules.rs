@@ -192,10 +192,12 @@ impl Applied {
                 engine.add_connection(fd);
             }
         }
-        Self {
-            engine,
-            carry: Carry::new(),
+        let mut carry = Carry::new();
+        for of_one in super::connections::duplicates(leader) {
+            engine.add_duplicates(&of_one);
+            carry.add_duplicates(&of_one);
         }
+        Self { engine, carry }
     }
 }
 
@@ -354,7 +356,8 @@ impl Rules {
     /// A process of the follower has made another, which may read what is kept for its maker: their
     /// descriptors are the same.
     pub(super) fn follower_bore(&mut self, parent: usize, pair: usize) {
-        let carry = self.applied.get(&parent).map(|maker| maker.carry.clone());
+        let maker = self.applied.get(&parent);
+        let carry = maker.map(|maker| maker.carry.for_child());
         if let Some((carry, child)) = carry.zip(self.applied.get_mut(&pair)) {
             child.carry = carry;
         }

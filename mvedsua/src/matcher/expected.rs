@@ -328,11 +328,19 @@ pub fn give<C: LeaderCall>(
             .output(data)
             .filter(|_| length > 0)
             .map(|text| &text[..text.len().min(length)]);
-        let delivery = carry.read(fd, text, size(memory, call)?)?;
-        consumed = delivery.consumed;
-        if text.is_some() || !consumed {
-            store(call, data, &delivery.bytes, memory)?;
-            result = i64::try_from(delivery.bytes.len()).unwrap_or(i64::MAX);
+        let capacity = size(memory, call)?;
+        let bytes = if names::only_looks(call.nr, &call.args) {
+            let bytes = carry.peek(fd, text, capacity);
+            consumed = text.is_some() || bytes.is_none();
+            bytes
+        } else {
+            let delivery = carry.read(fd, text, capacity)?;
+            consumed = delivery.consumed;
+            (text.is_some() || !consumed).then_some(delivery.bytes)
+        };
+        if let Some(bytes) = bytes {
+            store(call, data, &bytes, memory)?;
+            result = i64::try_from(bytes.len()).unwrap_or(i64::MAX);
         }
     }
     if consumed && let Some(record) = origin {
@@ -390,7 +398,12 @@ pub fn give_carried(
         return Ok(None);
     };
     let room = size(memory, call)?;
-    let Some(bytes) = carry.again(fd, room)? else {
+    let bytes = if names::only_looks(call.nr, &call.args) {
+        carry.peek(fd, None, room)
+    } else {
+        carry.again(fd, room)?
+    };
+    let Some(bytes) = bytes else {
         return Ok(None);
     };
     store(call, data, &bytes, memory)?;

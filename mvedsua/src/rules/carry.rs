@@ -1,19 +1,28 @@
 //! What was rewritten to a longer text than the follower's buffer takes, kept for its next read.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
+use super::descriptors::Change;
 use super::diagnostic::Code;
 use super::fault::{Fault, RuleError};
 
 /// Most bytes that are kept, over all descriptors.
 const MAX_CARRIED: usize = 4 << 20;
 
-/// Bytes that the follower has still to read, by descriptor. One for each process.
-#[derive(Clone, Debug, Default)]
+/// Bytes that the follower has still to read. One for each process.
+///
+/// They belong to an open file, not to a number: descriptors that were duplicated have them together, and they
+/// are forgotten when the last of those is closed.
+#[derive(Debug, Default)]
 pub struct Carry {
-    waiting: BTreeMap<i32, Vec<u8>>,
-    total: usize,
+    /// By descriptor, where there are such bytes or others stand for the same open file.
+    waiting: BTreeMap<i32, Waiting>,
 }
+
+/// The bytes of one open file.
+type Waiting = Rc<RefCell<Vec<u8>>>;
 
 /// What one read of the follower gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +43,42 @@ impl Carry {
     /// True when nothing waits on any descriptor: reads that no rule rewrote need no delivery.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
+        self.waiting.values().all(|text| text.borrow().is_empty())
+    }
+
+    /// For a process that this one's has made: its descriptors stand for the same open files, so that what
+    /// waits now is for whoever reads first.
+    #[must_use]
+    pub fn for_child(&self) -> Self {
+        Self {
+            waiting: self.waiting.clone(),
+        }
+    }
+
+    /// These descriptors stand for one open file.
+    pub fn add_duplicates(&mut self, descriptors: &[i32]) {
+        let waiting = Waiting::default();
+        for fd in descriptors {
+            self.waiting.insert(*fd, Rc::clone(&waiting));
+        }
+    }
+
+    /// The follower's call has done this to its descriptors.
+    pub fn follow(&mut self, change: &Change) {
+        let number = |fd: i64| i32::try_from(fd).unwrap_or(i32::MAX);
+        match change {
+            Change::Closed(range) => {
+                self.waiting
+                    .retain(|fd, _| !range.contains(&i64::from(*fd)));
+            }
+            Change::Accepted(fd) => {
+                self.waiting.remove(&number(*fd));
+            }
+            Change::Duplicated { of, to } => {
+                let shared = Rc::clone(self.waiting.entry(number(*of)).or_default());
+                self.waiting.insert(number(*to), shared);
+            }
+        }
     }
 
     /// The follower makes the read that is expected of it, with a buffer of `capacity` bytes.
@@ -70,20 +114,37 @@ impl Carry {
     /// # Errors
     /// As [`Carry::read`].
     pub fn again(&mut self, fd: i32, capacity: usize) -> Result<Option<Vec<u8>>, RuleError> {
-        if capacity == 0 || !self.waiting.contains_key(&fd) {
+        let waits = |text: &Waiting| !text.borrow().is_empty();
+        if capacity == 0 || !self.waiting.get(&fd).is_some_and(waits) {
             return Ok(None);
         }
         self.read(fd, None, capacity).map(|d| Some(d.bytes))
     }
 
-    /// The descriptor was closed.
-    pub fn forget(&mut self, fd: i32) {
-        self.take(fd);
+    /// The follower looks at what it would read (`MSG_PEEK`), with room for `capacity` bytes: what waits comes
+    /// first, and all of it stays. `None` if the leader's call failed or met the end, and nothing waits.
+    #[must_use]
+    pub fn peek(&self, fd: i32, text: Option<&[u8]>, capacity: usize) -> Option<Vec<u8>> {
+        let mut bytes = self
+            .waiting
+            .get(&fd)
+            .map_or_else(Vec::new, |text| text.borrow().clone());
+        if text.is_none() && bytes.is_empty() {
+            return None;
+        }
+        bytes.extend_from_slice(text.unwrap_or_default());
+        bytes.truncate(capacity);
+        Some(bytes)
     }
 
     fn take(&mut self, fd: i32) -> Vec<u8> {
-        let bytes = self.waiting.remove(&fd).unwrap_or_default();
-        self.total -= bytes.len();
+        let Some(text) = self.waiting.get(&fd) else {
+            return Vec::new();
+        };
+        let bytes = text.take();
+        if Rc::strong_count(text) == 1 {
+            self.waiting.remove(&fd);
+        }
         bytes
     }
 
@@ -91,15 +152,15 @@ impl Carry {
         if bytes.is_empty() {
             return Ok(());
         }
-        if self.total + bytes.len() > MAX_CARRIED {
+        let total: usize = self.waiting.values().map(|text| text.borrow().len()).sum();
+        if total + bytes.len() > MAX_CARRIED {
             let fault = Fault::new(
                 Code::CAPACITY,
                 format!("more than {MAX_CARRIED} bytes wait to be read by the follower"),
             );
             return Err(fault.in_rule(format!("carry-over on fd {fd}")));
         }
-        self.total += bytes.len();
-        self.waiting.insert(fd, bytes);
+        self.waiting.entry(fd).or_default().replace(bytes);
         Ok(())
     }
 }
@@ -159,5 +220,61 @@ mod tests {
         let text = vec![0; MAX_CARRIED + 10];
         let error = carry.read(5, Some(&text), 1).expect_err("too much");
         assert_eq!(error.code, Code::CAPACITY);
+    }
+    fn carrying() -> Carry {
+        let mut carry = Carry::new();
+        carry.read(5, Some(b"abc"), 1).expect("it fits");
+        carry
+    }
+
+    fn closed(fd: i64) -> Change {
+        Change::Closed(fd..=fd)
+    }
+
+    const DUPLICATED: Change = Change::Duplicated { of: 5, to: 7 };
+
+    #[test]
+    fn what_waits_goes_with_the_last_descriptor_of_its_file() {
+        let mut carry = carrying();
+        carry.follow(&DUPLICATED);
+        carry.follow(&closed(5));
+        assert_eq!(carry.again(5, 1).expect("it fits"), None);
+        assert_eq!(carry.again(7, 1).expect("it fits"), Some(b"b".to_vec()));
+        carry.follow(&closed(7));
+        assert!(carry.is_empty());
+
+        let mut carry = carrying();
+        carry.follow(&Change::Duplicated { of: 9, to: 5 });
+        assert!(carry.is_empty(), "another file has come in its place");
+        carry.read(5, Some(b"xyz"), 1).expect("it fits");
+        assert_eq!(carry.again(9, 9).expect("it fits"), Some(b"yz".to_vec()));
+
+        let mut carry = carrying();
+        carry.follow(&Change::Closed(6..=i64::from(u32::MAX)));
+        assert!(!carry.is_empty());
+        carry.follow(&Change::Closed(3..=i64::from(u32::MAX)));
+        assert!(carry.is_empty());
+    }
+
+    #[test]
+    fn what_waits_is_read_once_by_whichever_descriptor_and_process() {
+        let mut carry = Carry::new();
+        carry.add_duplicates(&[5, 7]);
+        carry.read(5, Some(b"abc"), 1).expect("it fits");
+        let mut child = carry.for_child();
+        assert_eq!(child.again(7, 1).expect("it fits"), Some(b"b".to_vec()));
+        child.follow(&Change::Closed(0..=9));
+        assert_eq!(carry.again(5, 9).expect("it fits"), Some(b"c".to_vec()));
+        assert!(carry.is_empty() && child.is_empty());
+    }
+
+    #[test]
+    fn a_look_takes_nothing() {
+        let carry = carrying();
+        assert_eq!(carry.peek(5, Some(b"de"), 3), Some(b"bcd".to_vec()));
+        assert_eq!(carry.peek(5, None, 9), Some(b"bc".to_vec()));
+        assert_eq!(carry.peek(6, None, 9), None);
+        assert_eq!(carry.peek(6, Some(b"de"), 1), Some(b"d".to_vec()));
+        assert!(!carry.is_empty());
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::ast::Direction;
 use super::call::Call;
+use super::descriptors::Change;
 use super::eval::{FUEL, Frame};
 use super::excerpt::Excerpt;
 use super::expected::{Expected, ExpectedCall, Stop, Want};
@@ -205,6 +206,17 @@ impl<C: Call + Clone> Engine<C> {
         self.connections.insert(i64::from(fd));
     }
 
+    /// Says that these descriptors stand for one stream. The engine learns of what is duplicated from then on.
+    pub fn add_duplicates(&mut self, descriptors: &[i32]) {
+        for pair in descriptors.windows(2) {
+            let change = Change::Duplicated {
+                of: i64::from(pair[0]),
+                to: i64::from(pair[1]),
+            };
+            self.states.follow(&change, Vec::new());
+        }
+    }
+
     /// Takes the leader's next call and appends to `out` what is decided by it: nothing while a
     /// rule holds the call, or several calls at once. `now` is any clock that does not go back.
     ///
@@ -391,6 +403,7 @@ impl<C: Call + Clone> Engine<C> {
                 Decision::Release => {
                     if let Some(Held::Call(call, _)) = queue.pop_front() {
                         self.held -= 1;
+                        self.lifetime(&call);
                         let expected = self.noise(call)?;
                         self.pass(expected, now, out)?;
                     }
@@ -400,6 +413,12 @@ impl<C: Call + Clone> Engine<C> {
                     if let Some(Held::Call(call, _)) = queue.get(first) {
                         let on = Excerpt::of_call(call);
                         self.commit(rule, on, effects)?;
+                    }
+                    // Whatever the rule makes of them, the leader has made these calls.
+                    for i in taken.iter().flatten() {
+                        if let Some(Held::Call(call, _)) = queue.get(*i) {
+                            self.lifetime(call);
+                        }
                     }
                     self.apply(queue, rule, &taken, plan);
                 }
@@ -644,38 +663,58 @@ impl<C: Call + Clone> Engine<C> {
         out: &mut VecDeque<Expected<C>>,
     ) -> Result<(), RuleError> {
         if let Expected::Same(call) = &expected {
-            self.lifetime(call);
             if self.index.is_stream(call.nr()) || self.messages.is_holding() {
                 let tid = call.tid();
-                self.messages
-                    .push(expected, &self.index, &self.connections, now, out);
+                self.messages.push(
+                    expected,
+                    &self.index,
+                    (&self.connections, &self.states),
+                    now,
+                    out,
+                );
                 return self.messages_drain(tid, now, false, out);
             }
         } else if self.messages.is_holding() {
             let tid = expected.tid();
-            self.messages
-                .push(expected, &self.index, &self.connections, now, out);
+            self.messages.push(
+                expected,
+                &self.index,
+                (&self.connections, &self.states),
+                now,
+                out,
+            );
             return self.messages_drain(tid, now, false, out);
         }
         out.push_back(expected);
         Ok(())
     }
 
-    /// Follows connections as they come and go.
+    /// Follows descriptors as they come and go.
     fn lifetime(&mut self, call: &C) {
         if !self.index.is_life(call.nr()) {
             return;
         }
-        let accepts = super::names::call_by_number(call.nr()).is_some_and(|c| c.returns_fd);
-        if accepts && call.ret() >= 0 {
-            self.connections.insert(call.ret());
-            self.states.forget(call.ret());
-            self.messages.forget(call.ret());
-        } else if !accepts {
-            let fd = i64::from(call.args()[0] as i32);
-            self.connections.remove(&fd);
-            self.states.forget(fd);
-            self.messages.forget(fd);
+        let Some(change) = Change::of(call.nr(), call.args(), call.ret()) else {
+            return;
+        };
+        let known = match &change {
+            Change::Closed(range) => self.connections.range(range.clone()).copied().collect(),
+            _ => Vec::new(),
+        };
+        for gone in self.states.follow(&change, known) {
+            self.messages.forget(gone);
+        }
+        match change {
+            Change::Closed(range) => self.connections.retain(|fd| !range.contains(fd)),
+            Change::Accepted(fd) => {
+                self.connections.insert(fd);
+            }
+            Change::Duplicated { of, to } if self.connections.contains(&of) => {
+                self.connections.insert(to);
+            }
+            Change::Duplicated { to, .. } => {
+                self.connections.remove(&to);
+            }
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::ast::Direction;
 use super::call::Call;
+use super::descriptors::Change;
 use super::names::{self, Flow, Slot};
 use super::program::{Pattern, RuleSet, Subject};
 
@@ -12,7 +13,7 @@ const NONE: u16 = u16::MAX;
 
 /// Bit of [`Index::flags`]: messages may be in the call.
 const STREAM: u8 = 1;
-/// Bit of [`Index::flags`]: the call opens or closes a connection whose state is kept.
+/// Bit of [`Index::flags`]: the call opens, duplicates or closes a connection whose state is kept.
 const LIFE: u8 = 2;
 
 /// The index of one rule set and direction.
@@ -147,7 +148,7 @@ impl Index {
             };
             let stream = names::Signature::of(call).stream().is_some();
             *flags |= if messages && stream { STREAM } else { 0 };
-            let life = matches!(call.name, "close" | "accept" | "accept4");
+            let life = Change::may_be(call.nr);
             *flags |= if life && (messages || !set.states.is_empty()) {
                 LIFE
             } else {

@@ -27,6 +27,7 @@ use super::state::States;
 /// The messages of one process.
 pub(super) struct Messages<C> {
     framing: Option<Framing>,
+    /// By the name of the open file.
     streams: BTreeMap<(i64, Flow), Stream>,
     threads: BTreeMap<u32, Thread<C>>,
     held: usize,
@@ -64,6 +65,8 @@ struct Carrier<C> {
 struct Message {
     flow: Flow,
     fd: i64,
+    /// The name of the open file that the descriptor stands for.
+    file: i64,
     text: Vec<u8>,
     /// Calls that carry it, and how many bytes each has.
     parts: VecDeque<(u64, usize)>,
@@ -127,10 +130,10 @@ impl<C: Call + Clone> Messages<C> {
             .min()
     }
 
-    /// The connection is gone, or new.
-    pub(super) fn forget(&mut self, fd: i64) {
-        self.streams.remove(&(fd, Flow::In));
-        self.streams.remove(&(fd, Flow::Out));
+    /// The open file is gone, or new.
+    pub(super) fn forget(&mut self, file: i64) {
+        self.streams.remove(&(file, Flow::In));
+        self.streams.remove(&(file, Flow::Out));
     }
 
     /// Takes a call apart and queues it, or lets it pass at once when it concerns no rule.
@@ -138,7 +141,7 @@ impl<C: Call + Clone> Messages<C> {
         &mut self,
         item: Expected<C>,
         index: &Index,
-        connections: &BTreeSet<i64>,
+        (connections, states): (&BTreeSet<i64>, &States),
         now: Duration,
         out: &mut VecDeque<Expected<C>>,
     ) {
@@ -154,23 +157,35 @@ impl<C: Call + Clone> Messages<C> {
             && let Some(text) =
                 transferred(call, signature).filter(|t| !t.is_empty() && call.ret() > 0)
         {
-            let stream = self.streams.entry((fd, flow)).or_default();
+            let file = states.file(fd);
+            let looks = names::only_looks(call.nr(), call.args());
+            // What is only looked at comes again.
+            let mut looked_at;
+            let stream = if looks {
+                looked_at = self.streams.get(&(file, flow)).cloned().unwrap_or_default();
+                &mut looked_at
+            } else {
+                self.streams.entry((file, flow)).or_default()
+            };
             if !stream.broken {
-                let thread = self.threads.get_mut(&tid);
+                let thread = self.threads.get_mut(&tid).filter(|_| !looks);
                 let open = thread.and_then(|t| {
                     t.messages
                         .iter_mut()
-                        .find(|m| !m.complete && !m.decided && (m.fd, m.flow) == (fd, flow))
+                        .find(|m| !m.complete && !m.decided && (m.file, m.flow) == (file, flow))
                 });
                 pieces = divide(
                     framing,
                     stream,
                     open,
                     text,
-                    (fd, flow),
+                    (fd, file, flow),
                     id,
                     (call.seq(), now),
                 );
+                for piece in pieces.iter_mut().filter(|_| looks) {
+                    piece.decided |= !piece.complete;
+                }
             }
         }
         // What no rule can begin with needs no queue: nothing is held and nothing is copied.
@@ -392,7 +407,7 @@ fn divide(
     stream: &mut Stream,
     mut open: Option<&mut Message>,
     text: &[u8],
-    (fd, flow): (i64, Flow),
+    (fd, file, flow): (i64, i64, Flow),
     id: u64,
     (seq, since): (u64, Duration),
 ) -> Vec<Message> {
@@ -431,6 +446,7 @@ fn divide(
             pieces.push(Message {
                 flow,
                 fd,
+                file,
                 text: part.to_vec(),
                 parts: VecDeque::from([(id, length)]),
                 complete,

@@ -21,7 +21,8 @@
 //! 2. **At t2:** one `Engine::new(set, Direction::Forward)` for each process pair, and
 //!    [`Engine::add_connection`](engine::Engine::add_connection) for each socket that was connected
 //!    at the snapshot. Rules over messages apply to these and to what is accepted later, and to no
-//!    other descriptor. One [`carry::Carry`] for each pair. A forked child gets
+//!    other descriptor. [`Engine::add_duplicates`](engine::Engine::add_duplicates) for those that stand for one
+//!    stream, in the carry as well. One [`carry::Carry`] for each pair. A forked child gets
 //!    [`Engine::for_child`](engine::Engine::for_child). At t5: flush, then
 //!    [`Engine::reversed`](engine::Engine::reversed).
 //! 3. **For each record, in the ring's order:** ask [`Engine::concerns`](engine::Engine::concerns); what
@@ -47,8 +48,8 @@
 //!      a queue is no lag.
 //!    - Any other mismatch is a divergence, unless the follower reads what is
 //!      [carried](crate::matcher::give_carried) to it.
-//! 7. **While the carry is not empty** every read of the follower goes through it; on `close`
-//!    [`Carry::forget`](carry::Carry::forget).
+//! 7. **While the carry is not empty** every read of the follower goes through it. What the follower
+//!    does to its descriptors goes to [`Carry::follow`](carry::Carry::follow).
 //! 8. **Errors** ([`RuleError`]) roll the update back with their text; the engine is not used again.
 //! 9. **Status:** [`Engine::counts`](engine::Engine::counts), and
 //!    [`Engine::take_firings`](engine::Engine::take_firings) for `rules trace` and the timeline (`logs`). A
@@ -60,6 +61,7 @@ pub mod ast;
 pub mod call;
 pub mod carry;
 pub mod check;
+pub mod descriptors;
 pub mod diagnostic;
 pub mod engine;
 mod eval;

@@ -176,6 +176,21 @@ pub fn signature(nr: u16) -> Option<&'static Signature> {
     SIGNATURES.get(usize::from(nr))?.as_ref()
 }
 
+/// The call shows what a later one will read (`MSG_PEEK`).
+#[must_use]
+pub fn only_looks(nr: u16, args: &[u64; 6]) -> bool {
+    const MSG_PEEK: i32 = 2;
+    static RECEIVES: LazyLock<[(u16, usize); 2]> = LazyLock::new(|| {
+        [
+            (table::number("recvfrom"), 3),
+            (table::number("recvmsg"), 2),
+        ]
+    });
+    RECEIVES
+        .iter()
+        .any(|(call, flags)| *call == nr && args[*flags] as i32 & MSG_PEEK != 0)
+}
+
 /// A call whose name is like `name`.
 #[must_use]
 pub fn similar_call(name: &str) -> Option<&'static str> {

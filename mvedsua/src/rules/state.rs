@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::ast::StateScope;
+use super::descriptors::{Change, OpenFiles};
 use super::diagnostic::Code;
 use super::fault::Fault;
 use super::program::RuleSet;
@@ -17,7 +18,9 @@ const MAX_STATE_TEXT: usize = 4096;
 #[derive(Clone, Debug, Default)]
 pub(super) struct States {
     service: BTreeMap<usize, Value<'static>>,
+    /// By the name of the open file: of one that is duplicated the state is that of all its descriptors.
     connections: BTreeMap<i64, BTreeMap<usize, Value<'static>>>,
+    files: OpenFiles,
 }
 
 impl States {
@@ -30,7 +33,10 @@ impl States {
         let state = &set.states[at];
         let found = match state.scope {
             StateScope::Service => self.service.get(&at),
-            StateScope::Connection => self.connections.get(&connection).and_then(|c| c.get(&at)),
+            StateScope::Connection => {
+                let of = self.connections.get(&self.files.name(connection));
+                of.and_then(|c| c.get(&at))
+            }
         };
         found.unwrap_or(&state.initial)
     }
@@ -55,6 +61,7 @@ impl States {
                 self.service.insert(at, value);
             }
             StateScope::Connection => {
+                let connection = self.files.name(connection);
                 if self.connections.len() >= MAX_CONNECTIONS
                     && !self.connections.contains_key(&connection)
                 {
@@ -70,8 +77,23 @@ impl States {
         Ok(())
     }
 
-    /// The connection is gone; the next one with that number starts afresh.
-    pub(super) fn forget(&mut self, connection: i64) {
-        self.connections.remove(&connection);
+    /// The name of the open file that a descriptor stands for.
+    pub(super) fn file(&self, fd: i64) -> i64 {
+        self.files.name(fd)
+    }
+
+    /// Follows what a call did to descriptors; of those in `known` something else is kept. Returns the
+    /// names of the open files that are gone: the next one under such a number starts afresh.
+    pub(super) fn follow(&mut self, change: &Change, mut known: Vec<i64>) -> Vec<i64> {
+        if let Change::Closed(range) = change {
+            known.extend(self.connections.range(range.clone()).map(|(name, _)| *name));
+        }
+        let mut gone = Vec::new();
+        self.files
+            .follow(change, &known, &mut |name| gone.push(name));
+        for name in &gone {
+            self.connections.remove(name);
+        }
+        gone
     }
 }

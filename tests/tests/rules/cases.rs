@@ -167,6 +167,24 @@ pub const RECONCILED: &[Case] = &[
         r#"recvmmsg(., _) = EAGAIN as r => r(., "hello")"#,
         "the follower",
     ),
+    case(
+        "carried, and read through a duplicate",
+        31,
+        r#"read(., "DUP $rest") as r => r(., "DUP-string $rest")"#,
+        "the leader made close, the follower read",
+    ),
+    case(
+        "carried, and forgotten with its connection",
+        32,
+        r#"read(., "REP $rest") as r => r(., "REP-string $rest")"#,
+        "the follower",
+    ),
+    case(
+        "looked at before it is read",
+        33,
+        r#"recvfrom(., "SEE $rest") as r => r(., "SEE-string $rest")"#,
+        "the follower",
+    ),
 ];
 
 /// Rules that end the update, and what must stand in the reason.

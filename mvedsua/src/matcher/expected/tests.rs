@@ -243,6 +243,36 @@ fn what_is_carried_comes_before_the_end_that_the_leader_met() {
 }
 
 #[test]
+fn what_is_only_looked_at_is_still_to_be_read() {
+    let expected = rule(
+        r#"recvfrom(fd, "PUT $rest") => recvfrom(fd, "PUT-string $rest")"#,
+        leader("recvfrom", "PUT k v\r\n"),
+    );
+    let receive = |len, flags| Call {
+        nr: nr("recvfrom"),
+        args: [5, BASE, len, flags, 0, 0],
+    };
+    // MSG_PEEK
+    let look = receive(12, 2);
+    let (mut carry, epoll) = (Carry::new(), EpollData::default());
+    let mut page = Page::with(&[0xee; 64]);
+    let mut give = |call: &Call, carry: &mut Carry| {
+        let given = give(&expected, None, call, &mut page, &epoll, carry).expect("it fits");
+        (given, page.0[..given.result as usize].to_vec())
+    };
+    let (given, text) = give(&look, &mut carry);
+    assert_eq!((given.consumed, &text[..]), (true, &b"PUT-string k"[..]));
+    assert!(carry.is_empty());
+    let (_, text) = give(&receive(10, 0), &mut carry);
+    assert_eq!(text, b"PUT-string");
+    let looked = give_carried(&look, &mut page, &mut carry).expect("it fits");
+    assert_eq!((looked, &page.0[..6]), (Some(6), &b" k v\r\n"[..]));
+    let read = give_carried(&receive(100, 0), &mut page, &mut carry).expect("it fits");
+    assert_eq!(read, Some(6));
+    assert_eq!(give_carried(&look, &mut page, &mut carry), Ok(None));
+}
+
+#[test]
 fn a_write_that_is_accepted_as_it_comes_is_answered_with_its_own_size() {
     let expected = rule(r#"write(_, "x", _) => tolerate"#, leader("write", "xy"));
     let (mut carry, epoll) = (Carry::new(), EpollData::default());

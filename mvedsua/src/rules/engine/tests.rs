@@ -215,6 +215,168 @@ test "flags" { given { openat(-100, "/var/log", 5) = 3; } expect { openat(-100, 
 }
 
 #[test]
+fn the_state_of_a_connection_is_that_of_all_its_descriptors() {
+    passes(
+        r#"
+state connection feat = false;
+read(fd, "FEAT\n") => same { feat = true; };
+write(fd, s) when feat => write(fd, "new $s");
+rule end: close(fd) when feat => close(fd), write(2, "closed\n");
+test "what was duplicated, and what comes under a number of it afterwards" {
+    given {
+        read(5, "FEAT\n");
+        dup(5) = 7;
+        write(7, "a");
+        close(5);
+        write(7, "b");
+        accept4(3) = 5;
+        write(5, "c");
+        dup2(5, 7) = 7;
+        write(7, "d");
+    }
+    expect {
+        read(5, "FEAT\n");
+        dup(5);
+        write(7, "new a");
+        close(5);
+        write(2, "closed\n");
+        write(7, "new b");
+        accept4(3);
+        write(5, "c");
+        dup2(5, 7);
+        write(7, "d");
+    }
+}
+test "all are closed at once" {
+    given {
+        read(5, "FEAT\n");
+        fcntl(5, F_DUPFD_CLOEXEC, 10) = 10;
+        close_range(5, 9, 0);
+        write(10, "a");
+        close_range(3, 4294967295, 4);
+        write(10, "b");
+        close_range(3, 4294967295, 0);
+        write(10, "c");
+    }
+    expect {
+        read(5, "FEAT\n");
+        fcntl(5, F_DUPFD_CLOEXEC, 10);
+        close_range(5, 9, 0);
+        write(10, "new a");
+        close_range(3, 4294967295, 4);
+        write(10, "new b");
+        close_range(3, 4294967295, 0);
+        write(10, "c");
+    }
+}
+"#,
+    );
+}
+
+#[test]
+fn messages_go_on_over_what_a_connection_was_duplicated_to() {
+    passes(
+        r#"
+messages line;
+request(., "PUT $k\n") => request(., "PUT-string $k\n");
+test "one half from each" {
+    given {
+        connection 5;
+        read(5, "PU");
+        dup(5) = 7;
+        close(5);
+        read(7, "T a\nPUT b\n");
+    }
+    expect {
+        read(5, "PU");
+        dup(5);
+        close(5);
+        read(7, "T-string a\nPUT-string b\n");
+    }
+}
+test "another connection comes in its place, a file is none" {
+    given {
+        connection 5;
+        connection 6;
+        read(5, "PU");
+        dup2(6, 5) = 5;
+        read(5, "PUT a\n");
+        dup3(9, 5, 0) = 5;
+        read(5, "PUT b\n");
+    }
+    expect {
+        read(5, "PU");
+        dup2(6, 5);
+        read(5, "PUT-string a\n");
+        dup3(9, 5, 0);
+        read(5, "PUT b\n");
+    }
+}
+"#,
+    );
+}
+
+#[test]
+fn a_number_that_is_not_there_can_be_tested_for() {
+    passes(
+        r#"
+parser p = fields len: u16be, body: rest;
+rule word: read(3, s) { (a, b) = words(s); return int(b) != NULL && int(b) > 10; } => read(3, "$a big");
+rule short: read(4, s) { (len, body) = p(s); return NULL == len; } => read(4, "short");
+test "words" {
+    given { read(3, "a 11"); read(3, "a 9"); read(3, "a b"); read(3, "a"); }
+    expect { read(3, "a big"); read(3, "a 9"); read(3, "a b"); read(3, "a"); }
+}
+test "fields" { given { read(4, "x"); read(4, "xy"); } expect { read(4, "short"); read(4, "xy"); } }
+"#,
+    );
+}
+
+#[test]
+fn a_case_says_what_each_thread_is_to_do_in_any_order() {
+    passes(
+        r#"
+rule swap on thread: getpid(), getppid() => getppid() = 1, getpid();
+test "the held call of one thread does not hold the other" {
+    given { thread 1: getpid() = 7; thread 2: write(5, "z"); thread 1: getppid() = 1; write(5, "x") = EPIPE; }
+    expect { thread 1: getppid(); thread 1: getpid(); write(5, "z"); write(5, "x"); }
+}
+"#,
+    );
+    assert!(
+        fails("test \"t\" { given { thread 2: getpid() = 7; } expect { thread 1: getpid(); } }")
+            .contains("nothing more is expected")
+    );
+}
+
+#[test]
+fn what_was_only_looked_at_is_no_part_of_a_message() {
+    passes(
+        r#"
+messages line;
+request(., "PUT $k\n") => request(., "PUT-string $k\n");
+test "half of it, and all of it" {
+    given {
+        connection 5;
+        recvfrom(5, "PU", flags: MSG_PEEK);
+        recvfrom(5, "PUT a\n", flags: MSG_PEEK);
+        recvfrom(5, "PUT a\nPU", flags: 0);
+        recvfrom(5, "T b\n", flags: MSG_PEEK);
+        recvfrom(5, "T b\n", flags: 0);
+    }
+    expect {
+        recvfrom(5, "PU", flags: MSG_PEEK);
+        recvfrom(5, "PUT-string a\n", flags: MSG_PEEK);
+        recvfrom(5, "PUT-string a\nPU", flags: 0);
+        recvfrom(5, "T b\n", flags: MSG_PEEK);
+        recvfrom(5, "T-string b\n", flags: 0);
+    }
+}
+"#,
+    );
+}
+
+#[test]
 fn state_of_connections_and_of_the_service() {
     passes(
         r#"
