@@ -514,6 +514,15 @@ fn a_suggested_rule_reconciles_the_divergence_that_it_was_made_from() -> Result<
         two.mvedsua.rollback(NAME)?;
         let none = two.mvedsua.run(&["rules", "suggest", NAME])?;
         ensure!(none.code == 5 && none.stderr.contains("E382"), "{none:?}");
+        let status = two.mvedsua.run(&["status", NAME, "--json"])?.ok()?;
+        std::fs::write(&saved, status)?;
+        let none = two
+            .mvedsua
+            .run(&["rules", "suggest", &saved.display().to_string()])?;
+        ensure!(
+            none.code == 5 && none.stderr.contains("E382") && none.stdout.is_empty(),
+            "{none:?}"
+        );
     }
     two.victim.end()
 }

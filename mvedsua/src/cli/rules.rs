@@ -259,14 +259,24 @@ const KEYS: [&str; 2] = ["/divergence", "/last_update/divergence"];
 
 fn suggest_from_file(file: &Path) -> std::io::Result<Report> {
     let text = std::fs::read_to_string(file)?;
-    let invalid = |why: String| std::io::Error::new(std::io::ErrorKind::InvalidData, why);
-    let value: Value =
-        serde_json::from_str(&text).map_err(|e| invalid(format!("this is no JSON: {e}")))?;
+    // What can be taken for a rule stands alone in the output.
+    let none = |why: String| {
+        eprintln!("error[E382]: {why}");
+        eprintln!(
+            "help: save what `status NAME --json` prints after an update that ended in a divergence"
+        );
+        Ok(Report {
+            text: String::new(),
+            ok: false,
+        })
+    };
+    let value: Value = match serde_json::from_str(&text) {
+        Ok(value) => value,
+        Err(error) => return none(format!("{} is no JSON: {error}", file.display())),
+    };
     let record = KEYS.iter().find_map(|key| value.pointer(key).cloned());
-    let divergence: Divergence = serde_json::from_value(record.unwrap_or(value)).map_err(|e| {
-        invalid(format!(
-            "the report has no divergence that can be read: {e}"
-        ))
-    })?;
+    let Ok(divergence) = serde_json::from_value::<Divergence>(record.unwrap_or(value)) else {
+        return none(format!("{} tells of no divergence", file.display()));
+    };
     Ok(suggested(&divergence))
 }
