@@ -131,9 +131,11 @@ impl Armed {
             inspect::status_mask(pid, pid, "ShdPnd") | inspect::status_mask(pid, pid, "SigPnd");
         let lost = |signal: i32| {
             let waits = waits & 1u64.checked_shl(signal as u32 - 1).unwrap_or(0) != 0;
-            (!waits)
-                .then(|| now.saturating_duration_since(died) + HEARD_LATE)
-                .unwrap_or_default()
+            if waits {
+                Duration::ZERO
+            } else {
+                now.saturating_duration_since(died) + HEARD_LATE
+            }
         };
         let interval = [
             (libc::SIGALRM, Some(ClockId::CLOCK_MONOTONIC)),

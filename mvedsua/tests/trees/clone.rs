@@ -19,14 +19,16 @@ fn copy(pid: i32, namespace: &mut PidNamespace) -> Vec<(i32, Stopped)> {
     let capture = snapshot::capture(pid, threads, &vdso, true).expect("captured");
     let (mut captured, slots) = (capture.threads, capture.slots);
     let mut contexts: Vec<_> = captured.iter().map(|c| c.context.clone()).collect();
-    let mut others = Vec::new();
+    let (mut others, mut cloner) = (Vec::new(), 0);
     let copied = snapshot::take(
         pid,
         &mut captured,
         &vdso,
         slots,
         Some(namespace),
-        &mut |rest| {
+        &mut |made, rest| {
+            cloner = made.tid();
+            others.push(made);
             others.extend(
                 rest.into_iter()
                     .map(|other| other.resume(0).expect("it lives")),
@@ -34,9 +36,7 @@ fn copy(pid: i32, namespace: &mut PidNamespace) -> Vec<(i32, Stopped)> {
         },
     )
     .expect("copied");
-    let cloner = copied.cloner.tid();
     snapshot::learn(pid, &mut contexts, cloner, slots).expect("answered");
-    others.push(copied.cloner);
     free(pid, others, &vdso);
     snapshot::populate(pid, copied.follower, &contexts, &vdso, Some(namespace)).expect("populated")
 }

@@ -70,7 +70,7 @@ pub fn copy(family: &mut Family) -> Result<Copies, String> {
         &vdso,
         first.slots,
         Some(&namespace),
-        &mut |_| {},
+        &mut |_, _| {},
     )
     .map_err(told)?;
     for part in &mut parts[1..] {
