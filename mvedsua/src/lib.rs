@@ -14,4 +14,5 @@ pub mod report;
 pub mod rules;
 pub mod session;
 pub mod sys;
+pub mod systemd;
 pub mod tracee;

@@ -9,6 +9,7 @@
 //! - [`kvstore`]: the example server in its three versions, and a client;
 //! - [`ftp`], [`vsftpd`]: a client whose transfers can be held, and the server with users of its own;
 //! - [`content`]: files of which every byte is known;
+//! - [`systemd`]: a real systemd whose units are servers of a test;
 //! - [`idle`]: connections that must still answer after an update;
 //! - [`supervised`]: all of these together, what most tests start from;
 //! - [`bare`]: whether a server is as it was before it was touched;
@@ -43,6 +44,7 @@ pub mod server;
 pub mod sessions;
 pub mod supervised;
 pub mod switch;
+pub mod systemd;
 pub mod victim;
 pub mod vsftpd;
 

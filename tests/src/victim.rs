@@ -45,20 +45,7 @@ impl Victim {
         let dir = tempfile::Builder::new()
             .prefix("mvedsua-victim-")
             .tempdir()?;
-        let source = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/victims"))
-            .join(format!("{name}.c"));
-        let program = dir.path().join(name);
-        let compiled = Command::new("cc")
-            .args(["-O1", "-g", "-pthread", "-Wall", "-Wextra", "-Werror", "-o"])
-            .arg(&program)
-            .arg(&source)
-            .output()
-            .context("running cc")?;
-        ensure!(
-            compiled.status.success(),
-            "{}",
-            String::from_utf8_lossy(&compiled.stderr)
-        );
+        let program = compile(name, dir.path())?;
         let log = File::create(dir.path().join("log"))?;
         let child = Command::new(&program)
             .arg(dir.path().join("progress"))
@@ -202,6 +189,28 @@ impl Drop for Victim {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Compiles `tests/victims/NAME.c` into a folder; the program.
+///
+/// # Errors
+/// When it does not compile.
+pub fn compile(name: &str, dir: &Path) -> Result<PathBuf> {
+    let source =
+        PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/victims")).join(format!("{name}.c"));
+    let program = dir.join(name);
+    let compiled = Command::new("cc")
+        .args(["-O1", "-g", "-pthread", "-Wall", "-Wextra", "-Werror", "-o"])
+        .arg(&program)
+        .arg(&source)
+        .output()
+        .context("running cc")?;
+    ensure!(
+        compiled.status.success(),
+        "{}",
+        String::from_utf8_lossy(&compiled.stderr)
+    );
+    Ok(program)
 }
 
 fn vdso(pid: i32) -> Result<Vec<u8>> {

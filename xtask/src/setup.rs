@@ -21,12 +21,14 @@ const POLICY: &str = "/usr/sbin/policy-rc.d";
 const POLICY_TEXT: &str = "#!/bin/sh\n# Put here by `cargo xtask setup` of mvedsua for one installation, then removed.\nexit 101\n";
 
 /// Programs that tests, demo and benchmark run, and Debian's packages that have them.
-const PROGRAMS: [(&str, &str); 5] = [
+const PROGRAMS: [(&str, &str); 6] = [
     ("redis-server", "redis-server"),
     ("redis-cli", "redis-tools"),
     ("memcached", "memcached"),
     ("vsftpd", "vsftpd"),
     ("gcc", "gcc"),
+    // Not the machine's own: started in a container by tests of units.
+    ("systemctl", "systemd"),
 ];
 
 /// Headers for the victim programs in C.

@@ -15,6 +15,7 @@ use super::home::{Home, Kept};
 use super::rollback::Family;
 use super::side::{Side, Why};
 use super::snapshot::KEPT_OPTIONS;
+use super::unit;
 use crate::sys::pidfd;
 use crate::sys::seccomp::Listener;
 use crate::tracee::pid_namespace::PidNamespace;
@@ -44,7 +45,7 @@ fn parked_listener(pid: i32) -> Option<i32> {
 /// Kills a copy, with its tree, that a killed agent was about to promote. It stands still in its filter, and
 /// the process `leader` that it was to replace serves on.
 pub fn discard_copy(pid: i32, leader: i32) {
-    if !is_promoted(pid) {
+    if !is_promoted(pid) || !unit::give_back(pid, leader) {
         return;
     }
     let namespace = |pid: i32| std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();

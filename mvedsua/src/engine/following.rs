@@ -21,6 +21,7 @@ use super::readings::Slots;
 use super::rules::Rules;
 use super::side::{Side, Why};
 use super::transforming::Transformation;
+use super::unit::MainProcess;
 use crate::follower::Arrival;
 use crate::matcher::{EpollData, Order};
 use crate::recorder::{EventRef, Recorder};
@@ -168,6 +169,8 @@ pub(super) struct Following {
     idle_looks: u32,
     /// An answer is kept from the follower for a signal that may come.
     pub(super) keeps: bool,
+    /// The unit whose main process the leader is, once an exchange is to be made.
+    pub(super) unit: Option<MainProcess>,
 }
 
 /// What [`Following`] is made of.
@@ -256,6 +259,7 @@ impl Following {
             armed: parts.armed,
             idle_looks: 0,
             keeps: false,
+            unit: None,
         }
     }
 

@@ -48,6 +48,7 @@ mod snapshot;
 mod timeline;
 mod transfer;
 mod transforming;
+mod unit;
 mod wards;
 mod worker;
 

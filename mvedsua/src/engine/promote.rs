@@ -61,7 +61,7 @@ impl Following {
     pub(super) fn prepare(&mut self) -> Result<(), Stop> {
         // What the follower is given it cannot give back. A tree's processes come and go, and each would need its
         // own: they are given all in the pause.
-        if self.tree.is_none() && self.obstacle(true).is_none() {
+        if self.tree.is_none() && self.obstacle(true).is_none() && self.look_for_unit().is_ok() {
             self.hold_a_call()?;
             self.give_ahead(ROOT);
         }
@@ -120,7 +120,8 @@ impl Following {
     /// the kernel keeps for the leader, and goes on in its place. With `finalize` the old version is to follow
     /// no more.
     pub(super) fn promote(mut self, finalize: bool) -> Promoted {
-        if let Some(why) = self.obstacle(finalize) {
+        let unit = self.look_for_unit().err();
+        if let Some(why) = unit.or_else(|| self.obstacle(finalize)) {
             return match self.take_back() {
                 Ok(()) => Promoted::NotNow(Box::new(self), why),
                 Err(stop) => Promoted::Failed(Box::new(self), stop),
@@ -149,6 +150,9 @@ impl Following {
     /// The leader crashed and its threads are held: the follower takes its place.
     pub(super) fn take_over(mut self) -> Promoted {
         let start = Instant::now();
+        if let Err(why) = self.look_for_unit() {
+            return Promoted::Failed(Box::new(self), Stop::roll_back(why));
+        }
         if let Err(stop) = self.halt_leader() {
             return Promoted::Failed(Box::new(self), stop);
         }
@@ -198,7 +202,10 @@ impl Following {
                     start,
                 }))
             }
-            Err(stop) => Promoted::Failed(Box::new(self), stop),
+            Err(stop) => {
+                self.leave_unit();
+                Promoted::Failed(Box::new(self), stop)
+            }
         }
     }
 
@@ -430,6 +437,8 @@ impl Following {
                 .follower
                 .set_options_stopped(KEPT_OPTIONS)?;
         }
+        // A unit ends with its main process: whoever that is must not end with this agent.
+        self.lead_unit()?;
         let doomed = self.tree.is_some().then(|| {
             let others = self.pairs.iter().skip(1).map(|pair| &pair.leader);
             let others = others.filter(|leader| !leader.is_gone());

@@ -77,18 +77,6 @@ fn same_text(from: i32, to: i32, name: &str) -> std::io::Result<()> {
     }
 }
 
-/// The unit whose main process `pid` is, as far as can be told from outside: systemd is the parent,
-/// and the unit is not the agent's own.
-fn unit_that_would_end(pid: i32) -> Option<String> {
-    if !std::path::Path::new("/run/systemd/system").exists()
-        || inspect::status_field(pid, pid, "PPid").as_deref() != Some("1")
-    {
-        return None;
-    }
-    let unit = inspect::service_unit(pid)?;
-    (inspect::service_unit(std::process::id() as i32).as_ref() != Some(&unit)).then_some(unit)
-}
-
 /// Takes a process that will follow its own timers: what they tell it will be told by the leader. Its `thread`
 /// is stopped, all signals blocked.
 ///
@@ -333,13 +321,6 @@ impl Following {
     /// old version is to follow, which is more to ask.
     pub(super) fn obstacle(&self, finalize: bool) -> Option<String> {
         let root = self.pairs.root().leader.pid;
-        if let Some(unit) = unit_that_would_end(root) {
-            return Some(format!(
-                "the leader is the main process of the systemd unit {unit}: systemd would take its end for \
-                 the end of the service and stop the new one too. Run the server outside the unit, e.g. \
-                 with `mvedsua run`"
-            ));
-        }
         if let Some(why) = self
             .living()
             .into_iter()

@@ -8,6 +8,7 @@ pub mod heap;
 pub mod limits;
 pub mod memory;
 pub mod mortal;
+pub mod named_datagram;
 pub mod open;
 pub mod pid_namespace;
 pub mod pidfd;

@@ -256,7 +256,7 @@ pub fn descendants(pid: i32) -> Vec<i32> {
     all
 }
 
-/// The systemd service that a process belongs to, by its control group.
+/// The systemd service that a process belongs to, by its control group: the innermost unit, if that is a service.
 #[must_use]
 pub fn service_unit(pid: i32) -> Option<String> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
@@ -270,8 +270,9 @@ fn parse_service_unit(cgroups: &str) -> Option<String> {
         if !controllers.is_empty() && controllers != "name=systemd" {
             return None;
         }
-        let unit = path.split('/').find(|part| part.ends_with(".service"))?;
-        Some(unit.to_owned())
+        let is_unit = |part: &&str| part.ends_with(".service") || part.ends_with(".scope");
+        let unit = path.rsplit('/').find(is_unit)?;
+        unit.ends_with(".service").then(|| unit.to_owned())
     })
 }
 
@@ -320,5 +321,8 @@ mod tests {
         let legacy = "4:cpu:/a.service\n1:name=systemd:/system.slice/redis-server.service/sub\n";
         assert_eq!(parse_service_unit(legacy), unit);
         assert_eq!(parse_service_unit("0::/user.slice/session-1.scope\n"), None);
+        let terminal =
+            "0::/user.slice/user-1000.slice/user@1000.service/app.slice/terminal.scope\n";
+        assert_eq!(parse_service_unit(terminal), None);
     }
 }
