@@ -1,9 +1,9 @@
 //! `kill -9` of a leader that is far ahead of its follower: what it did is in the ring, and its clients notice nothing.
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use mvedsua_tests::process::{self, Signal};
 use mvedsua_tests::supervised::{LIMIT, NAME, Supervised};
-use mvedsua_tests::{Need, can_run};
+use mvedsua_tests::{Mvedsua, Need, Victim, can_run, wait_until};
 
 const KEYS: u32 = 5_000;
 const RATE: u32 = 2_000;
@@ -28,4 +28,32 @@ fn the_follower_takes_over_from_a_killed_leader_with_a_backlog() -> Result<()> {
         Ok(process::send(follower, Signal::SIGCONT)?)
     })?;
     server.finish()
+}
+
+/// Nobody can take over: then the leader dies of its signal, as it would have without us, and does not live on.
+#[test]
+fn a_leader_without_a_successor_dies_as_it_would_have() -> Result<()> {
+    let name = "a_leader_without_a_successor_dies_as_it_would_have";
+    if !can_run(name, &[Need::Root, Need::Program("cc")]) {
+        return Ok(());
+    }
+    for signal in [Signal::SIGSEGV, Signal::SIGABRT, Signal::SIGKILL] {
+        let victim = Victim::start("fds")?;
+        let mvedsua = Mvedsua::start()?;
+        mvedsua.attach_without_children(victim.pid(), "fds")?;
+        mvedsua.update_identity("fds", &["--hang-limit", "4s"])?;
+        let status = mvedsua.status("fds")?;
+        let follower = status.follower.context("it follows")?.pid;
+        process::send(follower, Signal::SIGSTOP)?;
+        mvedsua.wait_for("fds", LIMIT, |status| {
+            status.follower.is_some_and(|f| f.lag_events > 0)
+        })?;
+        process::send(victim.pid(), signal)?;
+        let ended = wait_until(LIMIT, || {
+            !process::is_alive(victim.pid()) && !process::is_alive(follower)
+        });
+        ensure!(ended, "{signal}\n{}", mvedsua.log());
+        ensure!(wait_until(LIMIT, || mvedsua.status("fds").is_err()));
+    }
+    Ok(())
 }

@@ -237,6 +237,23 @@ impl Side {
         }
     }
 
+    /// Lets threads that stand at their death die of what they would have died of: a signal that was about to be delivered
+    /// is. (The kernel forgets one with which a thread is not resumed, and a fault that was no fault, `kill -SEGV`, would
+    /// never come again.)
+    pub(super) fn let_die(&mut self) {
+        for tid in self.tids() {
+            let Some(thread) = self.take(tid, Why::Dying) else {
+                continue;
+            };
+            // The stop of an event has a code of its own, above the signal.
+            let signal = ptrace::signal_info(tid).ok();
+            let signal = signal.filter(|info| info.si_code >> 8 <= 0);
+            // One that is gone will be reported as such.
+            let running = thread.resume(signal.map_or(0, |info| info.si_signo));
+            self.add_running(running.unwrap_or_else(|_| Running::born(tid)));
+        }
+    }
+
     /// Nothing is waited for any more.
     pub(super) fn forget(&mut self) {
         self.threads.clear();

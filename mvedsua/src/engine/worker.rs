@@ -657,7 +657,7 @@ impl Worker {
                 if following.tree.is_none() {
                     end_all([&mut root.follower], &mut || ());
                 }
-                // It dies as it would have.
+                root.leader.let_die();
                 root.leader.resume_all();
                 if following.tree.is_some() {
                     following.abandon(&mut home);
