@@ -62,8 +62,9 @@ pub(super) struct Lock {
 }
 
 impl Lock {
-    /// Whether a process holds any (`/proc/locks`): a look at each of ten thousand descriptors takes its time.
-    fn any(pid: i32) -> bool {
+    /// Whether a process holds any (`/proc/locks`): a look at each of ten thousand descriptors takes its time. So does
+    /// this: the kernel waits for an RCU grace period first (`locks_start`), 15 ms here.
+    pub(super) fn any(pid: i32) -> bool {
         let all = std::fs::read_to_string("/proc/locks").unwrap_or_default();
         all.lines().any(|line| {
             let words: Vec<&str> = line.split_whitespace().collect();
@@ -293,7 +294,7 @@ impl Following {
         self.tree.is_some()
             || *estate_changed
             || !Identity::is_same(leader.pid, follower.pid)
-            || Lock::any(leader.pid)
+            || self.held_locks.unwrap_or_else(|| Lock::any(leader.pid))
     }
 
     /// Gives the copy a way to the places of an estate, under numbers that the leader's process does not use.

@@ -166,6 +166,9 @@ pub(super) struct Following {
     pub(super) transformation: Transformation,
     /// What is known of the root's timers.
     pub(super) armed: Armed,
+    /// Whether the root held record locks when that was looked for ahead of a promotion. One that it has taken since is
+    /// known by its call.
+    pub(super) held_locks: Option<bool>,
     idle_looks: u32,
     /// An answer is kept from the follower for a signal that may come.
     pub(super) keeps: bool,
@@ -257,6 +260,7 @@ impl Following {
             no_new_privs: parts.no_new_privs,
             transformation: Transformation::None,
             armed: parts.armed,
+            held_locks: None,
             idle_looks: 0,
             keeps: false,
             unit: None,

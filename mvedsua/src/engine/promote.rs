@@ -62,6 +62,7 @@ impl Following {
         // What the follower is given it cannot give back. A tree's processes come and go, and each would need its
         // own: they are given all in the pause.
         if self.tree.is_none() && self.obstacle(true).is_none() && self.look_for_unit().is_ok() {
+            self.held_locks = Some(Lock::any(self.pairs.root().leader.pid));
             self.hold_a_call()?;
             self.give_ahead(ROOT);
         }
