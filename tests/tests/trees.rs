@@ -28,13 +28,17 @@ fn ensure_equal(status: &Status) -> Result<()> {
 fn follow(mvedsua: &Mvedsua, victim: &Victim, name: &str, rounds: u64) -> Result<()> {
     mvedsua.update_identity(name, &[])?;
     victim.wait_rounds(rounds)?;
+    ensure_equal(&caught_up(mvedsua, name)?)
+}
+
+/// The status once the follower, if there is one, has done all that is recorded now.
+fn caught_up(mvedsua: &Mvedsua, name: &str) -> Result<Status> {
     let done = mvedsua.status(name)?.events.recorded;
-    let status = mvedsua.wait_for(name, LIMIT, |status| {
+    mvedsua.wait_for(name, LIMIT, |status| {
         status
             .follower
             .is_none_or(|follower| status.events.recorded - follower.lag_events >= done)
-    })?;
-    ensure_equal(&status)
+    })
 }
 
 /// No process of the program is traced or filtered.
@@ -171,12 +175,7 @@ fn leads_and_goes_back(name: &str, times: u32) -> Result<()> {
         let status = mvedsua.status(name)?;
         victim.promoted(status.leader.pid)?;
         victim.wait_rounds(10)?;
-        let done = mvedsua.status(name)?.events.recorded;
-        let status = mvedsua.wait_for(name, LIMIT, |status| {
-            status
-                .follower
-                .is_none_or(|follower| status.events.recorded - follower.lag_events >= done)
-        })?;
+        let status = caught_up(&mvedsua, name)?;
         let follower = status.follower.map_or(0, |follower| follower.pid);
         ensure!(
             status.stage == "updated-leader" && status.events.diverged == 0 && follower != 0,

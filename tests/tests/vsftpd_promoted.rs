@@ -70,10 +70,7 @@ fn a_tree_with_sessions_is_promoted_and_updated_again() -> Result<()> {
     ensure!(uploads.len() == 3, "{uploads:?}");
     // The copy is as good as the original.
     let sessions = Sessions::open(&ftp.server, 4)?;
-    ftp.update()?;
-    ftp.follows(1 + Sessions::PROCESSES)?;
-    ftp.mvedsua.run(&["promote", NAME, "--finalize"])?.ok()?;
-    sessions.end(&ftp.server, 4)?;
+    promoted_once_more(&ftp, sessions, 4)?;
     let status = ftp.mvedsua.status(NAME)?;
     ftp.server.tree_of(status.leader.pid, 1)
 }
@@ -140,10 +137,15 @@ fn a_tree_leads_and_is_finalized() -> Result<()> {
     ensure!(uploads.len() == 3, "{uploads:?}");
     // It is as good as any.
     let sessions = Sessions::open(&ftp.server, 4)?;
+    promoted_once_more(&ftp, sessions, 4)
+}
+
+/// The next update works like the first: nothing but these sessions is there, and they come to their end.
+fn promoted_once_more(ftp: &Ftp, sessions: Sessions, round: u64) -> Result<()> {
     ftp.update()?;
     ftp.follows(1 + Sessions::PROCESSES)?;
     ftp.mvedsua.run(&["promote", NAME, "--finalize"])?.ok()?;
-    sessions.end(&ftp.server, 4)
+    sessions.end(&ftp.server, round)
 }
 
 #[test]
@@ -257,10 +259,7 @@ fn a_tree_that_leads_outlives_its_agent() -> Result<()> {
     let new = Sessions::open(&ftp.server, 3)?;
     first.end(&ftp.server, 1)?;
     later.end(&ftp.server, 2)?;
-    ftp.update()?;
-    ftp.follows(1 + Sessions::PROCESSES)?;
-    ftp.mvedsua.run(&["promote", NAME, "--finalize"])?.ok()?;
-    new.end(&ftp.server, 3)
+    promoted_once_more(&ftp, new, 3)
 }
 
 /// An operator ends the listener; the sessions go on to their end, as they would without an agent.

@@ -81,10 +81,11 @@ impl Setting {
         let left = if value > passed || value.is_zero() {
             value.saturating_sub(passed)
         } else if self.interval.is_zero() {
-            let one = Duration::from_nanos(NANOS / per_second);
-            Some(one)
-                .filter(|_| passed - value <= lost)
-                .unwrap_or_default()
+            if passed - value <= lost {
+                Duration::from_nanos(NANOS / per_second)
+            } else {
+                Duration::ZERO
+            }
         } else {
             let over = (passed - value).as_nanos() % self.interval.as_nanos();
             self.interval - Duration::from_nanos(over as u64)

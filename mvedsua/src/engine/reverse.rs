@@ -17,6 +17,7 @@ use super::finalize::{Exchanged, Relieved, take_locks};
 use super::following::{Following, Parts};
 use super::guard::Watched;
 use super::home::Home;
+use super::lane::Lanes;
 use super::pair::{Pair, ROOT};
 use super::pending_signals::{block, unblock};
 use super::readings::Slots;
@@ -33,8 +34,7 @@ use crate::tracee::clock_slots;
 use crate::tracee::pid_namespace::PidNamespace;
 use crate::tracee::snapshot::{self, FOLLOWER_OPTIONS};
 use crate::tracee::stub::{self, Vdso};
-use crate::tracee::thread::Running;
-use crate::tracee::{Result, TraceeError, inspect};
+use crate::tracee::{Result, TraceeError};
 
 /// The turned update and how long nobody served; or the new leader alone, and why.
 type Reversed = std::result::Result<(Following, Home, Duration), Box<(Home, String)>>;
@@ -87,12 +87,6 @@ fn reverse_tree(exchanged: Exchanged, wakeup: &Wakeup) -> Reversed {
         armed,
         ..
     } = following;
-    let threads_of = |pair: usize| -> Owners {
-        let lanes = lanes.iter().filter(|lane| lane.pair == pair);
-        lanes
-            .filter_map(|lane| Some((lane.follower?, lane.leader, lane.slot)))
-            .collect()
-    };
     let vdso = pairs.root().vdso.clone();
     let mut children = in_order(children, |pair| pairs[pair].child.as_ref()?.parent);
 
@@ -110,7 +104,7 @@ fn reverse_tree(exchanged: Exchanged, wakeup: &Wakeup) -> Reversed {
     let lead = |new: &mut Side, pair: usize, recorder: &mut Recorder| -> Result<()> {
         new.leave_vdso(&vdso)?;
         if pairs[pair].slots.base().is_some() {
-            let owners = with_slots(threads_of(pair));
+            let owners = with_slots(threads_of(&lanes, pair));
             write_clocks_down(new.pid, &owners, &vdso, recorder)?;
         }
         recorder
@@ -175,7 +169,7 @@ fn reverse_tree(exchanged: Exchanged, wakeup: &Wakeup) -> Reversed {
         .collect();
     // What belongs to a pair, by the threads that lead now.
     let of_pair = |pair: usize, copies: &[(i32, i32)]| {
-        let threads = threads_of(pair);
+        let threads = threads_of(&lanes, pair);
         let lanes = threads.iter().filter_map(|(new, old, _)| {
             let copy = copies.iter().find(|(of, _)| of == old)?;
             Some((*new, copy.1))
@@ -191,12 +185,12 @@ fn reverse_tree(exchanged: Exchanged, wakeup: &Wakeup) -> Reversed {
         let addresses: HashMap<i32, u64> = addresses.collect();
         (lanes.collect::<Vec<_>>(), addresses, slots)
     };
-    let (lanes, tid_addresses, slots) = of_pair(ROOT, &made.pairs);
+    let (root_lanes, tid_addresses, slots) = of_pair(ROOT, &made.pairs);
     let tree = Tree::new(namespace, leader.pid);
     let mut following = Following::new(Parts {
         leader,
         follower: made.side,
-        pairs: lanes,
+        pairs: root_lanes,
         recorder,
         listener: made.listener,
         watched: watched.next().expect("the root's is the first"),
@@ -238,6 +232,14 @@ fn reverse_tree(exchanged: Exchanged, wakeup: &Wakeup) -> Reversed {
     // What the new leader has reported since it serves.
     wakeup.wake();
     Ok((following, Home::Kept(kept), pause))
+}
+
+/// The threads of a pair, as they are turned round.
+fn threads_of(lanes: &Lanes, pair: usize) -> Owners {
+    let lanes = lanes.iter().filter(|lane| lane.pair == pair);
+    lanes
+        .filter_map(|lane| Some((lane.follower?, lane.leader, lane.slot)))
+        .collect()
 }
 
 /// Only threads that have a slot.
@@ -348,9 +350,9 @@ fn copy_again(
         made.map_err(|error| TraceeError::Unsuitable(error.to_string()))
     });
     // Their handles went through the copying.
-    find_again(old);
+    old.find_threads();
     for child in children {
-        find_again(&mut child.old);
+        child.old.find_threads();
     }
     if made.is_err() {
         let _ = namespace.kill();
@@ -362,15 +364,6 @@ fn copy_again(
 fn relieve(old: &mut Side) -> Result<()> {
     old.set_options_stopped(FOLLOWER_OPTIONS | ptrace::O_SUSPEND_SECCOMP)?;
     old.rewind_stopped()
-}
-
-/// All threads of a process are ours, and most of them stopped.
-fn find_again(old: &mut Side) {
-    for tid in inspect::threads(old.pid).unwrap_or_default() {
-        if !old.has(tid) {
-            old.add_running(Running::born(tid));
-        }
-    }
 }
 
 /// A process alone: the old one itself follows.
@@ -404,11 +397,8 @@ fn reverse_process(exchanged: Exchanged, wakeup: &Wakeup) -> Reversed {
     let (old_pid, new_pid) = (old.pid, kept.side.pid);
     let watched = Watched::watch(kept.side.pid);
     let base = slots.base();
-    let owners: Vec<(i32, i32, u64)> = lanes
-        .iter()
-        .filter_map(|lane| Some((lane.follower?, lane.leader, lane.slot)))
-        .filter(|(.., slot)| *slot != 0)
-        .collect();
+    let threads = threads_of(&lanes, ROOT);
+    let owners = with_slots(threads.clone());
     let logging = kept.side.leave_vdso(&vdso).and_then(|()| match base {
         Some(_) => {
             let pid = kept.side.pid;
@@ -426,10 +416,7 @@ fn reverse_process(exchanged: Exchanged, wakeup: &Wakeup) -> Reversed {
     kept.side.resume_all();
     let pause = start.elapsed();
 
-    let pairs: Vec<(i32, i32)> = lanes
-        .iter()
-        .filter_map(|lane| Some((lane.follower?, lane.leader)))
-        .collect();
+    let pairs: Vec<(i32, i32)> = threads.iter().map(|(new, old, _)| (*new, *old)).collect();
     let made = recorded
         .map_err(|e| TraceeError::Unsuitable(e.to_string()))
         .and(logging)
@@ -523,7 +510,7 @@ fn turn_follower(
 ) -> Result<(Side, follower::Installed)> {
     let pid = old.pid;
     let rewound = old.rewind_stopped();
-    let mut threads = old.take_stopped(super::side::Why::Asked);
+    let mut threads = old.take_stopped(Why::Asked);
     let result = (|| {
         rewound?;
         for thread in &threads {
@@ -549,7 +536,7 @@ fn turn_follower(
         }
         Err(error) => {
             for thread in threads {
-                old.add_stopped(thread, super::side::Why::Asked);
+                old.add_stopped(thread, Why::Asked);
             }
             end_all([&mut old], &mut || ());
             Err(error)

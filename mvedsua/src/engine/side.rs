@@ -65,6 +65,15 @@ impl Side {
         self.threads.insert(thread.tid(), Thread::Running(thread));
     }
 
+    /// All threads of the process are ours; takes in those that are not known, running as far as anybody knows.
+    pub(super) fn find_threads(&mut self) {
+        for tid in inspect::threads(self.pid).unwrap_or_default() {
+            if !self.has(tid) {
+                self.add_running(Running::born(tid));
+            }
+        }
+    }
+
     /// It stays in its stop until somebody takes it out, and is not reported for it again.
     pub(super) fn add_stopped(&mut self, thread: Stopped, why: Why) {
         ptrace::keep(thread.tid());

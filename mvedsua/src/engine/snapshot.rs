@@ -515,8 +515,6 @@ pub(super) fn furnish(
 /// Kills a copy that will not be a follower.
 pub(super) fn throw_away(pid: i32) {
     let mut side = Side::new(pid);
-    for tid in crate::tracee::inspect::threads(pid).unwrap_or_default() {
-        side.add_running(crate::tracee::thread::Running::born(tid));
-    }
+    side.find_threads();
     end_all([&mut side], &mut || ());
 }

@@ -662,19 +662,9 @@ impl<C: Call + Clone> Engine<C> {
         now: Duration,
         out: &mut VecDeque<Expected<C>>,
     ) -> Result<(), RuleError> {
-        if let Expected::Same(call) = &expected {
-            if self.index.is_stream(call.nr()) || self.messages.is_holding() {
-                let tid = call.tid();
-                self.messages.push(
-                    expected,
-                    &self.index,
-                    (&self.connections, &self.states),
-                    now,
-                    out,
-                );
-                return self.messages_drain(tid, now, false, out);
-            }
-        } else if self.messages.is_holding() {
+        let is_stream =
+            matches!(&expected, Expected::Same(call) if self.index.is_stream(call.nr()));
+        if is_stream || self.messages.is_holding() {
             let tid = expected.tid();
             self.messages.push(
                 expected,

@@ -50,8 +50,6 @@ pub struct Unit {
     pub name: String,
     /// Its D-Bus path.
     path: String,
-    /// Its main process, by the id that systemd has for it; 0 for none.
-    main: u32,
     /// `NotifyAccess=`: `none`, `main`, `exec`, `all`.
     pub access: String,
 }
@@ -151,12 +149,7 @@ impl Manager {
         }
         let access = self.property(&path, SERVICE, "NotifyAccess")?.into_text()?;
         let name = self.property(&path, UNIT, "Id")?.into_text()?;
-        Ok(Some(Unit {
-            name,
-            path,
-            main,
-            access,
-        }))
+        Ok(Some(Unit { name, path, access }))
     }
 
     /// Whether `pid` is the main process of a unit now.
