@@ -33,7 +33,7 @@ impl Recorded {
             ret,
             args,
             parts: 1,
-            reserved: 0,
+            cpu: 0,
         };
         Self { header, payload }
     }

@@ -75,8 +75,8 @@ pub struct EventHeader {
     pub args: [u64; 6],
     /// Number of parts that follow.
     pub parts: u32,
-    /// Always zero.
-    pub reserved: u32,
+    /// CPU on which the thread came out of the call.
+    pub cpu: u32,
 }
 
 /// Head of one part of the payload.

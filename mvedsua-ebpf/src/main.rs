@@ -141,7 +141,7 @@ fn record(ctx: &BtfTracePointContext, tgid: u32, tid: u32) -> Option<()> {
         (*header).tid = tid;
         (*header).ret = ret;
         (*header).args = [saved.di, saved.si, saved.dx, saved.r10, saved.r8, saved.r9];
-        (*header).reserved = 0;
+        (*header).cpu = cpu;
         let record = Record::new(scratch);
         if record.copy_parts(plan) == Outcome::OutOfLine {
             record.clear();

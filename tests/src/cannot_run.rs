@@ -27,6 +27,8 @@ pub enum Need {
     Build(&'static str),
     /// A kernel from this version on.
     Linux(u32, u32),
+    /// So many CPUs that we may run on.
+    Cpus(usize),
 }
 
 impl Need {
@@ -48,6 +50,10 @@ impl Need {
                 let version: (u32, u32) = (numbers.next()?, numbers.next().unwrap_or(0));
                 (version < (major, minor))
                     .then(|| format!("Linux {major}.{minor} is needed, this is {release}"))
+            }
+            Self::Cpus(number) => {
+                let ours = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+                (ours < number).then(|| format!("{number} CPUs are needed, these are {ours}"))
             }
             Self::Path(path, what) => {
                 (!Path::new(path).exists()).then(|| format!("{what}: {path} does not exist"))

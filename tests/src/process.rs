@@ -1,6 +1,6 @@
 //! What procfs says about a process.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::PathBuf;
@@ -58,6 +58,16 @@ fn every_thread_has(pid: i32, field: &str, value: &str) -> bool {
 #[must_use]
 pub fn threads(pid: i32) -> Vec<i32> {
     numbers_in(&format!("/proc/{pid}/task"))
+}
+
+/// The CPUs on which the threads of the process may run, as the kernel lists them, each list once.
+#[must_use]
+pub fn allowed_cpus(pid: i32) -> BTreeSet<String> {
+    let status = |tid| fs::read_to_string(format!("/proc/{pid}/task/{tid}/status")).ok();
+    let threads = threads(pid).into_iter().filter_map(status);
+    threads
+        .filter_map(|text| field_of(&text, "Cpus_allowed_list"))
+        .collect()
 }
 
 /// Open file descriptors; empty when the process does not exist.

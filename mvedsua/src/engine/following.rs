@@ -16,6 +16,7 @@ use super::files::{Places, open_files};
 use super::guard::Watched;
 use super::lane::{Births, Cloning, Item, Lanes};
 use super::pace::Pace;
+use super::placement::Placement;
 use super::pair::{Pair, Pairs, ROOT};
 use super::readings::Slots;
 use super::rules::Rules;
@@ -156,6 +157,8 @@ pub(super) struct Following {
     pub(super) blocked_since: Option<Instant>,
     /// The leader is held back, for the follower to catch up.
     pub(super) pace: Option<Pace>,
+    /// Which CPUs are left to the leader.
+    pub(super) placement: Placement,
     /// A stop of the whole leader is under way: its threads stay stopped.
     pub(super) stopping: bool,
     /// The same for the follower.
@@ -255,6 +258,7 @@ impl Following {
             blocked: Duration::ZERO,
             blocked_since: None,
             pace: None,
+            placement: Placement::new(),
             stopping: false,
             stopping_follower: false,
             no_new_privs: parts.no_new_privs,
@@ -302,6 +306,7 @@ impl Following {
         self.set_aside();
         self.relieve()?;
         self.check_limits()?;
+        self.place();
         Ok(rang)
     }
 
@@ -382,6 +387,7 @@ impl Following {
         loop {
             while let Some(event) = self.recorder.ring.peek_new() {
                 self.counts.recorded += 1;
+                self.placement.count(event.header.cpu);
                 if self.is_snapshot_call(&event) || is_birth(&event) {
                     self.recorder.ring.release(event);
                     continue;

@@ -33,6 +33,7 @@ mod pair;
 mod payload;
 mod pending;
 mod pending_signals;
+mod placement;
 mod promote;
 mod readings;
 mod renamed;

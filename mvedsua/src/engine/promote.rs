@@ -247,6 +247,7 @@ impl Following {
             }
         }
         self.stopping = false;
+        self.run_anywhere();
         // Those that were held for room are not let go when there is some: they would serve on, unrecorded.
         for pair in self.pairs.iter_mut() {
             for thread in pair.leader.take_stopped(Why::RingFull) {

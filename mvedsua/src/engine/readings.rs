@@ -131,7 +131,7 @@ pub(super) fn as_call(reading: &Reading) -> EventHeader {
         ret,
         args,
         parts: 0,
-        reserved: 0,
+        cpu: 0,
     }
 }
 

@@ -86,7 +86,7 @@ fn header(call: &Call, ret: i64) -> EventHeader {
         ret,
         args: call.args,
         parts: u32::MAX,
-        reserved: 0,
+        cpu: 0,
     }
 }
 

@@ -127,7 +127,7 @@ fn read_header(record: &[u8]) -> Option<EventHeader> {
         ret: u64_at(16) as i64,
         args: std::array::from_fn(|index| u64_at(24 + 8 * index)),
         parts: u32_at(72),
-        reserved: u32_at(76),
+        cpu: u32_at(76),
     };
     let len = header.len as usize;
     (len >= size_of::<EventHeader>() && len <= record.len() && len.is_multiple_of(PART_ALIGN))
@@ -178,7 +178,7 @@ pub(super) mod tests {
                 ret: -11,
                 args: [1 << 40, 2 << 40, 3 << 40, 4 << 40, 5 << 40, 6 << 40],
                 parts: 0,
-                reserved: 0,
+                cpu: 0,
             }
         );
         assert_eq!(event.parts().count(), 0);

@@ -99,7 +99,7 @@ fn a_write_that_failed_has_no_noise_to_be_ignored() {
             ret: broken,
             args: [5, 0x7000, 10, 0, 0, 0],
             parts: u32::MAX,
-            reserved: 0,
+            cpu: 0,
         },
         payload: &[],
     };
