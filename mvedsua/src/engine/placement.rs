@@ -154,12 +154,10 @@ impl Following {
         if let Some(rest) = own.without(&left) {
             let _ = scheduling::run_on(0, &rest);
         }
-        for lane in self.lanes.iter().filter(|lane| !lane.ended) {
+        for tid in self.threads_of_follower() {
             // The operator's word on where the server runs holds for the follower, too.
-            let rest = scheduling::cpus(lane.leader)
-                .ok()
-                .and_then(|cpus| cpus.without(&left));
-            if let (Some(tid), Some(rest)) = (lane.follower, rest) {
+            let cpus = self.counterpart_cpus(tid);
+            if let Some(rest) = cpus.and_then(|cpus| cpus.without(&left)) {
                 let _ = scheduling::run_on(tid, &rest);
             }
         }
@@ -176,12 +174,23 @@ impl Following {
             return;
         };
         let _ = scheduling::run_on(0, &own);
-        for lane in self.lanes.iter() {
-            let Some(tid) = lane.follower else { continue };
-            let cpus = scheduling::cpus(lane.leader);
+        for tid in self.threads_of_follower() {
+            let cpus = self.counterpart_cpus(tid);
             // It may be gone already.
             let _ = scheduling::run_on(tid, cpus.as_ref().unwrap_or(&home));
         }
+    }
+
+    /// Those without a counterpart yet, too.
+    fn threads_of_follower(&self) -> Vec<i32> {
+        let sides = self.pairs.iter().map(|pair| &pair.follower);
+        sides.flat_map(|side| side.tids()).collect()
+    }
+
+    /// Where the leader's thread may run that this one of the follower's stands for; `None` when there is none.
+    fn counterpart_cpus(&self, tid: i32) -> Option<CpuSet> {
+        let lane = self.lanes.of_follower(tid)?;
+        scheduling::cpus(self.lanes[lane].leader).ok()
     }
 }
 
