@@ -55,6 +55,16 @@ pub fn through_steps(victim: &str, stride: u64, last: Reached) -> Result<Vec<Dea
     }
 }
 
+/// What the threads of a process do: state and system call of each.
+fn states(pid: i32) -> Vec<String> {
+    let line = |tid: i32, file: &str| {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/{file}"));
+        text.unwrap_or_default().trim_end().to_owned()
+    };
+    let state = |tid: &i32| format!("{}; call {}", line(*tid, "stat"), line(*tid, "syscall"));
+    process::threads(pid).iter().map(state).collect()
+}
+
 fn die_at(name: &str, step: u64) -> Result<Death> {
     let victim = Victim::start(name)?;
     let program = victim.dir().join(name);
@@ -133,8 +143,15 @@ fn die_at(name: &str, step: u64) -> Result<Death> {
         mvedsua.attach(pid, NAME)?;
     }
     mvedsua.update_identity(NAME, &[])?;
-    mvedsua.rollback(NAME)?;
-    ensure!(goes_on(LIMIT), "it does not go on after a rollback");
+    let rolled_back = mvedsua.rollback(NAME);
+    rolled_back.with_context(|| format!("{:#?}", mvedsua.status(NAME)))?;
+    ensure!(
+        goes_on(LIMIT),
+        "it does not go on after a rollback: {:?}; it says: {:?}; {:#?}",
+        states(pid),
+        victim.log(),
+        mvedsua.status(NAME)
+    );
     ensure!(victim.log().is_empty(), "the victim says: {}", victim.log());
     // The test's own folder goes away with the victim; a promoted one is not its child.
     process::send(pid, process::Signal::SIGKILL)?;
