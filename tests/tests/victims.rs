@@ -302,6 +302,53 @@ fn clocks_outlive_their_agent() -> Result<()> {
     victim.end()
 }
 
+/// A handler that was entered while the agent was dead returns to the clock code that the agent left, whenever it is
+/// through: until then nothing may be copied, and that code stays.
+#[test]
+fn a_handler_may_return_long_after_the_agents_death() -> Result<()> {
+    if !can_run("a_handler_may_return_long_after_the_agents_death", NEEDS) {
+        return Ok(());
+    }
+    let (mut mvedsua, victim) = followed("held", 20)?;
+    let (pid, hold) = (victim.pid(), victim.dir().join("progress.hold"));
+    let stands = || {
+        let call = std::fs::read_to_string(format!("/proc/{pid}/syscall"));
+        call.is_ok_and(|call| call.starts_with("0 "))
+    };
+    // The signal may come between two readings.
+    for _ in 0..30 {
+        mvedsua.kill_agent();
+        process::send(pid, Signal::SIGUSR1)?;
+        ensure!(wait_until(LIMIT, stands), "{}", victim.log());
+        mvedsua.start_agent()?;
+        ensure!(mvedsua.status("held")?.follower.is_none());
+        ensure!(process::is_untraced(pid));
+        let is_left = mvedsua.log().contains("may return to the clock code");
+        let outcome = mvedsua.run(&["update", "held", "--identity"])?;
+        if is_left {
+            ensure!(
+                outcome.code == 5 && outcome.stderr.contains("in the handler of a signal"),
+                "{outcome:?}"
+            );
+            ensure!(process::is_untraced(pid));
+        } else {
+            outcome.ok()?;
+            mvedsua.rollback("held")?;
+        }
+        std::fs::write(&hold, "x")?;
+        victim
+            .wait_rounds(20)
+            .with_context(|| format!("left: {is_left}; it says: {}", victim.log()))?;
+        follow(&mvedsua, &victim, "held", 20)?;
+        if is_left {
+            mvedsua.rollback("held")?;
+            victim.wait_rounds(20)?;
+            return victim.end();
+        }
+    }
+    anyhow::bail!("no signal came within a reading of a clock")
+}
+
 #[test]
 fn process_trees_are_followed_and_rolled_back() -> Result<()> {
     if !can_run("process_trees_are_followed_and_rolled_back", NEEDS) {

@@ -3,13 +3,12 @@
 use std::collections::HashMap;
 
 use super::wards::Wards;
-use crate::sys::memory;
 use crate::sys::ptrace::{self, Wait};
 use crate::tracee::context::{self, Context, Undecided};
 use crate::tracee::inject::{self, Guarded};
 use crate::tracee::stub::Vdso;
 use crate::tracee::thread::{Running, Stopped};
-use crate::tracee::{Naming, Result, TraceeError, clock_slots, inspect};
+use crate::tracee::{Result, TraceeError, clock_slots, inspect};
 
 /// A thread of a [`Side`].
 #[derive(Debug)]
@@ -439,25 +438,11 @@ impl Side {
         done
     }
 
-    /// Any word of a thread's stack that could be an address in what we wrote.
+    /// A stack of one of the stopped threads may lead to what we wrote.
     fn may_return_to(&self, vdso: &Vdso) -> Result<bool> {
-        /// Most of a stack that is looked at.
-        const MOST: u64 = 1 << 20;
-        let maps = inspect::maps(self.pid)?;
         for thread in self.threads.values() {
-            let Thread::Stopped(stopped, _) = thread else {
-                continue;
-            };
-            let from = stopped.registers()?.rsp & !7;
-            let Some(map) = maps.iter().find(|map| (map.start..map.end).contains(&from)) else {
-                continue;
-            };
-            let mut stack = vec![0; (map.end - from).min(MOST) as usize];
-            memory::read(self.pid, from, &mut stack).named("read the stack", stopped.tid())?;
-            let words = stack.chunks_exact(8);
-            if words
-                .map(|word| u64::from_le_bytes(word.try_into().expect("8 bytes")))
-                .any(|word| vdso.is_inside(word))
+            if let Thread::Stopped(stopped, _) = thread
+                && vdso.may_return_to(self.pid, stopped)?
             {
                 return Ok(true);
             }

@@ -117,7 +117,9 @@ pub(super) fn begin(
     let stopped = stop(home, tree, &vdso, &mut descendants);
     let (threads, start) = stopped.map_err(|error| {
         // The next update would write it over; a server that is refused is to be as it was.
-        let _ = vdso.restore(pid);
+        if !vdso.was_left() {
+            let _ = vdso.restore(pid);
+        }
         told(error)
     })?;
     let stood = start.elapsed();
@@ -292,14 +294,16 @@ fn stop(
             Home::Bare(_) => seize_all(pid, LEADER_OPTIONS)?,
             Home::Kept(kept) => (kept.stop_all()?, asked),
         };
-        if !tree {
+        let free = no_handler_returns_to_ours(pid, &threads, vdso);
+        if !tree && free.is_ok() {
             return Ok((threads, start));
         }
         let options = match home {
             Home::Bare(_) => LEADER_OPTIONS | TREE_OPTIONS,
             Home::Kept(_) => KEPT_OPTIONS,
         };
-        let Err(error) = descendants.stop(options, vdso) else {
+        let stood = free.and_then(|()| descendants.stop(options, vdso));
+        let Err(error) = stood else {
             if let Home::Kept(kept) = home {
                 // All of them are among the descendants now.
                 kept.side.wards = Default::default();
@@ -325,6 +329,23 @@ fn stop(
             kept.reports();
         }
     }
+}
+
+/// A handler that was entered while nobody traced the process may return to the code of a killed agent. That must stay as
+/// it is until then: the copy would read clocks there by itself, and a rollback takes it away.
+fn no_handler_returns_to_ours(pid: i32, threads: &[Stopped], vdso: &Vdso) -> Result<()> {
+    if vdso.was_left() {
+        for thread in threads {
+            if vdso.may_return_to(pid, thread)? {
+                return Err(TraceeError::Passing(format!(
+                    "thread {} is in the handler of a signal that came while an agent was dead, and may return to the \
+                     clock code which that left; try again when the handler is through",
+                    thread.tid()
+                )));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// All threads, which of them made the clone, and the slots for clock readings.

@@ -11,6 +11,8 @@ use object::{Object, ObjectSymbol};
 
 use super::clock_code::{self, Code, JUMP, Place};
 use super::context::ERESTART;
+use super::inspect;
+use super::thread::Stopped;
 use super::{Naming, Result, TraceeError};
 use crate::sys::memory;
 use crate::sys::ptrace::Registers;
@@ -160,6 +162,8 @@ pub struct Vdso {
     /// Offsets of [`clock_code::FUNCTIONS`].
     functions: [u64; 3],
     clock: Option<Code>,
+    /// There was something in the tail when this was made: a killed agent left it.
+    left: bool,
 }
 
 /// Bytes of the tail before the code for clocks.
@@ -226,6 +230,7 @@ impl Vdso {
                 }
             }
         }
+        let image_len = image.len();
         let vdso = Self {
             base,
             image,
@@ -233,6 +238,8 @@ impl Vdso {
             stub,
             functions: functions.map(|(start, _)| start),
             clock,
+            left: theirs.len() == image_len
+                && theirs[stub as usize..].iter().any(|byte| *byte != 0),
         };
         if !vdso.is_known(&theirs) {
             return Err(TraceeError::Unsuitable(format!(
@@ -258,6 +265,33 @@ impl Vdso {
             }
         }
         bytes[..self.stub as usize] == self.image[..self.stub as usize]
+    }
+
+    /// True if a killed agent's code lay in the tail when this was made. Handlers may have been entered meanwhile that
+    /// return to it ([`may_return_to`](Self::may_return_to)).
+    #[must_use]
+    pub const fn was_left(&self) -> bool {
+        self.left
+    }
+
+    /// True if any word of a stopped thread's stack could be an address in what we write.
+    ///
+    /// # Errors
+    /// When the thread is gone.
+    pub fn may_return_to(&self, pid: i32, thread: &Stopped) -> Result<bool> {
+        /// Most of a stack that is looked at.
+        const MOST: u64 = 1 << 20;
+        let from = thread.registers()?.rsp & !7;
+        let maps = inspect::maps(pid)?;
+        let Some(map) = maps.iter().find(|map| (map.start..map.end).contains(&from)) else {
+            return Ok(false);
+        };
+        let mut stack = vec![0; (map.end - from).min(MOST) as usize];
+        memory::read(pid, from, &mut stack).named("read the stack", thread.tid())?;
+        let words = stack.chunks_exact(8);
+        Ok(words
+            .map(|word| u64::from_le_bytes(word.try_into().expect("8 bytes")))
+            .any(|word| self.is_inside(word)))
     }
 
     /// Address from which one injected call is made: [`CALL`].
