@@ -19,6 +19,17 @@ pub const SLOTS: usize = 512;
 /// Where the readings begin in a slot.
 pub const READINGS_AT: u64 = 128;
 
+/// Bits of a reading's last word that say what it is ([`Reading::what`]). Those above are the low bits of its *number*,
+/// from 1: so the recorder sees whether a place holds a reading that it does not have, without looking at
+/// [`SlotHeader::count`]. No reading that can lie at a place has a number whose low bits are all zero.
+pub const WHAT_BITS: u32 = 12;
+
+/// The number of a reading as far as it is written down with it.
+#[must_use]
+pub const fn written_number(number: u64) -> u32 {
+    (number as u32) << WHAT_BITS >> WHAT_BITS
+}
+
 /// [`Reading::what`] of `gettimeofday`. A lesser value is the clock id of `clock_gettime`.
 pub const GETTIMEOFDAY: u32 = 0x100;
 /// [`Reading::what`] of `time`.
@@ -32,7 +43,7 @@ pub struct Reading {
     pub seconds: u64,
     /// Nanoseconds, of `gettimeofday` microseconds, of `time` zero.
     pub fraction: u32,
-    /// Which function, which clock.
+    /// Which function, which clock. (In a leader's slot with its number above, see [`WHAT_BITS`].)
     pub what: u32,
 }
 
@@ -70,6 +81,7 @@ pub struct ClockSlot {
 pub const READINGS_PART: usize = 8 + READINGS * size_of::<Reading>();
 
 const _: () = assert!(READINGS.is_power_of_two());
+const _: () = assert!(GETTIMEOFDAY < 1 << WHAT_BITS && TIME < 1 << WHAT_BITS);
 const _: () = assert!(size_of::<Reading>() == 16);
 const _: () = assert!(size_of::<SlotHeader>() as u64 <= READINGS_AT);
 const _: () = assert!(READINGS_AT + (READINGS * size_of::<Reading>()) as u64 <= SLOT_BYTES);

@@ -16,7 +16,7 @@
 use iced_x86::code_asm::*;
 use iced_x86::{BlockEncoderOptions, Decoder, DecoderOptions, FlowControl, Instruction};
 use mvedsua_common::clock::{
-    GETTIMEOFDAY, READINGS, READINGS_AT, SLOT_BYTES, SLOTS, SlotHeader, TIME,
+    GETTIMEOFDAY, READINGS, READINGS_AT, SLOT_BYTES, SLOTS, SlotHeader, TIME, WHAT_BITS,
 };
 use mvedsua_common::table::number;
 
@@ -299,7 +299,6 @@ impl Assembly {
             2 => {
                 a.mov(qword_ptr(r9 + SECONDS), rax)?;
                 a.mov(dword_ptr(r9 + FRACTION), 0)?;
-                a.mov(dword_ptr(r9 + WHAT), TIME)?;
             }
             _ => {
                 // The vDSO's functions never fail with these arguments.
@@ -308,15 +307,19 @@ impl Assembly {
                 a.mov(qword_ptr(r9 + SECONDS), r8)?;
                 a.mov(r8, qword_ptr(result + 8))?;
                 a.mov(dword_ptr(r9 + FRACTION), r8d)?;
-                if function == 0 {
-                    a.mov(dword_ptr(r9 + WHAT), edi)?;
-                } else {
-                    a.mov(dword_ptr(r9 + WHAT), GETTIMEOFDAY)?;
-                }
                 a.xor(eax, eax)?;
             }
         }
         a.inc(rcx)?;
+        // With its number; who is taken out of here before it counts must not leave that (`leave_reading`).
+        a.mov(r8d, ecx)?;
+        a.shl(r8d, WHAT_BITS)?;
+        match function {
+            0 => a.or(r8d, edi)?,
+            1 => a.or(r8d, GETTIMEOFDAY as i32)?,
+            _ => a.or(r8d, TIME as i32)?,
+        }
+        a.mov(dword_ptr(r9 + WHAT), r8d)?;
         a.mov(qword_ptr(rdx + COUNT), rcx)?;
         a.set_label(&mut out)?;
         self.marks.push((out, function, Place::Called));

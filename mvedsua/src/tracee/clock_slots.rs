@@ -1,7 +1,9 @@
 //! The memory in which threads keep their clock readings (`mvedsua_common::clock`): one private mapping,
 //! made in the leader during the snapshot's pause and so inherited by the follower at the same address.
 
-use mvedsua_common::clock::{READINGS, READINGS_AT, Reading, SLOT_BYTES, SLOTS, SlotHeader};
+use mvedsua_common::clock::{
+    READINGS, READINGS_AT, Reading, SLOT_BYTES, SLOTS, SlotHeader, WHAT_BITS,
+};
 use mvedsua_common::table::number;
 
 use super::inject::Guarded;
@@ -56,12 +58,27 @@ pub const fn answers(slot: u64) -> u64 {
     slot + ANSWERS_AT
 }
 
-/// Makes a slot empty. Afterwards it is resident, as the recorder needs it.
+/// Makes a slot empty. Afterwards it is resident, as the recorder needs it, and no place holds the number of a reading
+/// that is still to come.
 ///
 /// # Errors
 /// When the process is gone.
 pub fn clear(pid: i32, slot: u64) -> Result<()> {
-    memory::write(pid, slot, &[0; size_of::<SlotHeader>()]).named("clear a clock slot", pid)
+    const USED: usize = READINGS_AT as usize + READINGS * size_of::<Reading>();
+    memory::write(pid, slot, &[0; USED]).named("clear a clock slot", pid)
+}
+
+/// The reading that the thread was making when `count` of them counted is not made: its place must not say that it
+/// holds it.
+///
+/// # Errors
+/// When the process is gone.
+pub fn take_back(pid: i32, slot: u64, count: u64) -> Result<()> {
+    const NUMBER: u64 = std::mem::offset_of!(SlotHeader, number) as u64;
+    const WHAT: u64 = std::mem::offset_of!(Reading, what) as u64;
+    let place = READINGS_AT + count % READINGS as u64 * size_of::<Reading>() as u64;
+    memory::write(pid, slot + place + WHAT, &[0; 4]).named("take a reading back", pid)?;
+    memory::write(pid, slot + NUMBER, &[0; 8]).named("take a reading back", pid)
 }
 
 /// Readings of a leader's thread from number `from` on, as far as they are of the present turn through the
@@ -96,7 +113,8 @@ pub fn parse(bytes: &[u8]) -> Vec<Reading> {
         .map(|bytes| Reading {
             seconds: u64::from_le_bytes(bytes[..8].try_into().expect("8 bytes")),
             fraction: u32::from_le_bytes(bytes[8..12].try_into().expect("4 bytes")),
-            what: u32::from_le_bytes(bytes[12..].try_into().expect("4 bytes")),
+            what: u32::from_le_bytes(bytes[12..].try_into().expect("4 bytes"))
+                & ((1 << WHAT_BITS) - 1),
         })
         .collect()
 }

@@ -10,6 +10,7 @@ use mvedsua_common::clock::{SLOT_BYTES, SLOTS, SlotHeader};
 use object::{Object, ObjectSymbol};
 
 use super::clock_code::{self, Code, JUMP, Place};
+use super::clock_slots;
 use super::context::ERESTART;
 use super::inspect;
 use super::thread::Stopped;
@@ -513,8 +514,7 @@ impl Vdso {
         regs.rsp = header.entered;
         (regs.rsi, regs.rdi) = (word(16), word(24));
         [regs.rbx, regs.rbp, regs.r12, regs.r13, regs.r14, regs.r15] = header.kept;
-        let number = regs.gs_base + std::mem::offset_of!(SlotHeader, number) as u64;
-        memory::write(pid, number, &[0; 8]).named("take a reading back", pid)?;
+        clock_slots::take_back(pid, regs.gs_base, header.count)?;
         Ok(back_to(regs, self.base + self.functions[stretch.function]))
     }
 
