@@ -56,6 +56,8 @@ const EFAULT: i64 = 14;
 const ERESTARTSYS: i64 = 512;
 const ERESTART_RESTARTBLOCK: i64 = 516;
 
+/// Places for readings in a slot.
+const PLACES: u64 = READINGS as u64;
 /// Places for readings that are looked at at once. A Redis makes one or two between two calls.
 const FEW: usize = 4;
 
@@ -478,11 +480,11 @@ impl Record {
     /// `slot` points to a value of `CLOCKS`; only this thread's exits and the agent change it.
     #[inline(always)]
     pub unsafe fn append_readings(self, slot: *mut ClockSlot) -> Outcome {
-        const PLACES: u64 = READINGS as u64;
         // SAFETY: the caller's promise.
-        let (address, mut taken) = unsafe { ((*slot).address, (*slot).taken) };
+        let (address, taken) = unsafe { ((*slot).address, (*slot).taken) };
+        let mut first = Self::first_new(taken);
         // SAFETY: the caller's promise.
-        if let Some(outcome) = unsafe { self.append_few_readings(slot) } {
+        if let Some(outcome) = unsafe { self.append_few_readings(slot, first) } {
             return outcome;
         }
         let mut count = 0u64;
@@ -494,42 +496,76 @@ impl Record {
         if count == taken {
             return Outcome::Complete;
         }
-        // The reading at a last place was a call of its own.
-        if taken % PLACES == PLACES - 1 {
-            taken += 1;
-        }
         // Of an earlier turn nothing is left: the agent fetched it (out of line).
         let turn = count / PLACES * PLACES;
-        if taken < turn {
-            taken = turn;
+        if first < turn {
+            first = turn;
         }
-        let number = bounded((count.wrapping_sub(taken)) as usize, READINGS - 1);
-        if count <= taken || number == 0 {
+        let number = bounded((count.wrapping_sub(first)) as usize, READINGS - 1);
+        if count <= first || number == 0 {
             // SAFETY: the caller's promise.
-            unsafe { (*slot).taken = taken };
+            unsafe { (*slot).taken = first };
             return Outcome::Complete;
         }
         let header = self.next();
-        let from = address + READINGS_AT + taken % PLACES * size_of::<Reading>() as u64;
+        // SAFETY: `header` came from `next`.
+        if !unsafe { Self::read_readings(header, address, first, number) } {
+            return Outcome::OutOfLine;
+        }
+        // SAFETY: the caller's promise.
+        unsafe { self.close_readings(header, slot, first, number) }
+    }
+
+    /// Index of the first reading that can be new when so many are in the ring: the one at a last place was a call of
+    /// its own.
+    #[inline(always)]
+    fn first_new(taken: u64) -> u64 {
+        if taken % PLACES == PLACES - 1 {
+            taken + 1
+        } else {
+            taken
+        }
+    }
+
+    /// Reads `number` readings of the slot at `address`, from reading `first` on, behind the header of a part to come.
+    /// True when that worked.
+    ///
+    /// # Safety
+    /// `header` came from `next`; `number` is at most [`READINGS`].
+    #[inline(always)]
+    unsafe fn read_readings(header: *mut u8, address: u64, first: u64, number: usize) -> bool {
+        let from = address + READINGS_AT + first % PLACES * size_of::<Reading>() as u64;
         // SAFETY: the scratch buffer has `MAX_PAYLOAD` bytes after the largest record and a header, and
         // a part with all readings is shorter; the helper checks the user's address.
         let read = unsafe {
-            header.add(PART_HEADER).cast::<u64>().write(taken);
+            header.add(PART_HEADER).cast::<u64>().write(first);
             bpf_probe_read_user(
                 header.add(PART_HEADER + 8).cast(),
                 (number * size_of::<Reading>()) as u32,
                 from as *const _,
             )
         };
-        if read != 0 {
-            return Outcome::OutOfLine;
-        }
+        read == 0
+    }
+
+    /// Completes the part with the `number` readings that were just read, and counts them as taken.
+    ///
+    /// # Safety
+    /// As for `append_readings`.
+    #[inline(always)]
+    unsafe fn close_readings(
+        self,
+        header: *mut u8,
+        slot: *mut ClockSlot,
+        first: u64,
+        number: usize,
+    ) -> Outcome {
         let len = 8 + number * size_of::<Reading>();
         if self.close(header, len, NO_ARG, PART_READINGS) == Outcome::OutOfLine {
             return Outcome::OutOfLine;
         }
         // SAFETY: the caller's promise.
-        unsafe { (*slot).taken = taken + number as u64 };
+        unsafe { (*slot).taken = first + number as u64 };
         Outcome::Complete
     }
 
@@ -540,29 +576,10 @@ impl Record {
     /// # Safety
     /// As for `append_readings`.
     #[inline(always)]
-    unsafe fn append_few_readings(self, slot: *mut ClockSlot) -> Option<Outcome> {
-        const PLACES: u64 = READINGS as u64;
-        // SAFETY: the caller's promise.
-        let (address, taken) = unsafe { ((*slot).address, (*slot).taken) };
-        // The reading at a last place is a call of its own.
-        let first = if taken % PLACES == PLACES - 1 {
-            taken + 1
-        } else {
-            taken
-        };
+    unsafe fn append_few_readings(self, slot: *mut ClockSlot, first: u64) -> Option<Outcome> {
         let header = self.next();
-        let from = address + READINGS_AT + first % PLACES * size_of::<Reading>() as u64;
-        // SAFETY: the scratch buffer has `MAX_PAYLOAD` bytes after the largest record and a header; behind the last place
-        // a slot goes on with zeros; the helper checks the address.
-        let read = unsafe {
-            header.add(PART_HEADER).cast::<u64>().write(first);
-            bpf_probe_read_user(
-                header.add(PART_HEADER + 8).cast(),
-                (FEW * size_of::<Reading>()) as u32,
-                from as *const _,
-            )
-        };
-        if read != 0 {
+        // SAFETY: the caller's promise; `header` came from `next`. Behind the last place a slot goes on with zeros.
+        if !unsafe { Self::read_readings(header, (*slot).address, first, FEW) } {
             return None;
         }
         let mut number = 0;
@@ -585,13 +602,8 @@ impl Record {
         if number == FEW {
             return None;
         }
-        let len = 8 + number * size_of::<Reading>();
-        if self.close(header, len, NO_ARG, PART_READINGS) == Outcome::OutOfLine {
-            return Some(Outcome::OutOfLine);
-        }
         // SAFETY: the caller's promise.
-        unsafe { (*slot).taken = first + number as u64 };
-        Some(Outcome::Complete)
+        Some(unsafe { self.close_readings(header, slot, first, number) })
     }
 
     /// Memory that cannot be read now: the agent fetches it, unless the call itself failed on it.

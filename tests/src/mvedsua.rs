@@ -488,6 +488,19 @@ impl Mvedsua {
         )
     }
 
+    /// Waits until the follower, if there is one, has matched all that was recorded until `recorded` was counted; returns
+    /// the status then.
+    ///
+    /// # Errors
+    /// As for [`wait_for`](Self::wait_for).
+    pub fn wait_matched(&self, name: &str, limit: Duration, recorded: u64) -> Result<Status> {
+        self.wait_for(name, limit, |status| {
+            status
+                .follower
+                .is_none_or(|follower| status.events.recorded - follower.lag_events >= recorded)
+        })
+    }
+
     fn done(&self, words: &[&str]) -> Result<String> {
         self.run(words)?
             .ok()

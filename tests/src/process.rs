@@ -46,12 +46,14 @@ pub fn is_unfiltered(pid: i32) -> bool {
 fn every_thread_has(pid: i32, field: &str, value: &str) -> bool {
     let threads = threads(pid);
     !threads.is_empty()
-        && threads.iter().all(|tid| {
-            // A thread that has ended since the listing has nothing any more.
-            fs::read_to_string(format!("/proc/{pid}/task/{tid}/status")).map_or(true, |text| {
-                field_of(&text, field).as_deref() == Some(value)
-            })
-        })
+        && statuses(pid, &threads).all(|text| field_of(&text, field).as_deref() == Some(value))
+}
+
+/// `/proc/PID/task/TID/status` of each of these threads. One that has ended since they were listed has none any more.
+fn statuses(pid: i32, threads: &[i32]) -> impl Iterator<Item = String> {
+    threads
+        .iter()
+        .filter_map(move |tid| fs::read_to_string(format!("/proc/{pid}/task/{tid}/status")).ok())
 }
 
 /// Ids of the threads; empty when the process does not exist.
@@ -63,9 +65,7 @@ pub fn threads(pid: i32) -> Vec<i32> {
 /// The CPUs on which the threads of the process may run, as the kernel lists them, each list once.
 #[must_use]
 pub fn allowed_cpus(pid: i32) -> BTreeSet<String> {
-    let status = |tid| fs::read_to_string(format!("/proc/{pid}/task/{tid}/status")).ok();
-    let threads = threads(pid).into_iter().filter_map(status);
-    threads
+    statuses(pid, &threads(pid))
         .filter_map(|text| field_of(&text, "Cpus_allowed_list"))
         .collect()
 }

@@ -87,12 +87,9 @@ impl Two {
         let status = self.mvedsua.wait_for(NAME, LIMIT, |status| {
             status.follower.is_none() || counted(&Counts::of(status))
         })?;
-        let done = status.events.recorded;
-        let status = self.mvedsua.wait_for(NAME, LIMIT, |status| {
-            status
-                .follower
-                .is_none_or(|follower| status.events.recorded - follower.lag_events >= done)
-        })?;
+        let status = self
+            .mvedsua
+            .wait_matched(NAME, LIMIT, status.events.recorded)?;
         if let Some(update) = &status.last_update {
             let report = update.report.clone().unwrap_or_default();
             anyhow::bail!("{number}: {}\n{report}", update.reason);

@@ -34,11 +34,7 @@ fn follow(mvedsua: &Mvedsua, victim: &Victim, name: &str, rounds: u64) -> Result
 /// The status once the follower, if there is one, has done all that is recorded now.
 fn caught_up(mvedsua: &Mvedsua, name: &str) -> Result<Status> {
     let done = mvedsua.status(name)?.events.recorded;
-    mvedsua.wait_for(name, LIMIT, |status| {
-        status
-            .follower
-            .is_none_or(|follower| status.events.recorded - follower.lag_events >= done)
-    })
+    mvedsua.wait_matched(name, LIMIT, done)
 }
 
 /// No process of the program is traced or filtered.

@@ -33,14 +33,7 @@ fn follow(mvedsua: &Mvedsua, victim: &Victim, name: &str, rounds: u64) -> Result
         status.follower.is_none() || status.events.recorded > wanted
     })?;
     ensure_equal(&status)?;
-    let done = status.events.recorded;
-    // What was recorded until here has been matched when so much has.
-    let status = mvedsua.wait_for(name, LIMIT, |status| {
-        status
-            .follower
-            .is_none_or(|follower| status.events.recorded - follower.lag_events >= done)
-    })?;
-    ensure_equal(&status)
+    ensure_equal(&mvedsua.wait_matched(name, LIMIT, status.events.recorded)?)
 }
 
 fn ensure_equal(status: &Status) -> Result<()> {

@@ -23,7 +23,7 @@ const STRAYED: u32 = WINDOW * 3 / 4;
 /// CPU time that a leader of one thread may seem to have used in a second: more is a second one's.
 const ONE_CPU: f64 = 1.15;
 
-/// Where the leader's calls of late were made.
+/// Where the leader's calls of late were made, and what came of it.
 #[derive(Debug)]
 pub(super) struct Placement {
     /// Calls since the last decision, by CPU.
@@ -32,10 +32,18 @@ pub(super) struct Placement {
     seen: u32,
     /// When the last decision was made, and the CPU time that the leader had used.
     looked: Option<(Instant, Duration)>,
-    /// CPUs that are left to the leader.
+    confined: Option<Confined>,
+}
+
+/// The follower and the engine's thread keep off some CPUs.
+#[derive(Debug)]
+struct Confined {
+    /// Those, which are left to the leader.
     left: Vec<usize>,
-    /// Where the engine's thread may run by itself, and what a thread of the follower gets whose counterpart is gone.
-    free: Option<(CpuSet, CpuSet)>,
+    /// Where the engine's thread may run by itself.
+    own: CpuSet,
+    /// What a thread of the follower gets back whose counterpart is gone.
+    home: CpuSet,
 }
 
 impl Placement {
@@ -44,8 +52,7 @@ impl Placement {
             calls: Vec::new(),
             seen: 0,
             looked: None,
-            left: Vec::new(),
-            free: None,
+            confined: None,
         }
     }
 
@@ -59,35 +66,39 @@ impl Placement {
         self.seen += 1;
     }
 
-    /// Ends a window: which CPUs are to be left to a leader that uses `used` of them, if there are `all`. With
-    /// nothing to be left over there are none.
-    fn decide(&mut self, used: f64, all: usize) -> Vec<usize> {
-        let calls = self.calls.clone();
-        self.calls.fill(0);
-        self.seen = 0;
-        let wanted = (used - ONE_CPU).max(0.0).ceil() as usize + 1;
-        if wanted >= all {
-            return Vec::new();
-        }
-        let strayed: u32 = (0..calls.len())
-            .filter(|cpu| !self.left.contains(cpu))
-            .map(|cpu| calls[cpu])
-            .sum();
-        if self.left.len() == wanted && strayed <= STRAYED {
-            return self.left.clone();
-        }
-        let mut most: Vec<usize> = (0..calls.len()).filter(|cpu| calls[*cpu] > 0).collect();
-        most.sort_by_key(|cpu| std::cmp::Reverse(calls[*cpu]));
-        most.truncate(wanted);
-        most
+    /// CPUs that are left to the leader.
+    fn left(&self) -> &[usize] {
+        self.confined
+            .as_ref()
+            .map_or(&[], |confined| &confined.left)
     }
+}
+
+/// Which CPUs are to be left to a leader that uses `used` of `all`, after a window of so many `calls` by CPU; `left` are
+/// those that are left to it now. With nothing to be left over there are none.
+fn decide(calls: &[u32], used: f64, all: usize, left: &[usize]) -> Vec<usize> {
+    let wanted = (used - ONE_CPU).max(0.0).ceil() as usize + 1;
+    if wanted >= all {
+        return Vec::new();
+    }
+    let strayed: u32 = (0..calls.len())
+        .filter(|cpu| !left.contains(cpu))
+        .map(|cpu| calls[cpu])
+        .sum();
+    if left.len() == wanted && strayed <= STRAYED {
+        return left.to_vec();
+    }
+    let mut most: Vec<usize> = (0..calls.len()).filter(|cpu| calls[*cpu] > 0).collect();
+    most.sort_by_key(|cpu| std::cmp::Reverse(calls[*cpu]));
+    most.truncate(wanted);
+    most
 }
 
 impl Drop for Placement {
     fn drop(&mut self) {
-        if let Some((own, _)) = &self.free {
+        if let Some(confined) = &self.confined {
             // What it was: the cpuset may have changed meanwhile, and then the kernel has seen to it.
-            let _ = scheduling::run_on(0, own);
+            let _ = scheduling::run_on(0, &confined.own);
         }
     }
 }
@@ -98,18 +109,19 @@ impl Following {
         if self.placement.seen < WINDOW {
             return;
         }
+        let calls = std::mem::take(&mut self.placement.calls);
+        self.placement.seen = 0;
         let Some(used) = self.used_cpus() else {
-            self.placement.decide(0.0, 0);
             return;
         };
-        let all = match &self.placement.free {
-            Some((own, _)) => own.count(),
+        let all = match &self.placement.confined {
+            Some(confined) => confined.own.count(),
             None => scheduling::cpus(0).map_or(0, |own| own.count()),
         };
-        let left = self.placement.decide(used, all);
+        let left = decide(&calls, used, all, self.placement.left());
         if left.is_empty() || self.is_far_behind() || !self.pairs.root().leader.runs() {
             self.run_anywhere();
-        } else if left != self.placement.left {
+        } else if left != self.placement.left() {
             self.leave_to_leader(left);
         }
     }
@@ -130,7 +142,7 @@ impl Following {
     fn is_far_behind(&self) -> bool {
         let ring = &self.recorder.ring;
         // Nearer again it goes on alone for a while, or it would be sent to and fro.
-        let share = if self.placement.left.is_empty() {
+        let share = if self.placement.confined.is_none() {
             64
         } else {
             16
@@ -139,14 +151,12 @@ impl Following {
     }
 
     fn leave_to_leader(&mut self, left: Vec<usize>) {
-        if self.placement.free.is_none() {
-            let leader = self.pairs[ROOT].leader.pid;
-            let (Ok(own), Ok(leader)) = (scheduling::cpus(0), scheduling::cpus(leader)) else {
-                return;
-            };
-            self.placement.free = Some((own, leader));
-        }
-        let Some((own, _)) = &self.placement.free else {
+        let sets = match self.placement.confined.take() {
+            Some(confined) => Ok((confined.own, confined.home)),
+            None => scheduling::cpus(0)
+                .and_then(|own| Ok((own, scheduling::cpus(self.pairs[ROOT].leader.pid)?))),
+        };
+        let Ok((own, home)) = sets else {
             return;
         };
         tracing::debug!(?left, "cpus are left to the leader");
@@ -161,16 +171,12 @@ impl Following {
                 let _ = scheduling::run_on(tid, &rest);
             }
         }
-        self.placement.left = left;
+        self.placement.confined = Some(Confined { left, own, home });
     }
 
     /// The follower and this thread run wherever they might before.
     pub(super) fn run_anywhere(&mut self) {
-        if self.placement.left.is_empty() {
-            return;
-        }
-        self.placement.left.clear();
-        let Some((own, home)) = self.placement.free.take() else {
+        let Some(Confined { own, home, .. }) = self.placement.confined.take() else {
             return;
         };
         let _ = scheduling::run_on(0, &own);
@@ -201,12 +207,11 @@ mod tests {
     /// What is left to a leader that used so many CPUs, after windows with these calls by CPU.
     #[track_caller]
     fn check(all: usize, used: f64, windows: &[&[u32]], expected: &[usize]) {
-        let mut placement = Placement::new();
+        let mut left = Vec::new();
         for calls in windows {
-            placement.calls = calls.to_vec();
-            placement.left = placement.decide(used, all);
+            left = decide(calls, used, all, &left);
         }
-        assert_eq!(placement.left, expected);
+        assert_eq!(left, expected);
     }
 
     #[test]

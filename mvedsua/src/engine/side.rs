@@ -401,7 +401,11 @@ impl Side {
                 stopped.set_registers(&regs)?;
             }
         }
-        if foreign && self.may_return_to(vdso)? {
+        let stopped = self.threads.values().filter_map(|thread| match thread {
+            Thread::Stopped(stopped, _) => Some(stopped),
+            Thread::Running(_) => None,
+        });
+        if foreign && vdso.may_return_to(self.pid, stopped)?.is_some() {
             tracing::warn!(
                 pid = self.pid,
                 "a signal's handler may return to the clock code that a killed agent left: it stays, unused"
@@ -436,18 +440,6 @@ impl Side {
         });
         self.add_stopped(thread, Why::Asked);
         done
-    }
-
-    /// A stack of one of the stopped threads may lead to what we wrote.
-    fn may_return_to(&self, vdso: &Vdso) -> Result<bool> {
-        for thread in self.threads.values() {
-            if let Thread::Stopped(stopped, _) = thread
-                && vdso.may_return_to(self.pid, stopped)?
-            {
-                return Ok(true);
-            }
-        }
-        Ok(false)
     }
 }
 

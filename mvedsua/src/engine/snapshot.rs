@@ -334,16 +334,13 @@ fn stop(
 /// A handler that was entered while nobody traced the process may return to the code of a killed agent. That must stay as
 /// it is until then: the copy would read clocks there by itself, and a rollback takes it away.
 fn no_handler_returns_to_ours(pid: i32, threads: &[Stopped], vdso: &Vdso) -> Result<()> {
-    if vdso.was_left() {
-        for thread in threads {
-            if vdso.may_return_to(pid, thread)? {
-                return Err(TraceeError::Passing(format!(
-                    "thread {} is in the handler of a signal that came while an agent was dead, and may return to the \
-                     clock code which that left; try again when the handler is through",
-                    thread.tid()
-                )));
-            }
-        }
+    if vdso.was_left()
+        && let Some(tid) = vdso.may_return_to(pid, threads)?
+    {
+        return Err(TraceeError::Passing(format!(
+            "thread {tid} is in the handler of a signal that came while an agent was dead, and may return to the clock \
+             code which that left; try again when the handler is through"
+        )));
     }
     Ok(())
 }

@@ -231,7 +231,6 @@ impl Vdso {
                 }
             }
         }
-        let image_len = image.len();
         let vdso = Self {
             base,
             image,
@@ -239,8 +238,7 @@ impl Vdso {
             stub,
             functions: functions.map(|(start, _)| start),
             clock,
-            left: theirs.len() == image_len
-                && theirs[stub as usize..].iter().any(|byte| *byte != 0),
+            left: theirs.iter().skip(stub as usize).any(|byte| *byte != 0),
         };
         if !vdso.is_known(&theirs) {
             return Err(TraceeError::Unsuitable(format!(
@@ -275,24 +273,33 @@ impl Vdso {
         self.left
     }
 
-    /// True if any word of a stopped thread's stack could be an address in what we write.
+    /// A thread, if any of these stopped ones, on whose stack a word could be an address in what we write.
     ///
     /// # Errors
-    /// When the thread is gone.
-    pub fn may_return_to(&self, pid: i32, thread: &Stopped) -> Result<bool> {
+    /// When one is gone.
+    pub fn may_return_to<'a>(
+        &self,
+        pid: i32,
+        threads: impl IntoIterator<Item = &'a Stopped>,
+    ) -> Result<Option<i32>> {
         /// Most of a stack that is looked at.
         const MOST: u64 = 1 << 20;
-        let from = thread.registers()?.rsp & !7;
         let maps = inspect::maps(pid)?;
-        let Some(map) = maps.iter().find(|map| (map.start..map.end).contains(&from)) else {
-            return Ok(false);
-        };
-        let mut stack = vec![0; (map.end - from).min(MOST) as usize];
-        memory::read(pid, from, &mut stack).named("read the stack", thread.tid())?;
-        let words = stack.chunks_exact(8);
-        Ok(words
-            .map(|word| u64::from_le_bytes(word.try_into().expect("8 bytes")))
-            .any(|word| self.is_inside(word)))
+        for thread in threads {
+            let from = thread.registers()?.rsp & !7;
+            let Some(map) = maps.iter().find(|map| (map.start..map.end).contains(&from)) else {
+                continue;
+            };
+            let mut stack = vec![0; (map.end - from).min(MOST) as usize];
+            memory::read(pid, from, &mut stack).named("read the stack", thread.tid())?;
+            let mut words = stack
+                .chunks_exact(8)
+                .map(|word| u64::from_le_bytes(word.try_into().expect("8 bytes")));
+            if words.any(|word| self.is_inside(word)) {
+                return Ok(Some(thread.tid()));
+            }
+        }
+        Ok(None)
     }
 
     /// Address from which one injected call is made: [`CALL`].
@@ -470,9 +477,9 @@ impl Vdso {
                 back_to_caller(pid, regs)
             }
             Some((Place::Pushing, function)) => {
-                regs.rsp = header(pid, regs.gs_base)?.entered;
-                let number = regs.gs_base + std::mem::offset_of!(SlotHeader, number) as u64;
-                memory::write(pid, number, &[0; 8]).named("take a reading back", pid)?;
+                let header = header(pid, regs.gs_base)?;
+                regs.rsp = header.entered;
+                clock_slots::take_back(pid, regs.gs_base, header.count)?;
                 Ok(back_to(regs, entry(function)))
             }
             Some((Place::Reading, _)) => self.leave_reading(pid, regs),
