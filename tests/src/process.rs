@@ -56,6 +56,15 @@ fn statuses(pid: i32, threads: &[i32]) -> impl Iterator<Item = String> {
         .filter_map(move |tid| fs::read_to_string(format!("/proc/{pid}/task/{tid}/status")).ok())
 }
 
+/// True when all threads of the process stand in some stop: `T` or, of a traced one, `t`.
+#[must_use]
+pub fn stands(pid: i32) -> bool {
+    let threads = threads(pid);
+    let is_stop = |state: String| state.starts_with(['T', 't']);
+    !threads.is_empty()
+        && statuses(pid, &threads).all(|text| field_of(&text, "State").is_some_and(is_stop))
+}
+
 /// Ids of the threads; empty when the process does not exist.
 #[must_use]
 pub fn threads(pid: i32) -> Vec<i32> {

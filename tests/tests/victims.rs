@@ -302,8 +302,31 @@ fn a_handler_may_return_long_after_the_agents_death() -> Result<()> {
     if !can_run("a_handler_may_return_long_after_the_agents_death", NEEDS) {
         return Ok(());
     }
-    let (mut mvedsua, victim) = followed("held", 20)?;
-    let (pid, hold) = (victim.pid(), victim.dir().join("progress.hold"));
+    handlers_may_return("held", |victim| Ok(victim.pid()))
+}
+
+#[test]
+fn a_childs_handler_may_return_long_after_the_agents_death() -> Result<()> {
+    if !can_run(
+        "a_childs_handler_may_return_long_after_the_agents_death",
+        NEEDS,
+    ) {
+        return Ok(());
+    }
+    let child = |victim: &Victim| {
+        let children = process::children(victim.pid());
+        children.first().copied().context("it has no child")
+    };
+    handlers_may_return("heldchild", child)
+}
+
+/// `reader`: the process that reads the clock until the signal comes.
+fn handlers_may_return(name: &str, reader: impl Fn(&Victim) -> Result<i32>) -> Result<()> {
+    let victim = Victim::start(name)?;
+    let mut mvedsua = Mvedsua::start()?;
+    mvedsua.attach_with_children(victim.pid(), name)?;
+    follow(&mvedsua, &victim, name, 20)?;
+    let (pid, hold) = (reader(&victim)?, victim.dir().join("progress.hold"));
     let stands = || {
         let call = std::fs::read_to_string(format!("/proc/{pid}/syscall"));
         call.is_ok_and(|call| call.starts_with("0 "))
@@ -314,10 +337,10 @@ fn a_handler_may_return_long_after_the_agents_death() -> Result<()> {
         process::send(pid, Signal::SIGUSR1)?;
         ensure!(wait_until(LIMIT, stands), "{}", victim.log());
         mvedsua.start_agent()?;
-        ensure!(mvedsua.status("held")?.follower.is_none());
+        ensure!(mvedsua.status(name)?.follower.is_none());
         ensure!(process::is_untraced(pid));
         let is_left = mvedsua.log().contains("may return to the clock code");
-        let outcome = mvedsua.run(&["update", "held", "--identity"])?;
+        let outcome = mvedsua.run(&["update", name, "--identity"])?;
         if is_left {
             ensure!(
                 outcome.code == 5 && outcome.stderr.contains("in the handler of a signal"),
@@ -326,15 +349,15 @@ fn a_handler_may_return_long_after_the_agents_death() -> Result<()> {
             ensure!(process::is_untraced(pid));
         } else {
             outcome.ok()?;
-            mvedsua.rollback("held")?;
+            mvedsua.rollback(name)?;
         }
         std::fs::write(&hold, "x")?;
         victim
             .wait_rounds(20)
             .with_context(|| format!("left: {is_left}; it says: {}", victim.log()))?;
-        follow(&mvedsua, &victim, "held", 20)?;
+        follow(&mvedsua, &victim, name, 20)?;
         if is_left {
-            mvedsua.rollback("held")?;
+            mvedsua.rollback(name)?;
             victim.wait_rounds(20)?;
             return victim.end();
         }

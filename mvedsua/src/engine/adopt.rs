@@ -12,16 +12,15 @@ use std::sync::Arc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::home::{Home, Kept};
-use super::rollback::Family;
-use super::side::{Side, Why};
+use super::rollback::{Family, free_unknown};
+use super::side::Side;
 use super::snapshot::KEPT_OPTIONS;
 use super::unit;
 use crate::sys::pidfd;
 use crate::sys::seccomp::Listener;
 use crate::tracee::pid_namespace::PidNamespace;
-use crate::tracee::snapshot::{LEADER_OPTIONS, TREE_OPTIONS, seize_all};
+use crate::tracee::snapshot::{LEADER_OPTIONS, TREE_OPTIONS, seize_running};
 use crate::tracee::stub::Vdso;
-use crate::tracee::thread::Running;
 use crate::tracee::{Result, TraceeError, inspect, rebuild};
 
 /// True if the process was promoted by an agent: it holds the listener of its own filter.
@@ -59,6 +58,34 @@ pub fn discard_copy(pid: i32, leader: i32) {
     let _ = pidfd::kill(pid);
 }
 
+/// Something of a killed agent's is in its vDSO.
+fn is_patched(pid: i32, vdso: &Vdso) -> bool {
+    vdso.is_pristine(pid).is_ok_and(|pristine| !pristine)
+}
+
+/// Makes those processes of a service go on that a killed agent left in an update, and stopped.
+pub(super) fn continue_all_left(root: i32) {
+    let is_stopped = |pid: i32| {
+        inspect::status_field(pid, pid, "State").is_some_and(|state| state.starts_with('T'))
+    };
+    let mut tree = inspect::descendants(root);
+    tree.push(root);
+    tree.retain(|pid| is_stopped(*pid));
+    for pid in tree {
+        if Vdso::of(pid).is_ok_and(|vdso| is_patched(pid, &vdso)) {
+            continue_left(pid);
+        }
+    }
+}
+
+/// Makes a process go on that a killed agent left in an update, and stopped: by its recorder, most likely, and that
+/// agent's guard, which does the same, sees only those that nobody traces, and may come too late.
+pub(super) fn continue_left(pid: i32) {
+    tracing::warn!(pid, "a killed agent left this process stopped; it goes on");
+    // One that is gone needs it no more.
+    let _ = pidfd::open(pid).and_then(|process| pidfd::signal(process.as_fd(), libc::SIGCONT));
+}
+
 /// How the process `pid` is held from now on. Repairs what a killed agent left.
 ///
 /// # Errors
@@ -69,7 +96,7 @@ pub(super) fn home_of(pid: i32) -> Result<Home> {
     }
     let mut home = Home::Bare(pid);
     let vdso = Vdso::of(pid)?;
-    let sides = stop_patched(pid, &vdso)?;
+    let sides = seize_patched(pid, &vdso)?;
     if !sides.is_empty() {
         let pids: Vec<i32> = sides.iter().map(|side| side.pid).collect();
         tracing::warn!(
@@ -81,32 +108,27 @@ pub(super) fn home_of(pid: i32) -> Result<Home> {
     Ok(home)
 }
 
-/// Stops those processes of a tree whose clock functions a killed agent left patched: the root, whose children
+/// Seizes those processes of a tree whose clock functions a killed agent left patched: the root, whose children
 /// it followed, and their forks.
-fn stop_patched(root: i32, vdso: &Vdso) -> Result<Vec<Side>> {
+fn seize_patched(root: i32, vdso: &Vdso) -> Result<Vec<Side>> {
     let mut sides = Vec::new();
     let mut processes = vec![root];
     while let Some(pid) = processes.pop() {
         // What runs another program has another vDSO.
-        let patched = rebuild::check_layout(pid, root).is_ok()
-            && vdso.is_pristine(pid).is_ok_and(|pristine| !pristine);
-        if patched {
-            match seize_all(pid, LEADER_OPTIONS | TREE_OPTIONS) {
-                Ok((threads, _)) => {
-                    let mut side = Side::new(pid);
+        if rebuild::check_layout(pid, root).is_ok() && is_patched(pid, vdso) {
+            match seize(pid, LEADER_OPTIONS | TREE_OPTIONS) {
+                Ok(mut side) => {
                     side.vdso = Some(Box::new(vdso.clone()));
-                    for thread in threads {
-                        side.add_stopped(thread, Why::Asked);
-                    }
                     sides.push(side);
                 }
-                Err(_) if pid != root => {
-                    tracing::warn!(pid, "a child process keeps its clock functions patched");
+                Err(error) if pid != root => {
+                    tracing::warn!(pid, %error, "a child process keeps its clock functions patched");
+                    free_unknown(pid);
                 }
                 Err(error) => return Err(error),
             }
         }
-        // Those of a stopped one are all that it has.
+        // Those that one of ours makes from now on are ours, and reported.
         processes.extend(inspect::children(pid));
     }
     Ok(sides)
@@ -127,19 +149,16 @@ fn adopt(pid: i32) -> Result<Kept> {
         pidfd::duplicate(process.as_fd(), parked).map_err(kernel("fetch the listener"))?;
     let listener = Arc::new(Listener::new(listener).map_err(kernel("set up the listener"))?);
     let vdso = Vdso::of(pid)?;
-    let mut side = Side::new(pid);
     // Seizing suspends the filter at once; a thread that waits in it is not stopped by that.
-    seize_running(pid, &mut side)?;
-    let is_patched = |pid: i32| vdso.is_pristine(pid).is_ok_and(|pristine| !pristine);
+    let mut side = seize(pid, KEPT_OPTIONS)?;
     let mut sides = Vec::new();
     for child in descendants(pid) {
-        let mut family = Side::new(child);
-        match seize_running(child, &mut family) {
+        match seize(child, KEPT_OPTIONS) {
             // What runs another program has another vDSO.
-            Ok(()) if rebuild::check_layout(child, pid).is_ok() && is_patched(child) => {
+            Ok(family) if rebuild::check_layout(child, pid).is_ok() && is_patched(child, &vdso) => {
                 sides.push(family);
             }
-            Ok(()) => {
+            Ok(family) => {
                 for tid in family.tids() {
                     side.wards.insert(tid);
                 }
@@ -150,12 +169,15 @@ fn adopt(pid: i32) -> Result<Kept> {
     }
     release_waiting(&listener);
     let mut home = Home::Kept(Kept::new(Side::new(pid), listener));
-    if sides.is_empty() && !is_patched(pid) {
+    if sides.is_empty() && !is_patched(pid, &vdso) {
         if let Home::Kept(kept) = &mut home {
             kept.side = side;
         }
     } else {
         sides.insert(0, side);
+        for side in &mut sides {
+            side.vdso = Some(Box::new(vdso.clone()));
+        }
         Family::of(sides, true).free(&vdso, &mut home, true);
     }
     match home {
@@ -166,30 +188,13 @@ fn adopt(pid: i32) -> Result<Kept> {
     }
 }
 
-fn seize_running(pid: i32, side: &mut Side) -> Result<()> {
-    loop {
-        let fresh: Vec<i32> = inspect::threads(pid)?
-            .into_iter()
-            .filter(|tid| !side.has(*tid))
-            .collect();
-        if fresh.is_empty() {
-            return Ok(());
-        }
-        for tid in fresh {
-            match Running::seize(tid, KEPT_OPTIONS) {
-                Ok(thread) => side.add_running(thread),
-                // Born since from a thread that is ours already: the kernel seized it.
-                Err(TraceeError::Kernel { source, .. })
-                    if source.raw_os_error() == Some(libc::EPERM) =>
-                {
-                    side.add_running(Running::born(tid));
-                }
-                Err(TraceeError::Kernel { source, .. })
-                    if source.raw_os_error() == Some(libc::ESRCH) => {}
-                Err(error) => return Err(error),
-            }
-        }
+/// Seizes all threads of a process, which go on running.
+fn seize(pid: i32, options: u32) -> Result<Side> {
+    let mut side = Side::new(pid);
+    for thread in seize_running(pid, options)? {
+        side.add_running(thread);
     }
+    Ok(side)
 }
 
 /// Child processes inherited the filter: they need its suspension too.

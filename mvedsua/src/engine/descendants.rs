@@ -17,13 +17,14 @@ use super::guard::Watched;
 use super::pair::{Child, Pair, ROOT};
 use super::readings::Slots;
 use super::side::{Side, Why};
+use super::snapshot::no_handler_returns_to_ours;
 use crate::dsu::Bundle;
 use crate::matcher::EpollData;
 use crate::recorder::Recorder;
 use crate::tracee::context::Context;
 use crate::tracee::pid_namespace::PidNamespace;
 use crate::tracee::rebuild::{self, Member, Original};
-use crate::tracee::snapshot::{self, Captured, FOLLOWER_OPTIONS, TREE_OPTIONS, seize_all};
+use crate::tracee::snapshot::{self, Captured, FOLLOWER_OPTIONS, Held, TREE_OPTIONS, seize_all};
 use crate::tracee::stub::{Clocks, Vdso};
 use crate::tracee::thread::{Running, Stopped};
 use crate::tracee::{Result, TraceeError, clock_slots, inspect};
@@ -43,6 +44,8 @@ pub(super) struct Descendant {
     original: Option<Original>,
     /// `None`: it leads no more.
     watched: Option<Watched>,
+    /// Its vDSO had nothing of ours in it before.
+    clean: bool,
 }
 
 /// All of them.
@@ -82,19 +85,22 @@ impl Descendants {
         }
     }
 
-    /// Stops all processes below the root, which is stopped already, and traces them with `options`. The stub is
-    /// written into each.
+    /// Stops all processes below the root, which is stopped already, and traces them with `options`; they were `held`
+    /// so until now. The stub is written into each.
     ///
     /// # Errors
-    /// When one cannot be stopped, or has ended and its parent has not taken notice of that yet: the others
-    /// are in `self` and must be let go.
-    pub(super) fn stop(&mut self, options: u32, vdso: &Vdso) -> Result<()> {
+    /// When one cannot be stopped, or has ended and its parent has not taken notice of that yet: those that stand
+    /// are in `self` and must be [let go](Descendants::let_go).
+    pub(super) fn stop(&mut self, options: u32, held: Held, vdso: &Vdso) -> Result<()> {
         let mut parents = vec![(self.root, None)];
         let mut outcome = Ok(());
         while let Some((parent, place)) = parents.pop() {
             for pid in inspect::children(parent) {
-                match self.stop_one(pid, place, options, vdso) {
-                    Ok(()) => parents.push((pid, Some(self.all.len() - 1))),
+                match self.stop_one(pid, place, options, held) {
+                    Ok(()) => {
+                        outcome = outcome.and(self.prepare_last(vdso));
+                        parents.push((pid, Some(self.all.len() - 1)));
+                    }
                     // The others, too, may be ours since their birth.
                     Err(error) => outcome = outcome.and(Err(error)),
                 }
@@ -103,21 +109,16 @@ impl Descendants {
         outcome
     }
 
-    /// Lets all of them go as they were before they were stopped. If they were traced then, they still are.
-    pub(super) fn let_go(&mut self, traced: bool, vdso: &Vdso) {
+    /// Lets all of them go as they were, and were `held`, before they were stopped.
+    pub(super) fn let_go(&mut self, held: Held, vdso: &Vdso) {
         for mut one in std::mem::take(&mut self.all) {
             let threads = one.side.take_stopped(Why::Asked);
-            if let Err(error) = vdso.restore(one.pid) {
+            if one.clean
+                && let Err(error) = vdso.restore(one.pid)
+            {
                 tracing::warn!(pid = one.pid, %error, "the vDSO was not restored");
             }
-            if traced {
-                for thread in threads {
-                    // One that is gone will be reported as such.
-                    let _ = thread.resume(0);
-                }
-            } else {
-                snapshot::release(one.pid, threads);
-            }
+            snapshot::let_go(one.pid, threads, held);
         }
     }
 
@@ -126,14 +127,14 @@ impl Descendants {
         pid: i32,
         parent: Option<usize>,
         options: u32,
-        vdso: &Vdso,
+        held: Held,
     ) -> Result<()> {
         let ends = || {
             TraceeError::Passing(format!(
                 "child process {pid} has just ended and was not waited for yet; try again"
             ))
         };
-        let threads = match seize_all(pid, options) {
+        let threads = match seize_all(pid, options, held) {
             Ok((threads, _)) => threads,
             Err(_) if inspect::is_dying(pid) => Vec::new(),
             Err(error) => return Err(error),
@@ -141,13 +142,7 @@ impl Descendants {
         if threads.is_empty() {
             return Err(ends());
         }
-        // Before anything is written where another program may have something else.
-        if let Err(error) = rebuild::check_layout(pid, self.root) {
-            snapshot::release(pid, threads);
-            return Err(error);
-        }
         let mut side = Side::new(pid);
-        side.vdso = Some(Box::new(vdso.clone()));
         for thread in threads {
             side.add_stopped(thread, Why::Asked);
         }
@@ -161,8 +156,25 @@ impl Descendants {
             slots: None,
             original: None,
             watched: Some(Watched::watch(pid)),
+            clean: false,
         });
-        vdso.write_stub(pid)
+        Ok(())
+    }
+
+    /// Writes the stub into the last of them.
+    fn prepare_last(&mut self, vdso: &Vdso) -> Result<()> {
+        let Some(one) = self.all.last_mut() else {
+            return Ok(());
+        };
+        // Before anything is written where another program may have something else.
+        rebuild::check_layout(one.pid, self.root)?;
+        one.clean = !vdso.is_left_in(one.pid)?;
+        if !one.clean {
+            no_handler_returns_to_ours(one.pid, one.side.stopped(), vdso)?;
+        }
+        vdso.write_stub(one.pid)?;
+        one.side.vdso = Some(Box::new(vdso.clone()));
+        Ok(())
     }
 
     /// Adds the process `pid` of a tree that leads no more, all of whose `threads` stand, behind its `parent`, and reads it.
@@ -190,6 +202,7 @@ impl Descendants {
             slots,
             original: Some(original),
             watched: None,
+            clean: false,
         });
         Ok(())
     }

@@ -145,7 +145,8 @@ pub fn run() {
     while quiet_since.elapsed() < SETTLED {
         for (pid, process) in &watched {
             // By its descriptor: the number may be another process's by now.
-            if is_stopped(*pid) && pidfd::signal(process.as_fd(), libc::SIGCONT).is_ok() {
+            if is_or_will_be_stopped(*pid) && pidfd::signal(process.as_fd(), libc::SIGCONT).is_ok()
+            {
                 quiet_since = Instant::now();
             }
         }
@@ -174,12 +175,15 @@ fn is_spared(root: i32, handle: &OwnedFd) -> bool {
     }
 }
 
-/// Stopped by a signal, with no tracer that could be the reason.
-fn is_stopped(pid: i32) -> bool {
+/// Stopped by a signal, with no tracer that could be the reason; or about to be, as soon as a thread of it runs, which
+/// takes its time on a busy machine.
+fn is_or_will_be_stopped(pid: i32) -> bool {
     inspect::threads(pid).is_ok_and(|tids| {
         tids.iter().any(|tid| {
-            inspect::status_field(pid, *tid, "State").is_some_and(|s| s.starts_with('T'))
-                && inspect::status_field(pid, *tid, "TracerPid").as_deref() == Some("0")
+            let field = |name| inspect::status_field(pid, *tid, name);
+            (inspect::stop_is_pending(pid, *tid)
+                || field("State").is_some_and(|state| state.starts_with('T')))
+                && field("TracerPid").as_deref() == Some("0")
         })
     })
 }

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, mpsc};
 
 use tokio::sync::{oneshot, watch};
 
-use super::adopt::{home_of, is_promoted};
+use super::adopt::{continue_all_left, home_of, is_promoted};
 use super::attach::{check, check_tree, refused};
 use super::worker::Worker;
 use crate::session::{Children, Command, Done, Failure, Status, TimelineEntry};
@@ -70,6 +70,7 @@ impl Engine {
     /// [`Failure::Refused`] with the reason; the process was not touched.
     pub fn attach(target: Target) -> Result<Self, Failure> {
         let promoted = is_promoted(target.pid);
+        continue_all_left(target.pid);
         check(target.pid, promoted)?;
         let follow = match target.children {
             Children::Follow => true,

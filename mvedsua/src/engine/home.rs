@@ -7,6 +7,7 @@ use super::rollback::{pass, stop_side};
 use super::side::{Side, Why};
 use crate::sys::ptrace;
 use crate::sys::seccomp::Listener;
+use crate::tracee::TraceeError;
 use crate::tracee::thread::Stopped;
 
 /// How the service is held between updates.
@@ -57,8 +58,18 @@ impl Kept {
     }
 
     /// Stops all its threads for a snapshot and hands them over.
+    ///
+    /// # Errors
+    /// When a signal has stopped it.
     pub(super) fn stop_all(&mut self) -> crate::tracee::Result<Vec<Stopped>> {
         stop_side(&mut self.side);
+        if self.side.is_stopped_by_a_signal() {
+            self.side.resume_all_into_interrupt();
+            return Err(TraceeError::Unsuitable(format!(
+                "process {} is stopped by a signal; let it run first (kill -CONT)",
+                self.side.pid
+            )));
+        }
         Ok(self.side.take_stopped(Why::Asked))
     }
 

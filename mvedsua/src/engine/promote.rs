@@ -293,21 +293,11 @@ impl Following {
 
     /// Which threads were asked to stop and do not, and where they are.
     fn do_not_stop(&self, whose: &str, side: impl Fn(&Pair) -> &Side) -> Stop {
-        let mut threads = Vec::new();
-        for pair in self.pairs.iter() {
-            let side = side(pair);
-            threads.extend(side.running().map(|thread| {
-                let tid = thread.tid();
-                let state = inspect::status_field(side.pid, tid, "State");
-                let call =
-                    std::fs::read_to_string(format!("/proc/{}/task/{tid}/syscall", side.pid));
-                let state = state.unwrap_or_else(|| "gone".into());
-                format!(
-                    "{tid} ({state}, call {})",
-                    call.unwrap_or_default().trim_end()
-                )
-            }));
-        }
+        let threads: Vec<String> = self
+            .pairs
+            .iter()
+            .flat_map(|pair| side(pair).what_runs_does())
+            .collect();
         Stop::roll_back(format!(
             "these threads of the {whose} do not stop: {}",
             threads.join(", ")

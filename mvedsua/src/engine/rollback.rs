@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollTimeout, poll};
 
+use super::adopt::continue_left;
 use super::ending::end_all;
 use super::family::Tree;
 use super::following::Following;
@@ -169,7 +170,8 @@ impl Family {
     }
 
     /// Stops all threads; signals that arrive are delivered. Returns only when all stand: a
-    /// thread that was left behind would stay in its next stop for ever.
+    /// thread that was left behind would stay in its next stop for ever. Those of a process that a signal has
+    /// stopped stand, too.
     pub(super) fn stop(&mut self) {
         let start = Instant::now();
         let mut warned = false;
@@ -196,9 +198,9 @@ impl Family {
             }
             if !warned && start.elapsed() > SLOW_STOP {
                 warned = true;
-                let running = self.sides.iter().flat_map(Side::running);
-                let tids: Vec<i32> = running.map(Running::tid).collect();
-                tracing::warn!(?tids, "these threads do not stop; waiting for them");
+                let threads: Vec<String> =
+                    self.sides.iter().flat_map(Side::what_runs_does).collect();
+                tracing::warn!(?threads, "these threads do not stop; waiting for them");
             }
             // No descriptor tells of a ptrace report to this thread alone.
             let _ = poll(&mut [], PollTimeout::from(1u8));
@@ -218,15 +220,26 @@ impl Family {
     }
 
     /// Makes the leader as it was before the update: its vDSO restored, its threads untraced (or, for a
-    /// promoted process, traced and its filter suspended as before). `foreign`: it ran untraced meanwhile.
+    /// promoted process, traced and its filter suspended as before). `foreign`: a killed agent left it, and it ran
+    /// untraced meanwhile.
     pub(super) fn free(mut self, vdso: &Vdso, home: &mut Home, foreign: bool) {
         self.stop();
+        // Calls that are made inside them bring threads out of that stop.
+        let stopped: Vec<i32> = self
+            .sides
+            .iter()
+            .filter(|side| side.is_stopped_by_a_signal())
+            .map(|side| side.pid)
+            .collect();
         for side in &mut self.sides {
             // Threads that were held for other reasons go the same way.
             let _ = side.leave_calls_to_kernel();
             if let Err(error) = side.restore_vdso(vdso, foreign) {
                 tracing::warn!(pid = side.pid, %error, "the vDSO was not restored");
             }
+        }
+        if foreign {
+            stopped.iter().copied().for_each(continue_left);
         }
         match home {
             Home::Bare(_) => {
@@ -243,11 +256,16 @@ impl Family {
                 }
             }
             Home::Kept(kept) => {
+                for side in &mut self.sides {
+                    if stopped.contains(&side.pid) {
+                        side.resume_all_into_interrupt();
+                    } else {
+                        side.resume_all();
+                    }
+                }
                 let mut sides = self.sides.into_iter();
                 let mut root = sides.next().unwrap_or_else(|| Side::new(0));
-                root.resume_all();
-                for mut child in sides {
-                    child.resume_all();
+                for child in sides {
                     for tid in child.tids() {
                         root.wards.insert(tid);
                     }
@@ -265,19 +283,19 @@ pub(super) fn pass(side: &mut Side, tid: i32, wait: Wait) {
         side.wards.report(tid, wait);
         return;
     }
-    let Some(thread) = side.reported(tid) else {
+    let stands = matches!(wait, Wait::Interrupted | Wait::GroupStop(_));
+    let thread = match side.reported(tid) {
+        Some(thread) => thread,
         // A thread at its birth, reported before its creator's event names it: lost here, it would
         // stand still for ever.
-        if wait == Wait::Interrupted && inspect::process_of(tid) == Some(side.pid) {
-            let born = Running::born(tid).reported();
-            if let Ok(running) = born.resume(0) {
-                side.add_running(running);
-            }
-        } else {
+        None if stands && inspect::process_of(tid) == Some(side.pid) => {
+            Running::born(tid).reported()
+        }
+        None => {
             // Whoever it is, it must not stand still because of us.
             side.wards.report(tid, wait);
+            return;
         }
-        return;
     };
     let signal = match wait {
         Wait::Signal(signal) if is_recorders_stop(tid, signal) => 0,
@@ -329,9 +347,9 @@ pub(super) fn stop_side(side: &mut Side) {
 }
 
 fn stopping_report(side: &mut Side, tid: i32, wait: Wait) {
-    if wait == Wait::Interrupted {
+    if matches!(wait, Wait::Interrupted | Wait::GroupStop(_)) {
         if let Some(thread) = side.reported(tid) {
-            if !thread.is_about_to_get_a_signal() {
+            if wait != Wait::Interrupted || !thread.is_about_to_get_a_signal() {
                 side.add_stopped(thread, Why::Asked);
             } else if let Ok(running) = thread.let_the_signal_come() {
                 side.add_running(running);
@@ -360,7 +378,7 @@ pub(super) fn free_leader(leader: Side, vdso: &Vdso, home: &mut Home, foreign: b
 /// server when nobody is there any more to take it away.
 fn detach(pid: i32, mut thread: Stopped) {
     let tid = thread.tid();
-    while stop_is_pending(pid, tid) {
+    while inspect::stop_is_pending(pid, tid) {
         let Ok(running) = thread.resume(0) else {
             return;
         };
@@ -388,13 +406,8 @@ fn detach(pid: i32, mut thread: Stopped) {
     let _ = thread.detach(0);
 }
 
-/// The recorder signals one thread; others signal the process.
-fn stop_is_pending(pid: i32, tid: i32) -> bool {
-    inspect::status_mask(pid, tid, "SigPnd") & (1 << (libc::SIGSTOP - 1)) != 0
-}
-
 /// Threads that are still ours although we know nothing of them would stand still in their next stop.
-fn free_unknown(pid: i32) {
+pub(super) fn free_unknown(pid: i32) {
     let start = Instant::now();
     loop {
         let ours: Vec<i32> = inspect::threads(pid)

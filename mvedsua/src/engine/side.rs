@@ -80,6 +80,11 @@ impl Side {
             .insert(thread.tid(), Thread::Stopped(thread, why));
     }
 
+    /// A signal has stopped the process, and nothing has made it go on yet.
+    pub(super) fn is_stopped_by_a_signal(&self) -> bool {
+        self.stopped().any(Stopped::is_in_group_stop) || self.running().any(Running::is_listening)
+    }
+
     pub(super) fn has(&self, tid: i32) -> bool {
         self.threads.contains_key(&tid)
     }
@@ -153,6 +158,34 @@ impl Side {
             Thread::Running(running) => Some(running),
             Thread::Stopped(..) => None,
         })
+    }
+
+    /// The threads that stand, for whatever reason.
+    pub(super) fn stopped(&self) -> impl Iterator<Item = &Stopped> {
+        self.threads.values().filter_map(|thread| match thread {
+            Thread::Stopped(stopped, _) => Some(stopped),
+            Thread::Running(_) => None,
+        })
+    }
+
+    /// Of each thread that runs as far as we know: what the kernel says that it does. For a report.
+    pub(super) fn what_runs_does(&self) -> Vec<String> {
+        let told = |thread: &Running| {
+            let tid = thread.tid();
+            let line = |file: &str| {
+                let text = std::fs::read_to_string(format!("/proc/{}/task/{tid}/{file}", self.pid));
+                text.unwrap_or_default().trim_end().to_owned()
+            };
+            let field = |name| inspect::status_field(self.pid, tid, name);
+            let state = field("State").unwrap_or_else(|| "gone".into());
+            let traced_by = field("TracerPid").unwrap_or_default();
+            format!(
+                "{tid} ({state}, traced by {traced_by}, in {}, call {})",
+                line("wchan"),
+                line("syscall")
+            )
+        };
+        self.running().map(told).collect()
     }
 
     /// Asks one running thread to stop.
@@ -239,6 +272,19 @@ impl Side {
             if let Some(Thread::Stopped(..)) = self.threads.get(&tid)
                 && let Some(stopped) = self.reported(tid)
                 && let Ok(running) = stopped.resume(0)
+            {
+                self.add_running(running);
+            }
+        }
+    }
+
+    /// As [`resume_all`](Self::resume_all), but their next stop comes at once, and is reported: if a signal has stopped the
+    /// process, they are back in that stop then.
+    pub(super) fn resume_all_into_interrupt(&mut self) {
+        for tid in self.tids() {
+            if let Some(Thread::Stopped(..)) = self.threads.get(&tid)
+                && let Some(stopped) = self.reported(tid)
+                && let Ok(running) = stopped.resume_into_interrupt()
             {
                 self.add_running(running);
             }
@@ -401,11 +447,7 @@ impl Side {
                 stopped.set_registers(&regs)?;
             }
         }
-        let stopped = self.threads.values().filter_map(|thread| match thread {
-            Thread::Stopped(stopped, _) => Some(stopped),
-            Thread::Running(_) => None,
-        });
-        if foreign && vdso.may_return_to(self.pid, stopped)?.is_some() {
+        if foreign && vdso.may_return_to(self.pid, self.stopped())?.is_some() {
             tracing::warn!(
                 pid = self.pid,
                 "a signal's handler may return to the clock code that a killed agent left: it stays, unused"
@@ -483,7 +525,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::tracee::snapshot::{LEADER_OPTIONS, seize_all};
+    use crate::tracee::snapshot::{Held, LEADER_OPTIONS, seize_all};
 
     /// Waits in the call that it is told, says what that has returned, and has a handler for `SIGUSR1`.
     const WAITER: &str = r#"
@@ -564,7 +606,7 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let mut child = waiter(folder.path(), how);
             let pid = i32::try_from(child.id()).unwrap();
-            let (mut threads, _) = seize_all(pid, LEADER_OPTIONS).unwrap();
+            let (mut threads, _) = seize_all(pid, LEADER_OPTIONS, Held::Bare).unwrap();
             let mut side = Side::new(pid);
             side.vdso = Some(Box::new(Vdso::of(pid).unwrap()));
             what(side, threads.pop().unwrap());

@@ -30,7 +30,7 @@ use crate::sys::wakeup::Wakeup;
 use crate::tracee::clock_slots;
 use crate::tracee::pid_namespace::PidNamespace;
 use crate::tracee::snapshot::{
-    self, FOLLOWER_OPTIONS, LEADER_OPTIONS, TREE_OPTIONS, populate, seize_all,
+    self, FOLLOWER_OPTIONS, Held, LEADER_OPTIONS, TREE_OPTIONS, populate, seize_all,
 };
 use crate::tracee::stub::{self, Vdso};
 use crate::tracee::thread::{Running, Stopped};
@@ -93,6 +93,11 @@ pub(super) fn begin(
             format!("the snapshot failed and nothing was changed: {e}"),
         )
     };
+    if let Home::Kept(kept) = home
+        && kept.side.is_stopped_by_a_signal()
+    {
+        return Err(super::attach::stopped(pid).into());
+    }
     let vdso = Vdso::of(pid).map_err(told)?;
     if !tree {
         no_wards(home)?;
@@ -290,19 +295,23 @@ fn stop(
         moment += 1;
         let asked = Instant::now();
         let (threads, start) = match home {
-            Home::Bare(_) if tree => seize_all(pid, LEADER_OPTIONS | TREE_OPTIONS)?,
-            Home::Bare(_) => seize_all(pid, LEADER_OPTIONS)?,
+            Home::Bare(_) if tree => seize_all(pid, LEADER_OPTIONS | TREE_OPTIONS, Held::Bare)?,
+            Home::Bare(_) => seize_all(pid, LEADER_OPTIONS, Held::Bare)?,
             Home::Kept(kept) => (kept.stop_all()?, asked),
         };
-        let free = no_handler_returns_to_ours(pid, &threads, vdso);
+        let free = if vdso.was_left() {
+            no_handler_returns_to_ours(pid, &threads, vdso)
+        } else {
+            Ok(())
+        };
         if !tree && free.is_ok() {
             return Ok((threads, start));
         }
-        let options = match home {
-            Home::Bare(_) => LEADER_OPTIONS | TREE_OPTIONS,
-            Home::Kept(_) => KEPT_OPTIONS,
+        let (options, held) = match home {
+            Home::Bare(_) => (LEADER_OPTIONS | TREE_OPTIONS, Held::Bare),
+            Home::Kept(_) => (KEPT_OPTIONS, Held::Traced),
         };
-        let stood = free.and_then(|()| descendants.stop(options, vdso));
+        let stood = free.and_then(|()| descendants.stop(options, held, vdso));
         let Err(error) = stood else {
             if let Home::Kept(kept) = home {
                 // All of them are among the descendants now.
@@ -310,9 +319,9 @@ fn stop(
             }
             return Ok((threads, start));
         };
-        descendants.let_go(matches!(home, Home::Kept(_)), vdso);
+        descendants.let_go(held, vdso);
         match home {
-            Home::Bare(_) => snapshot::release(pid, threads),
+            Home::Bare(_) => snapshot::let_go(pid, threads, held),
             Home::Kept(kept) => {
                 for thread in threads {
                     kept.side.add_running(thread.resume(0)?);
@@ -331,12 +340,14 @@ fn stop(
     }
 }
 
-/// A handler that was entered while nobody traced the process may return to the code of a killed agent. That must stay as
-/// it is until then: the copy would read clocks there by itself, and a rollback takes it away.
-fn no_handler_returns_to_ours(pid: i32, threads: &[Stopped], vdso: &Vdso) -> Result<()> {
-    if vdso.was_left()
-        && let Some(tid) = vdso.may_return_to(pid, threads)?
-    {
+/// A handler that was entered while nobody traced the process may return to the code that a killed agent left in it. That
+/// must stay as it is until then: the copy would read clocks there by itself, and a rollback takes it away.
+pub(super) fn no_handler_returns_to_ours<'a>(
+    pid: i32,
+    threads: impl IntoIterator<Item = &'a Stopped>,
+    vdso: &Vdso,
+) -> Result<()> {
+    if let Some(tid) = vdso.may_return_to(pid, threads)? {
         return Err(TraceeError::Passing(format!(
             "thread {tid} is in the handler of a signal that came while an agent was dead, and may return to the clock \
              code which that left; try again when the handler is through"

@@ -351,6 +351,11 @@ impl Following {
     /// What of one process cannot be carried over.
     fn obstacle_of(&self, pair: usize) -> Option<String> {
         let pid = self.pairs[pair].leader.pid;
+        if self.pairs[pair].leader.is_stopped_by_a_signal() {
+            return Some(format!(
+                "process {pid} is stopped by a signal; let it run first (kill -CONT {pid})"
+            ));
+        }
         let moved = self.pairs[pair].epoll.has_moved_objects();
         let timers = posix_timers::list(pid).map_err(|error| error.to_string());
         if let Some(why) = timers.map_or_else(Some, |timers| posix_timers::obstacle(&timers, moved))

@@ -157,6 +157,12 @@ pub fn status_mask(pid: i32, tid: i32, field: &str) -> u64 {
     mask_of(status_field(pid, tid, field).as_deref())
 }
 
+/// A `SIGSTOP` waits for this thread alone: the recorder signals one thread, others signal the process.
+#[must_use]
+pub fn stop_is_pending(pid: i32, tid: i32) -> bool {
+    status_mask(pid, tid, "SigPnd") & (1 << (libc::SIGSTOP - 1)) != 0
+}
+
 fn mask_of(hex: Option<&str>) -> u64 {
     hex.and_then(|hex| u64::from_str_radix(hex, 16).ok())
         .unwrap_or(0)

@@ -466,22 +466,27 @@ pub fn populate(
 /// delivered. Returns the moment at which the first was asked to stop, too.
 ///
 /// # Errors
-/// When a thread has another tracer; the threads stopped so far are let go.
-pub fn seize_all(pid: i32, options: u32) -> Result<(Vec<Stopped>, Instant)> {
+/// When a thread has another tracer, or the process is stopped by a signal; the threads stopped so far are let go.
+pub fn seize_all(pid: i32, options: u32, held: Held) -> Result<(Vec<Stopped>, Instant)> {
     let mut seen = HashSet::new();
     let mut seized = Vec::new();
     let mut outcome = seize_fresh(pid, options, &mut seen, &mut seized);
     let start = Instant::now();
-    let mut stopped = Vec::new();
+    let (mut stopped, mut lost) = (Vec::new(), Vec::new());
     while !seized.is_empty() {
         for thread in &seized {
             // One that is gone will be reported as such.
             let _ = thread.interrupt();
         }
         for thread in seized.drain(..) {
+            let tid = thread.tid();
             match settle(thread) {
                 Ok(thread) => stopped.extend(thread),
-                Err(error) => outcome = outcome.and(Err(error)),
+                Err(error) => {
+                    // It may stand in the stop of a signal, and would for ever.
+                    lost.push(Running::born(tid).reported());
+                    outcome = outcome.and(Err(error));
+                }
             }
         }
         if outcome.is_ok() {
@@ -491,10 +496,27 @@ pub fn seize_all(pid: i32, options: u32) -> Result<(Vec<Stopped>, Instant)> {
     match outcome {
         Ok(()) => Ok((stopped, start)),
         Err(error) => {
-            release(pid, stopped);
+            let_go(pid, stopped, held);
+            for thread in lost {
+                // What fails concerns a thread that is gone.
+                let _ = match held {
+                    Held::Bare => thread.detach(0),
+                    Held::Traced => thread.listen().map(drop),
+                };
+            }
             Err(error)
         }
     }
+}
+
+/// Seizes all threads of a process that is not traced yet; they go on running.
+///
+/// # Errors
+/// When a thread has another tracer. Some threads may be ours then.
+pub fn seize_running(pid: i32, options: u32) -> Result<Vec<Running>> {
+    let mut seized = Vec::new();
+    seize_fresh(pid, options, &mut HashSet::new(), &mut seized)?;
+    Ok(seized)
 }
 
 /// Seizes the threads that were not seen before, until a look finds none.
@@ -581,11 +603,23 @@ fn interrupted_again(thread: Running) -> Running {
     thread
 }
 
-/// Lets threads go from the stop of an interrupt: untraced, running as before.
-pub fn release(pid: i32, threads: Vec<Stopped>) {
+/// How a process is held while it is not in an update.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// Nobody traces it.
+    Bare,
+    /// We trace it: it was promoted, or has its filter from one that was, and goes on only so.
+    Traced,
+}
+
+/// Lets threads go from the stop of an interrupt, running and held as before.
+pub fn let_go(pid: i32, threads: Vec<Stopped>, held: Held) {
     for thread in threads {
         // What fails concerns a thread that is gone.
         let _ = leave_to_kernel(&thread, pid);
-        let _ = thread.detach(0);
+        let _ = match held {
+            Held::Bare => thread.detach(0),
+            Held::Traced => thread.resume(0).map(drop),
+        };
     }
 }

@@ -273,6 +273,16 @@ impl Vdso {
         self.left
     }
 
+    /// True if something of a killed agent's lies in the tail of process `pid`, a fork of the one that this was made of.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn is_left_in(&self, pid: i32) -> Result<bool> {
+        let mut tail = vec![0; self.image.len() - self.stub as usize];
+        memory::read(pid, self.base + self.stub, &mut tail).named("read vDSO", pid)?;
+        Ok(tail.iter().any(|byte| *byte != 0))
+    }
+
     /// A thread, if any of these stopped ones, on whose stack a word could be an address in what we write.
     ///
     /// # Errors

@@ -59,6 +59,15 @@ impl Running {
         ptrace::interrupt(self.tid).named("interrupt", self.tid)
     }
 
+    /// A signal has stopped its process, and we left it [in that stop](Stopped::listen).
+    #[must_use]
+    pub fn is_listening(&self) -> bool {
+        // In this order: a thread that stands does not go on by itself, and in other stops it can be looked into.
+        let stands = inspect::status_field(self.tid, self.tid, "State")
+            .is_some_and(|state| state.starts_with('t'));
+        stands && ptrace::registers(self.tid).is_err()
+    }
+
     /// The thread was reported as stopped.
     #[must_use]
     pub const fn reported(self) -> Stopped {
@@ -189,6 +198,15 @@ impl Stopped {
         // One that is gone will be reported as such.
         let _ = running.interrupt();
         Ok(running)
+    }
+
+    /// It stands because a signal has stopped its process, not (only) because we asked.
+    #[must_use]
+    pub fn is_in_group_stop(&self) -> bool {
+        // The stop's own description: the stopping signal instead of SIGTRAP (`do_jobctl_trap`).
+        ptrace::signal_info(self.tid).is_ok_and(|info| {
+            info.si_code >> 8 == libc::PTRACE_EVENT_STOP && info.si_signo != libc::SIGTRAP
+        })
     }
 
     /// Leaves it in its group stop; it still reports events.

@@ -15,7 +15,8 @@ use crate::program;
 fn copy(pid: i32, namespace: &mut PidNamespace) -> Vec<(i32, Stopped)> {
     let vdso = Vdso::of(pid).expect("a vDSO");
     vdso.write_stub(pid).expect("it lives");
-    let (threads, _) = snapshot::seize_all(pid, LEADER_OPTIONS).expect("stopped");
+    let (threads, _) =
+        snapshot::seize_all(pid, LEADER_OPTIONS, snapshot::Held::Bare).expect("stopped");
     let capture = snapshot::capture(pid, threads, &vdso, true).expect("captured");
     let (mut captured, slots) = (capture.threads, capture.slots);
     let mut contexts: Vec<_> = captured.iter().map(|c| c.context.clone()).collect();
@@ -57,7 +58,7 @@ fn free(pid: i32, threads: Vec<Running>, vdso: &Vdso) {
         });
     }
     vdso.restore(pid).expect("it lives");
-    snapshot::release(pid, stopped);
+    snapshot::let_go(pid, stopped, snapshot::Held::Bare);
 }
 
 /// Lets a copy run by itself.

@@ -47,7 +47,8 @@ pub fn copy(family: &mut Family) -> Result<Copies, String> {
     for pid in &pids {
         let vdso = Vdso::of(*pid).map_err(told)?;
         vdso.write_stub(*pid).map_err(told)?;
-        let (threads, _) = snapshot::seize_all(*pid, LEADER_OPTIONS).map_err(told)?;
+        let (threads, _) =
+            snapshot::seize_all(*pid, LEADER_OPTIONS, snapshot::Held::Bare).map_err(told)?;
         let capture = snapshot::capture(*pid, threads, &vdso, true).map_err(told)?;
         parts.push(Part {
             pid: *pid,
