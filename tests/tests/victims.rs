@@ -320,6 +320,61 @@ fn a_childs_handler_may_return_long_after_the_agents_death() -> Result<()> {
     handlers_may_return("heldchild", child)
 }
 
+/// A reading that was begun before the update is not finished by each version for itself.
+#[test]
+fn a_handler_may_have_come_within_a_reading_before_the_update() -> Result<()> {
+    if !can_run(
+        "a_handler_may_have_come_within_a_reading_before_the_update",
+        NEEDS,
+    ) {
+        return Ok(());
+    }
+    let victim = Victim::start("held")?;
+    let mvedsua = Mvedsua::start()?;
+    mvedsua.attach_without_children(victim.pid(), "held")?;
+    let hold = victim.dir().join("progress.hold");
+    let mut refused = 0;
+    // The signal may come between two readings.
+    for _ in 0..100 {
+        process::send(victim.pid(), Signal::SIGUSR1)?;
+        ensure!(
+            wait_until(LIMIT, || waits_to_go_on(victim.pid())),
+            "{}",
+            victim.log()
+        );
+        let outcome = mvedsua.run(&["update", "held", "--identity"])?;
+        let is_refused = outcome.code == 5;
+        if is_refused {
+            ensure!(
+                outcome.stderr.contains("in the handler of a signal"),
+                "{outcome:?}"
+            );
+            ensure!(process::is_untraced(victim.pid()));
+            refused += 1;
+        } else {
+            outcome.ok()?;
+        }
+        std::fs::write(&hold, "x")?;
+        if is_refused {
+            victim.wait_rounds(20)?;
+            mvedsua.update_identity("held", &[])?;
+        }
+        let recorded = mvedsua.status("held")?.events.recorded;
+        victim.wait_rounds(20)?;
+        ensure_equal(&mvedsua.wait_matched("held", LIMIT, recorded + 20)?)?;
+        mvedsua.rollback("held")?;
+        if refused > 2 {
+            return victim.end();
+        }
+    }
+    anyhow::bail!("no signal came within a reading of a clock")
+}
+
+/// The held victim's process is in its handler.
+fn waits_to_go_on(pid: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/syscall")).is_ok_and(|call| call.starts_with("0 "))
+}
+
 /// `reader`: the process that reads the clock until the signal comes.
 fn handlers_may_return(name: &str, reader: impl Fn(&Victim) -> Result<i32>) -> Result<()> {
     let victim = Victim::start(name)?;
@@ -327,10 +382,7 @@ fn handlers_may_return(name: &str, reader: impl Fn(&Victim) -> Result<i32>) -> R
     mvedsua.attach_with_children(victim.pid(), name)?;
     follow(&mvedsua, &victim, name, 20)?;
     let (pid, hold) = (reader(&victim)?, victim.dir().join("progress.hold"));
-    let stands = || {
-        let call = std::fs::read_to_string(format!("/proc/{pid}/syscall"));
-        call.is_ok_and(|call| call.starts_with("0 "))
-    };
+    let stands = || waits_to_go_on(pid);
     // The signal may come between two readings.
     for _ in 0..30 {
         mvedsua.kill_agent();

@@ -17,7 +17,6 @@ use super::guard::Watched;
 use super::pair::{Child, Pair, ROOT};
 use super::readings::Slots;
 use super::side::{Side, Why};
-use super::snapshot::no_handler_returns_to_ours;
 use crate::dsu::Bundle;
 use crate::matcher::EpollData;
 use crate::recorder::Recorder;
@@ -44,8 +43,8 @@ pub(super) struct Descendant {
     original: Option<Original>,
     /// `None`: it leads no more.
     watched: Option<Watched>,
-    /// Its vDSO had nothing of ours in it before.
-    clean: bool,
+    /// Its vDSO has the stub in it, and nothing else of ours.
+    is_written: bool,
 }
 
 /// All of them.
@@ -113,7 +112,7 @@ impl Descendants {
     pub(super) fn let_go(&mut self, held: Held, vdso: &Vdso) {
         for mut one in std::mem::take(&mut self.all) {
             let threads = one.side.take_stopped(Why::Asked);
-            if one.clean
+            if one.is_written
                 && let Err(error) = vdso.restore(one.pid)
             {
                 tracing::warn!(pid = one.pid, %error, "the vDSO was not restored");
@@ -156,7 +155,7 @@ impl Descendants {
             slots: None,
             original: None,
             watched: Some(Watched::watch(pid)),
-            clean: false,
+            is_written: false,
         });
         Ok(())
     }
@@ -168,10 +167,13 @@ impl Descendants {
         };
         // Before anything is written where another program may have something else.
         rebuild::check_layout(one.pid, self.root)?;
-        one.clean = !vdso.is_left_in(one.pid)?;
-        if !one.clean {
-            no_handler_returns_to_ours(one.pid, one.side.stopped(), vdso)?;
+        let mut threads = one.side.take_stopped(Why::Asked);
+        let free = snapshot::leave_clocks(&mut threads, vdso);
+        for thread in threads {
+            one.side.add_stopped(thread, Why::Asked);
         }
+        free?;
+        one.is_written = true;
         vdso.write_stub(one.pid)?;
         one.side.vdso = Some(Box::new(vdso.clone()));
         Ok(())
@@ -202,7 +204,7 @@ impl Descendants {
             slots,
             original: Some(original),
             watched: None,
-            clean: false,
+            is_written: false,
         });
         Ok(())
     }

@@ -10,16 +10,12 @@ use super::replay::is_interrupted;
 use super::side::Why;
 use crate::sys::pidfd;
 use crate::sys::ptrace::{self, Wait};
-use crate::tracee::inspect;
 use crate::tracee::thread::{Running, Stopped};
+use crate::tracee::{inspect, signal_frame};
 
 /// `si_code` of the signals that the engine queues for the follower: negative, as the kernel demands
 /// of another process, and used by nobody else.
 pub(super) const QUEUED_BY_US: i32 = -0x4d56;
-
-/// Where the saved mask is in `struct rt_sigframe` of x86-64: behind the return address and, of
-/// `struct ucontext`, flags, link, stack and `struct sigcontext`.
-pub(super) const MASK_IN_FRAME: u64 = 8 + 8 + 8 + 24 + 256;
 
 impl Following {
     pub(super) fn leader_report(&mut self, pair: usize, tid: i32, wait: Wait) -> Result<(), Stop> {
@@ -397,7 +393,7 @@ impl Following {
         }
         let thread = thread.step_into_handler(signal)?;
         let frame = thread.registers()?.rsp;
-        crate::sys::memory::write(pid, frame + MASK_IN_FRAME, &own.to_le_bytes())
+        crate::sys::memory::write(pid, frame + signal_frame::MASK as u64, &own.to_le_bytes())
             .map_err(failed)?;
         Ok(thread)
     }

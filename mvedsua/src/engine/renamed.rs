@@ -1,12 +1,11 @@
 //! A process that takes the place of another has another id: it must find itself where that one was.
 
 use super::following::{Following, Stop};
-use super::leader_events::MASK_IN_FRAME;
 use super::pending_signals::{SIGINFO, numbers};
 use crate::follower::Arrival;
 use crate::sys::memory;
 use crate::tracee::thread::Stopped;
-use crate::tracee::{Naming, Result, inspect};
+use crate::tracee::{Naming, Result, inspect, signal_frame};
 
 /// Calls that send a signal, and how many of their first arguments say to whom.
 const SIGNAL_SENDERS: [(&str, usize); 5] = [
@@ -63,44 +62,14 @@ impl Renamed {
         /// As far as is looked, in bytes.
         const MOST: usize = 64 << 10;
         let tid = thread.tid();
-        let from = thread.registers()?.rsp & !7;
-        let stack = memory::read_available(tid, from, MOST);
-        for at in (0..stack.len().saturating_sub(INFO_IN_FRAME + SIGINFO)).step_by(8) {
-            let frame: &[u8; INFO_IN_FRAME + SIGINFO] = stack[at..at + INFO_IN_FRAME + SIGINFO]
-                .try_into()
-                .expect("that long");
-            if is_frame(frame, from + at as u64) && self.concerns(info_of(frame)) {
-                let sender = from + (at + INFO_IN_FRAME + SENDER) as u64;
+        for frame in signal_frame::all_of(thread, MOST)? {
+            if (1..=64).contains(&numbers(&frame.info).0) && self.concerns(&frame.info) {
+                let sender = frame.at + (signal_frame::INFO + SENDER) as u64;
                 memory::write(tid, sender, &self.to.to_le_bytes()).named("write a frame", tid)?;
             }
         }
         Ok(())
     }
-}
-
-/// `struct rt_sigframe` of x86-64 (arch/x86/include/asm/sigframe.h): a return address, `struct ucontext` (flags, link,
-/// stack, `struct sigcontext`, mask), `siginfo_t`.
-const INFO_IN_FRAME: usize = MASK_IN_FRAME as usize + 8;
-/// Where the stack pointer and the code segment are in it.
-const RSP_IN_FRAME: usize = 8 + 8 + 8 + 24 + 15 * 8;
-const CS_IN_FRAME: usize = RSP_IN_FRAME + 3 * 8;
-/// The code segment of a 64-bit program.
-const USER_CS: u16 = 0x33;
-
-fn info_of(frame: &[u8; INFO_IN_FRAME + SIGINFO]) -> &[u8; SIGINFO] {
-    frame[INFO_IN_FRAME..].try_into().expect("that long")
-}
-
-/// Whether what lies at an address of a stack is the frame of a handler: the link is unused, the segment a program's,
-/// the stack pointer before the signal above it or on another stack, and the signal one.
-fn is_frame(frame: &[u8; INFO_IN_FRAME + SIGINFO], at: u64) -> bool {
-    let word = |at: usize| u64::from_le_bytes(frame[at..at + 8].try_into().expect("8 bytes"));
-    let rsp = word(RSP_IN_FRAME);
-    let (signal, _) = numbers(info_of(frame));
-    word(16) == 0
-        && word(CS_IN_FRAME) as u16 == USER_CS
-        && !(at..at + (INFO_IN_FRAME + SIGINFO) as u64).contains(&rsp)
-        && (1..=64).contains(&signal)
 }
 
 impl Following {

@@ -294,16 +294,12 @@ fn stop(
     loop {
         moment += 1;
         let asked = Instant::now();
-        let (threads, start) = match home {
+        let (mut threads, start) = match home {
             Home::Bare(_) if tree => seize_all(pid, LEADER_OPTIONS | TREE_OPTIONS, Held::Bare)?,
             Home::Bare(_) => seize_all(pid, LEADER_OPTIONS, Held::Bare)?,
             Home::Kept(kept) => (kept.stop_all()?, asked),
         };
-        let free = if vdso.was_left() {
-            no_handler_returns_to_ours(pid, &threads, vdso)
-        } else {
-            Ok(())
-        };
+        let free = snapshot::leave_clocks(&mut threads, vdso);
         if !tree && free.is_ok() {
             return Ok((threads, start));
         }
@@ -338,22 +334,6 @@ fn stop(
             kept.reports();
         }
     }
-}
-
-/// A handler that was entered while nobody traced the process may return to the code that a killed agent left in it. That
-/// must stay as it is until then: the copy would read clocks there by itself, and a rollback takes it away.
-pub(super) fn no_handler_returns_to_ours<'a>(
-    pid: i32,
-    threads: impl IntoIterator<Item = &'a Stopped>,
-    vdso: &Vdso,
-) -> Result<()> {
-    if let Some(tid) = vdso.may_return_to(pid, threads)? {
-        return Err(TraceeError::Passing(format!(
-            "thread {tid} is in the handler of a signal that came while an agent was dead, and may return to the clock \
-             code which that left; try again when the handler is through"
-        )));
-    }
-    Ok(())
 }
 
 /// All threads, which of them made the clone, and the slots for clock readings.

@@ -61,21 +61,35 @@ fn whole(done: i64, wanted: usize) -> Result<()> {
     }
 }
 
-/// Reads up to `limit` bytes, as many as are mapped, e.g. for a string of unknown length.
+/// Reads up to `limit` bytes, at most 4 MiB, as many as are mapped, e.g. for a string of unknown length.
 #[must_use]
 pub fn read_available(pid: i32, address: u64, limit: usize) -> Vec<u8> {
-    let mut all = Vec::new();
-    let mut at = address;
-    while all.len() < limit {
+    /// `UIO_MAXIOV`.
+    const MOST_PIECES: usize = 1024;
+    let mut all = vec![0; limit.min((MOST_PIECES - 1) << 12)];
+    // What the kernel cannot read whole of a piece ends the transfer before it: so each is of one page.
+    let mut pieces = Vec::new();
+    let (mut at, mut left) = (address, all.len());
+    while left > 0 {
         let page_end = (at | 0xfff).wrapping_add(1);
-        let step = ((page_end - at) as usize).min(limit - all.len());
-        let mut chunk = vec![0; step];
-        if read(pid, at, &mut chunk).is_err() {
-            break;
-        }
-        all.extend_from_slice(&chunk);
-        at = page_end;
+        let length = (page_end.wrapping_sub(at) as usize).min(left);
+        pieces.push(libc::iovec {
+            iov_base: at as *mut _,
+            iov_len: length,
+        });
+        (at, left) = (page_end, left - length);
     }
+    let local = libc::iovec {
+        iov_base: all.as_mut_ptr().cast(),
+        iov_len: all.len(),
+    };
+    // SAFETY: `local` covers exactly `all`, which is exclusively borrowed; the remote addresses are checked by the
+    // kernel, and `pieces` is no longer than it takes.
+    let got = check(unsafe {
+        let count = pieces.len() as libc::c_ulong;
+        libc::process_vm_readv(pid, &raw const local, 1, pieces.as_ptr(), count, 0) as i64
+    });
+    all.truncate(got.map_or(0, |got| got as usize));
     all
 }
 

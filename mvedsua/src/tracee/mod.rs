@@ -16,6 +16,7 @@ pub mod module;
 pub mod pid_namespace;
 pub mod posix_timers;
 pub mod rebuild;
+pub mod signal_frame;
 pub mod snapshot;
 pub mod stub;
 pub mod symbol;

@@ -64,8 +64,39 @@ pub struct Capture {
     pub slots: Option<u64>,
 }
 
-/// Reads the contexts of all threads of the stopped process `pid` and makes sure that none stands
-/// inside the vDSO code, which is then patched. With `write_down` clock readings need no system call if the
+/// Brings stopped threads out of the clock functions, which are about to be patched: none stands in the vDSO then, and none
+/// is in the handler of a signal that came there. Such a handler returns into a reading that was begun before the update,
+/// and which each side would finish by itself; or to what was overwritten meanwhile; or to the code of a killed agent.
+///
+/// # Errors
+/// [`TraceeError::Passing`] if a handler is not through. In any case `threads` are those that stand.
+pub fn leave_clocks(threads: &mut Vec<Stopped>, vdso: &Vdso) -> Result<()> {
+    let mut outcome = Ok(());
+    let mut left = Vec::with_capacity(threads.len());
+    for thread in threads.drain(..) {
+        let tid = thread.tid();
+        match leave_vdso(thread, vdso) {
+            Ok(thread) => left.extend(thread),
+            Err(error) => {
+                // It stands all the same.
+                left.push(Running::born(tid).reported());
+                outcome = outcome.and(Err(error));
+            }
+        }
+    }
+    *threads = left;
+    outcome?;
+    match vdso.may_return(&*threads)? {
+        None => Ok(()),
+        Some(tid) => Err(TraceeError::Passing(format!(
+            "thread {tid} is in the handler of a signal that came while it read a clock; try again when the handler \
+             is through"
+        ))),
+    }
+}
+
+/// Reads the contexts of all threads of the stopped process `pid`, none of which may stand in the vDSO or return there
+/// ([`leave_clocks`]): that is then patched. With `write_down` clock readings need no system call if the
 /// machine and the process allow that.
 ///
 /// # Errors
@@ -73,7 +104,6 @@ pub struct Capture {
 pub fn capture(pid: i32, threads: Vec<Stopped>, vdso: &Vdso, write_down: bool) -> Result<Capture> {
     let mut complete = Vec::with_capacity(threads.len());
     for thread in threads {
-        let thread = leave_vdso(thread, vdso)?;
         let context = Context::read(&thread, pid)?;
         complete.push(Captured { thread, context });
     }
@@ -156,11 +186,11 @@ fn ask(
 }
 
 /// Lets a thread that stands inside the vDSO run until it stands elsewhere. It is never stepped: an agent
-/// that died after such a step would leave it a trap, and with it the end of the server.
-fn leave_vdso(mut thread: Stopped, vdso: &Vdso) -> Result<Stopped> {
+/// that died after such a step would leave it a trap, and with it the end of the server. `None`: it has ended.
+fn leave_vdso(mut thread: Stopped, vdso: &Vdso) -> Result<Option<Stopped>> {
     for look in 0..MOST_LOOKS {
         if !vdso.contains(thread.registers()?.rip) {
-            return Ok(thread);
+            return Ok(Some(thread));
         }
         let running = thread.resume(0)?;
         // A request to stop that comes at once would find it where it is.
@@ -169,9 +199,10 @@ fn leave_vdso(mut thread: Stopped, vdso: &Vdso) -> Result<Stopped> {
             std::hint::spin_loop();
         }
         running.interrupt()?;
-        let tid = running.tid();
-        thread = settle(running)?
-            .ok_or_else(|| TraceeError::Unsuitable(format!("thread {tid} has ended")))?;
+        let Some(settled) = settle(running)? else {
+            return Ok(None);
+        };
+        thread = settled;
     }
     Err(TraceeError::Unsuitable(format!(
         "thread {} does not leave the vDSO; try again",

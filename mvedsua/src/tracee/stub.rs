@@ -12,7 +12,7 @@ use object::{Object, ObjectSymbol};
 use super::clock_code::{self, Code, JUMP, Place};
 use super::clock_slots;
 use super::context::ERESTART;
-use super::inspect;
+use super::signal_frame;
 use super::thread::Stopped;
 use super::{Naming, Result, TraceeError};
 use crate::sys::memory;
@@ -273,43 +273,27 @@ impl Vdso {
         self.left
     }
 
-    /// True if something of a killed agent's lies in the tail of process `pid`, a fork of the one that this was made of.
-    ///
-    /// # Errors
-    /// When it is gone.
-    pub fn is_left_in(&self, pid: i32) -> Result<bool> {
-        let mut tail = vec![0; self.image.len() - self.stub as usize];
-        memory::read(pid, self.base + self.stub, &mut tail).named("read vDSO", pid)?;
-        Ok(tail.iter().any(|byte| *byte != 0))
-    }
-
-    /// A thread, if any of these stopped ones, on whose stack a word could be an address in what we write.
+    /// A thread, if any of these stopped ones, that is in a handler which may return into what we write.
     ///
     /// # Errors
     /// When one is gone.
     pub fn may_return_to<'a>(
         &self,
-        pid: i32,
         threads: impl IntoIterator<Item = &'a Stopped>,
     ) -> Result<Option<i32>> {
-        /// Most of a stack that is looked at.
-        const MOST: u64 = 1 << 20;
-        let maps = inspect::maps(pid)?;
-        for thread in threads {
-            let from = thread.registers()?.rsp & !7;
-            let Some(map) = maps.iter().find(|map| (map.start..map.end).contains(&from)) else {
-                continue;
-            };
-            let mut stack = vec![0; (map.end - from).min(MOST) as usize];
-            memory::read(pid, from, &mut stack).named("read the stack", thread.tid())?;
-            let mut words = stack
-                .chunks_exact(8)
-                .map(|word| u64::from_le_bytes(word.try_into().expect("8 bytes")));
-            if words.any(|word| self.is_inside(word)) {
-                return Ok(Some(thread.tid()));
-            }
-        }
-        Ok(None)
+        returning_thread(threads, |rip| self.is_inside(rip))
+    }
+
+    /// A thread, if any of these stopped ones, that is in a handler which may return into the vDSO: it has not finished a
+    /// reading that it began before, or is to go on in what a killed agent wrote.
+    ///
+    /// # Errors
+    /// When one is gone.
+    pub fn may_return<'a>(
+        &self,
+        threads: impl IntoIterator<Item = &'a Stopped>,
+    ) -> Result<Option<i32>> {
+        returning_thread(threads, |rip| self.contains(rip))
     }
 
     /// Address from which one injected call is made: [`CALL`].
@@ -351,10 +335,9 @@ impl Vdso {
         address >= from && address < from + STUBS
     }
 
-    /// True if `address`, found on a stack, could be one to return to in what we write: the code in the
+    /// True if `address` is in what we write: the code in the
     /// tail, or behind the entry of a function.
-    #[must_use]
-    pub fn is_inside(&self, address: u64) -> bool {
+    fn is_inside(&self, address: u64) -> bool {
         let at = address.wrapping_sub(self.base);
         (self.stub..self.image.len() as u64).contains(&at)
             || self
@@ -569,6 +552,22 @@ impl Vdso {
         memory::read(pid, self.base, &mut theirs).named("read vDSO", pid)?;
         Ok(theirs == self.image)
     }
+}
+
+/// A thread, if any of these stopped ones, that is in a handler which may return to where `leads` says.
+fn returning_thread<'a>(
+    threads: impl IntoIterator<Item = &'a Stopped>,
+    leads: impl Fn(u64) -> bool,
+) -> Result<Option<i32>> {
+    /// Most of a stack that is looked at, in bytes.
+    const MOST: usize = 256 << 10;
+    for thread in threads {
+        let frames = signal_frame::all_of(thread, MOST)?;
+        if frames.iter().any(|frame| leads(frame.rip)) {
+            return Ok(Some(thread.tid()));
+        }
+    }
+    Ok(None)
 }
 
 /// The thread is to make the call of the function at `entry` once more.

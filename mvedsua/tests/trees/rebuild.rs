@@ -47,8 +47,9 @@ pub fn copy(family: &mut Family) -> Result<Copies, String> {
     for pid in &pids {
         let vdso = Vdso::of(*pid).map_err(told)?;
         vdso.write_stub(*pid).map_err(told)?;
-        let (threads, _) =
+        let (mut threads, _) =
             snapshot::seize_all(*pid, LEADER_OPTIONS, snapshot::Held::Bare).map_err(told)?;
+        snapshot::leave_clocks(&mut threads, &vdso).map_err(told)?;
         let capture = snapshot::capture(*pid, threads, &vdso, true).map_err(told)?;
         parts.push(Part {
             pid: *pid,
