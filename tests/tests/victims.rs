@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use mvedsua_tests::mvedsua::Status;
+use mvedsua_tests::mvedsua::{Outcome, Status};
 use mvedsua_tests::{Mvedsua, Need, Victim, can_run, process, wait_until};
 use nix::sys::signal::Signal;
 
@@ -343,12 +343,8 @@ fn a_handler_may_have_come_within_a_reading_before_the_update() -> Result<()> {
             victim.log()
         );
         let outcome = mvedsua.run(&["update", "held", "--identity"])?;
-        let is_refused = outcome.code == 5;
+        let is_refused = is_refused_for_a_handler(&outcome);
         if is_refused {
-            ensure!(
-                outcome.stderr.contains("in the handler of a signal"),
-                "{outcome:?}"
-            );
             ensure!(process::is_untraced(victim.pid()));
             refused += 1;
         } else {
@@ -375,6 +371,10 @@ fn waits_to_go_on(pid: i32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/syscall")).is_ok_and(|call| call.starts_with("0 "))
 }
 
+fn is_refused_for_a_handler(outcome: &Outcome) -> bool {
+    outcome.code == 5 && outcome.stderr.contains("in the handler of a signal")
+}
+
 /// `reader`: the process that reads the clock until the signal comes.
 fn handlers_may_return(name: &str, reader: impl Fn(&Victim) -> Result<i32>) -> Result<()> {
     let victim = Victim::start(name)?;
@@ -393,13 +393,10 @@ fn handlers_may_return(name: &str, reader: impl Fn(&Victim) -> Result<i32>) -> R
         ensure!(process::is_untraced(pid));
         let is_left = mvedsua.log().contains("may return to the clock code");
         let outcome = mvedsua.run(&["update", name, "--identity"])?;
-        if is_left {
-            ensure!(
-                outcome.code == 5 && outcome.stderr.contains("in the handler of a signal"),
-                "{outcome:?}"
-            );
+        if is_refused_for_a_handler(&outcome) {
             ensure!(process::is_untraced(pid));
         } else {
+            ensure!(!is_left, "{outcome:?}");
             outcome.ok()?;
             mvedsua.rollback(name)?;
         }

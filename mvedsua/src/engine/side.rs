@@ -447,7 +447,7 @@ impl Side {
                 stopped.set_registers(&regs)?;
             }
         }
-        if foreign && vdso.may_return_to(self.stopped())?.is_some() {
+        if foreign && vdso.may_return(self.stopped())?.is_some() {
             tracing::warn!(
                 pid = self.pid,
                 "a signal's handler may return to the clock code that a killed agent left: it stays, unused"

@@ -267,25 +267,15 @@ impl Vdso {
     }
 
     /// True if a killed agent's code lay in the tail when this was made. Handlers may have been entered meanwhile that
-    /// return to it ([`may_return_to`](Self::may_return_to)).
+    /// return to it ([`may_return`](Self::may_return)).
     #[must_use]
     pub const fn was_left(&self) -> bool {
         self.left
     }
 
-    /// A thread, if any of these stopped ones, that is in a handler which may return into what we write.
-    ///
-    /// # Errors
-    /// When one is gone.
-    pub fn may_return_to<'a>(
-        &self,
-        threads: impl IntoIterator<Item = &'a Stopped>,
-    ) -> Result<Option<i32>> {
-        returning_thread(threads, |rip| self.is_inside(rip))
-    }
-
     /// A thread, if any of these stopped ones, that is in a handler which may return into the vDSO: it has not finished a
-    /// reading that it began before, or is to go on in what a killed agent wrote.
+    /// reading that it began before, or is to go on in what a killed agent wrote (which calls the kernel's code: then
+    /// the handler returns there first).
     ///
     /// # Errors
     /// When one is gone.
@@ -293,7 +283,15 @@ impl Vdso {
         &self,
         threads: impl IntoIterator<Item = &'a Stopped>,
     ) -> Result<Option<i32>> {
-        returning_thread(threads, |rip| self.contains(rip))
+        /// Most of a stack that is looked at, in bytes.
+        const MOST: usize = 256 << 10;
+        for thread in threads {
+            let frames = signal_frame::all_of(thread, MOST)?;
+            if frames.iter().any(|frame| self.contains(frame.rip)) {
+                return Ok(Some(thread.tid()));
+            }
+        }
+        Ok(None)
     }
 
     /// Address from which one injected call is made: [`CALL`].
@@ -333,17 +331,6 @@ impl Vdso {
     pub const fn is_in_stub(&self, address: u64) -> bool {
         let from = self.base + self.stub;
         address >= from && address < from + STUBS
-    }
-
-    /// True if `address` is in what we write: the code in the
-    /// tail, or behind the entry of a function.
-    fn is_inside(&self, address: u64) -> bool {
-        let at = address.wrapping_sub(self.base);
-        (self.stub..self.image.len() as u64).contains(&at)
-            || self
-                .patches
-                .iter()
-                .any(|patch| (patch.at as u64 + 1..patch.at as u64 + 8).contains(&at))
     }
 
     /// Writes the injection stub.
@@ -552,22 +539,6 @@ impl Vdso {
         memory::read(pid, self.base, &mut theirs).named("read vDSO", pid)?;
         Ok(theirs == self.image)
     }
-}
-
-/// A thread, if any of these stopped ones, that is in a handler which may return to where `leads` says.
-fn returning_thread<'a>(
-    threads: impl IntoIterator<Item = &'a Stopped>,
-    leads: impl Fn(u64) -> bool,
-) -> Result<Option<i32>> {
-    /// Most of a stack that is looked at, in bytes.
-    const MOST: usize = 256 << 10;
-    for thread in threads {
-        let frames = signal_frame::all_of(thread, MOST)?;
-        if frames.iter().any(|frame| leads(frame.rip)) {
-            return Ok(Some(thread.tid()));
-        }
-    }
-    Ok(None)
 }
 
 /// The thread is to make the call of the function at `entry` once more.
