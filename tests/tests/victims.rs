@@ -202,19 +202,23 @@ fn what_the_kernel_keeps_goes_over_and_comes_back() -> Result<()> {
         return Ok(());
     }
     let (mvedsua, victim) = followed("lasting", 100)?;
-    mvedsua.promote("lasting")?;
-    let before = mvedsua.status("lasting")?;
-    victim.wait_rounds(100)?;
-    let status = mvedsua.wait_for("lasting", LIMIT, |status| {
-        status.follower.is_none() || status.events.matched > before.events.matched + 1000
-    })?;
-    ensure!(
-        status.stage == "updated-leader" && status.events.diverged == 0,
-        "{status:?}"
-    );
-    mvedsua.rollback("lasting")?;
-    ensure!(mvedsua.status("lasting")?.leader.pid == victim.pid());
-    victim.wait_rounds(100)?;
+    let goes_over_and_back = || {
+        mvedsua.promote("lasting")?;
+        let before = mvedsua.status("lasting")?;
+        victim.wait_rounds(100)?;
+        let status = mvedsua.wait_for("lasting", LIMIT, |status| {
+            status.follower.is_none() || status.events.matched > before.events.matched + 1000
+        })?;
+        ensure!(
+            status.stage == "updated-leader" && status.events.diverged == 0,
+            "{status:?}"
+        );
+        mvedsua.rollback("lasting")?;
+        ensure!(mvedsua.status("lasting")?.leader.pid == victim.pid());
+        victim.wait_rounds(100)
+    };
+    goes_over_and_back()
+        .with_context(|| format!("it says: {}\n{}", victim.log(), mvedsua.log()))?;
     victim.end()
 }
 

@@ -100,10 +100,23 @@ static void check_timers(void)
 /* One signal waits for the process and one for this thread, with what they were sent with. */
 static void send_signals(int round)
 {
-	union sigval value = { .sival_int = round };
-	CHECK(sigqueue(getpid(), LATER, value) == 0);
-	value.sival_int = -round;
-	CHECK(pthread_sigqueue(pthread_self(), MINE, value) == 0);
+	sigset_t both;
+	struct timespec none = { 0, 0 };
+	sigemptyset(&both);
+	sigaddset(&both, LATER);
+	sigaddset(&both, MINE);
+	pid_t pid;
+	do {
+		/* Between the look at the id and the sending the process may be promoted, and has another id then: what was
+		 * sent to the old one is lost (README, limits). */
+		while (sigtimedwait(&both, NULL, &none) > 0)
+			;
+		pid = getpid();
+		union sigval value = { .sival_int = round };
+		CHECK(sigqueue(pid, LATER, value) == 0);
+		value.sival_int = -round;
+		CHECK(pthread_sigqueue(pthread_self(), MINE, value) == 0);
+	} while (getpid() != pid);
 }
 
 static void take_signals(int round)

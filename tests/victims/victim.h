@@ -25,8 +25,9 @@
 	do {                                                                                   \
 		if (!(what)) {                                                                 \
 			int error_ = errno;                                                    \
-			fprintf(stderr, "%s:%d: not so: %s (errno %d: %s)\n", __FILE__,        \
-				__LINE__, #what, error_, strerror(error_));                    \
+			/* A report of a divergence shows the beginning of what was written. */            \
+			fprintf(stderr, "errno %d, %s:%d: not so: %s (%s)\n", error_, __FILE__,         \
+				__LINE__, #what, strerror(error_));                                    \
 			abort();                                                               \
 		}                                                                              \
 	} while (0)

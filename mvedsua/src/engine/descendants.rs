@@ -95,11 +95,9 @@ impl Descendants {
         let mut outcome = Ok(());
         while let Some((parent, place)) = parents.pop() {
             for pid in inspect::children(parent) {
-                match self.stop_one(pid, place, options, held) {
-                    Ok(()) => {
-                        outcome = outcome.and(self.prepare_last(vdso));
-                        parents.push((pid, Some(self.all.len() - 1)));
-                    }
+                let stood = self.stop_one(pid, place, options, held);
+                match stood.and_then(|()| self.prepare_last(vdso)) {
+                    Ok(()) => parents.push((pid, Some(self.all.len() - 1))),
                     // The others, too, may be ours since their birth.
                     Err(error) => outcome = outcome.and(Err(error)),
                 }

@@ -316,6 +316,11 @@ impl Following {
             Wait::Interrupted if self.put_mask_into_force(tid)? => {
                 self.pairs[pair].follower.add_running(thread.resume(0)?);
             }
+            // The leader's thread is in that handler already, and will follow from there.
+            Wait::Interrupted if self.stopping_follower && thread.is_about_to_get_a_signal() => {
+                let running = thread.let_the_signal_come()?;
+                self.pairs[pair].follower.add_running(running);
+            }
             Wait::Interrupted if self.stopping_follower => {
                 self.pairs[pair].follower.add_stopped(thread, Why::Asked)
             }

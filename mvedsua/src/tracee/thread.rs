@@ -7,6 +7,8 @@ use crate::sys::ptrace::{self, Wait};
 
 /// How long a signal that is about to be delivered is waited for.
 const SIGNAL_WAIT: Duration = Duration::from_micros(20);
+/// How long, if the thread gets no CPU.
+const LONGEST_SIGNAL_WAIT: Duration = Duration::from_millis(5);
 
 /// The signal for which a thread is stopped is the `SIGSTOP` of a recorder, not a user's: the kernel itself
 /// sends none. It must never be delivered, or the server stands still when nobody traces it any more.
@@ -184,10 +186,15 @@ impl Stopped {
     /// # Errors
     /// When it is gone.
     pub fn let_the_signal_come(self) -> Result<Running> {
-        let running = self.resume(0)?;
-        // A request to stop that comes at once would come before the signal.
-        let until = Instant::now() + SIGNAL_WAIT;
-        while Instant::now() < until {
+        let has_run = || inspect::run_time(self.tid, self.tid);
+        let before = has_run();
+        let running = Running { tid: self.tid };
+        ptrace::resume(self.tid, 0).named("resume", self.tid)?;
+        // A request to stop that comes before the thread has run would come before the signal.
+        let start = Instant::now();
+        while start.elapsed() < SIGNAL_WAIT
+            || (before.is_some() && has_run() == before && start.elapsed() < LONGEST_SIGNAL_WAIT)
+        {
             if ptrace::registers(running.tid).is_ok() {
                 // It stands already: there, or once more because it had been asked to twice. Another request would wait
                 // until it is resumed, and come before the signal again, for ever (seen).
