@@ -105,3 +105,35 @@ pub fn force_write(pid: i32, address: u64, data: &[u8]) -> Result<()> {
         .open(format!("/proc/{pid}/mem"))?;
     file.write_all_at(data, address)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_mapped_is_read_and_no_more() {
+        let page = 4096;
+        // SAFETY: a new private mapping, and the end of its second page; nobody else knows of it.
+        let start = unsafe {
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+            let start = libc::mmap(
+                std::ptr::null_mut(),
+                3 * page,
+                libc::PROT_READ,
+                flags,
+                -1,
+                0,
+            );
+            assert_ne!(start, libc::MAP_FAILED);
+            assert_eq!(libc::munmap(start.byte_add(2 * page), page), 0);
+            start as u64
+        };
+        let pid = std::process::id() as i32;
+        let available = |from: u64, limit| read_available(pid, from, limit).len();
+        assert_eq!(available(start + 100, 50), 50);
+        assert_eq!(available(start + 100, 3 * page), 2 * page - 100);
+        assert_eq!(available(start + 2 * page as u64, 8), 0, "nothing is there");
+        // SAFETY: as above.
+        assert_eq!(unsafe { libc::munmap(start as *mut _, 2 * page) }, 0);
+    }
+}
