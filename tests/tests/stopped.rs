@@ -12,11 +12,15 @@ const NAME: &str = "stopped";
 
 fn updated() -> Result<(Mvedsua, Victim)> {
     let victim = Victim::start("diverges")?;
+    Ok((update(&victim)?, victim))
+}
+
+fn update(victim: &Victim) -> Result<Mvedsua> {
     let mvedsua = Mvedsua::start()?;
     mvedsua.attach(victim.pid(), NAME)?;
     mvedsua.update_identity(NAME, &[])?;
     victim.wait_rounds(10)?;
-    Ok((mvedsua, victim))
+    Ok(mvedsua)
 }
 
 /// Stops a process.
@@ -33,8 +37,28 @@ fn stop(pid: i32) -> Result<()> {
     Ok(())
 }
 
+/// Stops a process in the middle of a sleep, which the stop interrupts and which goes on behind it.
+fn stop_asleep(pid: i32) -> Result<()> {
+    /// The number of `clock_nanosleep`, as `/proc/PID/syscall` begins.
+    const SLEEP: &str = "230 ";
+    let sleeps = || {
+        let call = std::fs::read_to_string(format!("/proc/{pid}/syscall"));
+        call.is_ok_and(|call| call.starts_with(SLEEP))
+    };
+    for _ in 0..20 {
+        ensure!(wait_until(LIMIT, sleeps), "it never sleeps");
+        stop(pid)?;
+        if sleeps() {
+            return Ok(());
+        }
+        process::send(pid, Signal::SIGCONT)?;
+    }
+    anyhow::bail!("it never sleeps for long enough")
+}
+
 /// It stands still: nothing that was done to it has made it go on.
 fn still_stands(victim: &Victim, rounds: u64) -> Result<()> {
+    ensure!(process::stands(victim.pid()), "it runs");
     ensure!(victim.rounds() == rounds, "it went on");
     Ok(())
 }
@@ -55,8 +79,10 @@ fn a_stopped_leader_is_rolled_back_and_stays_stopped() -> Result<()> {
     if !can_run("a_stopped_leader_is_rolled_back_and_stays_stopped", NEEDS) {
         return Ok(());
     }
-    let (mvedsua, victim) = updated()?;
-    stop(victim.pid())?;
+    let victim = Victim::start("diverges")?;
+    let before = victim.footprint()?;
+    let mvedsua = update(&victim)?;
+    stop_asleep(victim.pid())?;
     let rounds = victim.rounds();
     let refused = mvedsua.run(&["promote", NAME])?;
     ensure!(
@@ -68,6 +94,7 @@ fn a_stopped_leader_is_rolled_back_and_stays_stopped() -> Result<()> {
     still_stands(&victim, rounds)?;
     process::send(victim.pid(), Signal::SIGCONT)?;
     victim.wait_rounds(10)?;
+    ensure!(victim.footprint()? == before, "it is not as it was");
     victim.end()
 }
 

@@ -63,6 +63,12 @@ fn is_patched(pid: i32, vdso: &Vdso) -> bool {
     vdso.is_pristine(pid).is_ok_and(|pristine| !pristine)
 }
 
+/// It has its parent's memory, and with it the vDSO (`vfork`). The parent cannot stop before it goes on.
+fn is_borrower(pid: i32) -> bool {
+    let parent = inspect::status_field(pid, pid, "PPid").and_then(|parent| parent.parse().ok());
+    parent.is_some_and(|parent| pidfd::share_memory(parent, pid))
+}
+
 /// Makes those processes of a service go on that a killed agent left in an update, and stopped.
 pub(super) fn continue_all_left(root: i32) {
     let is_stopped = |pid: i32| {
@@ -72,7 +78,7 @@ pub(super) fn continue_all_left(root: i32) {
     tree.push(root);
     tree.retain(|pid| is_stopped(*pid));
     for pid in tree {
-        if Vdso::of(pid).is_ok_and(|vdso| is_patched(pid, &vdso)) {
+        if Vdso::of(pid).is_ok_and(|vdso| vdso.is_led(pid)) {
             continue_left(pid);
         }
     }
@@ -115,7 +121,7 @@ fn seize_patched(root: i32, vdso: &Vdso) -> Result<Vec<Side>> {
     let mut processes = vec![root];
     while let Some(pid) = processes.pop() {
         // What runs another program has another vDSO.
-        if rebuild::check_layout(pid, root).is_ok() && is_patched(pid, vdso) {
+        if !is_borrower(pid) && rebuild::check_layout(pid, root).is_ok() && is_patched(pid, vdso) {
             match seize(pid, LEADER_OPTIONS | TREE_OPTIONS) {
                 Ok(mut side) => {
                     side.vdso = Some(Box::new(vdso.clone()));
@@ -128,7 +134,7 @@ fn seize_patched(root: i32, vdso: &Vdso) -> Result<Vec<Side>> {
                 Err(error) => return Err(error),
             }
         }
-        // Those that one of ours makes from now on are ours, and reported.
+        // Forks that one of ours makes from now on are ours, and reported.
         processes.extend(inspect::children(pid));
     }
     Ok(sides)
@@ -155,7 +161,11 @@ fn adopt(pid: i32) -> Result<Kept> {
     for child in descendants(pid) {
         match seize(child, KEPT_OPTIONS) {
             // What runs another program has another vDSO.
-            Ok(family) if rebuild::check_layout(child, pid).is_ok() && is_patched(child, &vdso) => {
+            Ok(family)
+                if !is_borrower(child)
+                    && rebuild::check_layout(child, pid).is_ok()
+                    && is_patched(child, &vdso) =>
+            {
                 sides.push(family);
             }
             Ok(family) => {

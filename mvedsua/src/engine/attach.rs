@@ -6,7 +6,7 @@ use nix::poll::{PollTimeout, poll};
 
 use crate::session::Failure;
 use crate::tracee::stub::Vdso;
-use crate::tracee::{inspect, pid_namespace, rebuild};
+use crate::tracee::{TraceeError, inspect, pid_namespace, rebuild};
 
 /// A refusal of the engine with its stable code (`docs/errors.md`).
 pub(super) fn refused(code: &str, message: impl Into<String>) -> Failure {
@@ -55,7 +55,7 @@ pub(super) fn check(pid: i32, ours: bool) -> Result<(), Failure> {
         // A tracer stops its tracee now and then: that it is traced is what has to end.
         check_untouched(pid)?;
         if state.starts_with(['T', 't']) {
-            return Err(stopped(pid));
+            return Err(refused("E204", TraceeError::Halted(pid).to_string()));
         }
     }
     check_class(pid, &exe)?;
@@ -64,12 +64,6 @@ pub(super) fn check(pid: i32, ours: bool) -> Result<(), Failure> {
     check_threads(pid)?;
     Vdso::of(pid).map_err(|e| refused("E212", e.to_string()))?;
     Ok(())
-}
-
-/// The process was stopped by a signal.
-pub(super) fn stopped(pid: i32) -> Failure {
-    let message = format!("process {pid} is stopped; let it run first (kill -CONT {pid})");
-    refused("E204", message)
 }
 
 /// A 64-bit x86 program: `e_ident[EI_CLASS]` and `e_machine`.

@@ -166,7 +166,7 @@ impl Descendants {
         // Before anything is written where another program may have something else.
         rebuild::check_layout(one.pid, self.root)?;
         let mut threads = one.side.take_stopped(Why::Asked);
-        let free = snapshot::leave_clocks(&mut threads, vdso);
+        let free = snapshot::leave_clocks(one.pid, &mut threads, vdso);
         for thread in threads {
             one.side.add_stopped(thread, Why::Asked);
         }

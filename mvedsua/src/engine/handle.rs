@@ -64,10 +64,11 @@ fn or_alone(failure: Failure) -> Failure {
 
 impl Engine {
     /// Checks that the process can be followed and starts its engine thread. Nothing is installed
-    /// in the process.
+    /// in the process; what a killed agent left there is repaired.
     ///
     /// # Errors
-    /// [`Failure::Refused`] with the reason; the process was not touched.
+    /// [`Failure::Refused`] with the reason; the process was not touched, but that it goes on if a killed agent left it
+    /// stopped in an update.
     pub fn attach(target: Target) -> Result<Self, Failure> {
         let promoted = is_promoted(target.pid);
         continue_all_left(target.pid);

@@ -64,11 +64,10 @@ impl Kept {
     pub(super) fn stop_all(&mut self) -> crate::tracee::Result<Vec<Stopped>> {
         stop_side(&mut self.side);
         if self.side.is_stopped_by_a_signal() {
+            // One that is gone is reported as such.
+            let _ = self.side.leave_calls_to_kernel();
             self.side.resume_all_into_interrupt();
-            return Err(TraceeError::Unsuitable(format!(
-                "process {} is stopped by a signal; let it run first (kill -CONT)",
-                self.side.pid
-            )));
+            return Err(TraceeError::Halted(self.side.pid));
         }
         Ok(self.side.take_stopped(Why::Asked))
     }

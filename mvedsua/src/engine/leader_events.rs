@@ -36,6 +36,10 @@ impl Following {
             Wait::Interrupted if self.stopping => {
                 self.pairs[pair].leader.add_stopped(thread, Why::Asked)
             }
+            // Whoever looks at what stands will see it.
+            Wait::GroupStop(_) if self.stopping => {
+                self.pairs[pair].leader.add_stopped(thread, Why::Asked)
+            }
             Wait::Interrupted if self.is_crowded() => {
                 self.pairs[pair].leader.add_stopped(thread, Why::RingFull);
                 self.blocked_since.get_or_insert_with(Instant::now);

@@ -323,8 +323,13 @@ impl Following {
         for pair in self.pairs.iter_mut() {
             for thread in pair.leader.take_stopped(Why::Asked) {
                 let tid = thread.tid();
+                let resumed = if thread.is_in_group_stop() {
+                    thread.resume_into_interrupt()
+                } else {
+                    thread.resume(0)
+                };
                 // One that is gone will be reported as such.
-                let running = thread.resume(0).unwrap_or_else(|_| Running::born(tid));
+                let running = resumed.unwrap_or_else(|_| Running::born(tid));
                 pair.leader.add_running(running);
             }
         }

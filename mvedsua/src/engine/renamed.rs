@@ -86,10 +86,17 @@ impl Following {
             .find(|(name, _)| *name == again.call.name());
         let Some((_, ids)) = ids else { return Ok(()) };
         let mut regs = thread.registers()?;
-        if regs.orig_rax != u64::MAX
-            || regs.rax != u64::from(again.call.nr)
-            || [regs.rdi, regs.rsi] != again.call.args[..2]
-        {
+        let call = [
+            u64::from(again.call.nr),
+            again.call.args[0],
+            again.call.args[1],
+        ];
+        let stands_before_it = regs.orig_rax == u64::MAX && [regs.rax, regs.rdi, regs.rsi] == call;
+        // Or a handler comes before it: its frame holds the registers for the call.
+        let frames = signal_frame::all_of(thread, 1024)?;
+        let mut frames = frames.iter();
+        let frame = frames.find(|frame| frame.at == regs.rsp && frame.call == call);
+        if !stands_before_it && frame.is_none() {
             return Ok(());
         }
         let seen = |tid: i32| inspect::own_id(tid) as u64;
@@ -101,10 +108,18 @@ impl Following {
             let of = lanes.find(|lane| lane.follower.is_some() && seen(lane.leader) == id);
             of.and_then(|lane| lane.follower).map_or(id, seen)
         };
-        regs.rdi = own(regs.rdi);
-        if *ids == 2 {
-            regs.rsi = own(regs.rsi);
+        let mut args = [call[1], call[2]];
+        for arg in args.iter_mut().take(*ids) {
+            *arg = own(*arg);
         }
+        if let Some(frame) = frame {
+            let bytes: Vec<u8> = args.iter().flat_map(|arg| arg.to_le_bytes()).collect();
+            let at = frame.at + signal_frame::RDI as u64;
+            return Ok(
+                memory::write(thread.tid(), at, &bytes).named("write a frame", thread.tid())?
+            );
+        }
+        [regs.rdi, regs.rsi] = args;
         Ok(thread.set_registers(&regs)?)
     }
 }

@@ -231,16 +231,20 @@ impl Family {
             .filter(|side| side.is_stopped_by_a_signal())
             .map(|side| side.pid)
             .collect();
+        let left = stopped.iter().copied();
+        let left: Vec<i32> = left.filter(|pid| foreign && vdso.is_led(*pid)).collect();
         for side in &mut self.sides {
             // Threads that were held for other reasons go the same way.
             let _ = side.leave_calls_to_kernel();
+            if foreign && !vdso.is_in(side.pid) {
+                // It has executed another program since it was looked at.
+                continue;
+            }
             if let Err(error) = side.restore_vdso(vdso, foreign) {
                 tracing::warn!(pid = side.pid, %error, "the vDSO was not restored");
             }
         }
-        if foreign {
-            stopped.iter().copied().for_each(continue_left);
-        }
+        left.into_iter().for_each(continue_left);
         match home {
             Home::Bare(_) => {
                 for mut side in self.sides {

@@ -471,6 +471,7 @@ impl Side {
         };
         let tid = thread.tid();
         let unmapped = Context::read(&thread, self.pid).and_then(|context| {
+            vdso.forget_slots(self.pid)?;
             let mut guarded = Guarded::begin(thread, &context, vdso)?;
             clock_slots::unmap(&mut guarded, slots)?;
             guarded.end()

@@ -16,6 +16,7 @@ use super::following::{Following, Parts};
 use super::guard::Watched;
 use super::home::Home;
 use super::readings::Slots;
+use super::rollback::free_unknown;
 use super::rules::Rules;
 use super::side::Side;
 use super::transfer::Timers;
@@ -34,7 +35,7 @@ use crate::tracee::snapshot::{
 };
 use crate::tracee::stub::{self, Vdso};
 use crate::tracee::thread::{Running, Stopped};
-use crate::tracee::{Result, TraceeError};
+use crate::tracee::{Result, TraceeError, inspect};
 
 /// An update that has begun.
 pub(super) struct Begun {
@@ -87,16 +88,17 @@ pub(super) fn begin(
     let write_down = rules
         .as_ref()
         .is_none_or(|set| !super::rules::read_clocks(set));
-    let told = |e: TraceeError| {
-        refused(
+    let told = |e: TraceeError| match e {
+        TraceeError::Halted(_) => refused("E204", e.to_string()),
+        _ => refused(
             "E220",
             format!("the snapshot failed and nothing was changed: {e}"),
-        )
+        ),
     };
     if let Home::Kept(kept) = home
         && kept.side.is_stopped_by_a_signal()
     {
-        return Err(super::attach::stopped(pid).into());
+        return Err(told(TraceeError::Halted(pid)).into());
     }
     let vdso = Vdso::of(pid).map_err(told)?;
     if !tree {
@@ -290,38 +292,49 @@ fn stop(
     /// A server that makes children all the time has a dying one at many moments.
     const MOST_MOMENTS: u32 = 100;
     let pid = home.pid();
+    let (options, held) = match home {
+        Home::Bare(_) if tree => (LEADER_OPTIONS | TREE_OPTIONS, Held::Bare),
+        Home::Bare(_) => (LEADER_OPTIONS, Held::Bare),
+        Home::Kept(_) => (KEPT_OPTIONS, Held::Traced),
+    };
     let mut moment = 0;
     loop {
         moment += 1;
         let asked = Instant::now();
-        let (mut threads, start) = match home {
-            Home::Bare(_) if tree => seize_all(pid, LEADER_OPTIONS | TREE_OPTIONS, Held::Bare)?,
-            Home::Bare(_) => seize_all(pid, LEADER_OPTIONS, Held::Bare)?,
-            Home::Kept(kept) => (kept.stop_all()?, asked),
+        let stopped = match home {
+            Home::Bare(_) => seize_all(pid, options, held),
+            Home::Kept(kept) => kept.stop_all().map(|threads| (threads, asked)),
         };
-        let free = snapshot::leave_clocks(&mut threads, vdso);
-        if !tree && free.is_ok() {
-            return Ok((threads, start));
-        }
-        let (options, held) = match home {
-            Home::Bare(_) => (LEADER_OPTIONS | TREE_OPTIONS, Held::Bare),
-            Home::Kept(_) => (KEPT_OPTIONS, Held::Traced),
-        };
-        let stood = free.and_then(|()| descendants.stop(options, held, vdso));
-        let Err(error) = stood else {
-            if let Home::Kept(kept) = home {
-                // All of them are among the descendants now.
-                kept.side.wards = Default::default();
-            }
-            return Ok((threads, start));
-        };
-        descendants.let_go(held, vdso);
-        match home {
-            Home::Bare(_) => snapshot::let_go(pid, threads, held),
-            Home::Kept(kept) => {
-                for thread in threads {
-                    kept.side.add_running(thread.resume(0)?);
+        let error = match stopped {
+            Ok((mut threads, start)) => {
+                let mut stood = snapshot::leave_clocks(pid, &mut threads, vdso);
+                if tree {
+                    stood = stood.and_then(|()| descendants.stop(options, held, vdso));
                 }
+                let Err(error) = stood else {
+                    if tree && let Home::Kept(kept) = home {
+                        // All of them are among the descendants now.
+                        kept.side.wards = Default::default();
+                    }
+                    return Ok((threads, start));
+                };
+                descendants.let_go(held, vdso);
+                let tids: Vec<i32> = threads.iter().map(Stopped::tid).collect();
+                snapshot::let_go(pid, threads, held);
+                if let Home::Kept(kept) = home {
+                    for tid in tids {
+                        kept.side.add_running(Running::born(tid));
+                    }
+                }
+                error
+            }
+            Err(error) => error,
+        };
+        if let Home::Bare(_) = home {
+            // Who was born meanwhile is ours, too, and nobody would hear of it.
+            let family = inspect::descendants(pid);
+            for pid in family.into_iter().chain([pid]) {
+                free_unknown(pid);
             }
         }
         if !matches!(error, TraceeError::Passing(_)) || moment == MOST_MOMENTS {

@@ -14,6 +14,7 @@ use super::pair::Pair;
 use crate::follower::{Arrival, parking_number};
 use crate::sys::{limits, pidfd, scheduling};
 use crate::tracee::Naming;
+use crate::tracee::TraceeError;
 use crate::tracee::context::Context;
 use crate::tracee::identity::Identity;
 use crate::tracee::inject::{Guarded, Plain};
@@ -352,9 +353,7 @@ impl Following {
     fn obstacle_of(&self, pair: usize) -> Option<String> {
         let pid = self.pairs[pair].leader.pid;
         if self.pairs[pair].leader.is_stopped_by_a_signal() {
-            return Some(format!(
-                "process {pid} is stopped by a signal; let it run first (kill -CONT {pid})"
-            ));
+            return Some(TraceeError::Halted(pid).to_string());
         }
         let moved = self.pairs[pair].epoll.has_moved_objects();
         let timers = posix_timers::list(pid).map_err(|error| error.to_string());

@@ -113,7 +113,7 @@ mod tests {
     #[test]
     fn what_is_mapped_is_read_and_no_more() {
         let page = 4096;
-        // SAFETY: a new private mapping, and the end of its second page; nobody else knows of it.
+        // SAFETY: a new private mapping, of which the third page is taken away; nobody else knows of it.
         let start = unsafe {
             let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
             let start = libc::mmap(
@@ -125,7 +125,8 @@ mod tests {
                 0,
             );
             assert_ne!(start, libc::MAP_FAILED);
-            assert_eq!(libc::munmap(start.byte_add(2 * page), page), 0);
+            let third = start.byte_add(2 * page);
+            assert_eq!(libc::mprotect(third, page, libc::PROT_NONE), 0);
             start as u64
         };
         let pid = std::process::id() as i32;
@@ -134,6 +135,6 @@ mod tests {
         assert_eq!(available(start + 100, 3 * page), 2 * page - 100);
         assert_eq!(available(start + 2 * page as u64, 8), 0, "nothing is there");
         // SAFETY: as above.
-        assert_eq!(unsafe { libc::munmap(start as *mut _, 2 * page) }, 0);
+        assert_eq!(unsafe { libc::munmap(start as *mut _, 3 * page) }, 0);
     }
 }

@@ -26,6 +26,15 @@ pub fn duplicate(pidfd: BorrowedFd<'_>, fd: i32) -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
+/// True if two processes have the same memory, as a child of `vfork` and its maker have until it executes a program
+/// (`kcmp(2)`, Linux 3.5).
+#[must_use]
+pub fn share_memory(one: i32, other: i32) -> bool {
+    const KCMP_VM: i32 = 1;
+    // SAFETY: plain integers.
+    unsafe { libc::syscall(libc::SYS_kcmp, one, other, KCMP_VM, 0, 0) == 0 }
+}
+
 /// True if descriptor `fd` of process `pid` is the same open file as our `ours` (`kcmp(2)`, Linux
 /// 3.5, part of `CONFIG_CHECKPOINT_RESTORE`). False also when it cannot be told.
 #[must_use]

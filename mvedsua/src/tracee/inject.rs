@@ -67,7 +67,8 @@ pub(crate) fn step_over_call(
             Wait::Event(libc::PTRACE_EVENT_CLONE | libc::PTRACE_EVENT_FORK) => {
                 born(thread.event_message()? as i32)?;
             }
-            Wait::Interrupted => {}
+            // Of a process that a signal has stopped each request to stop is answered so.
+            Wait::Interrupted | Wait::GroupStop(_) => {}
             other => {
                 return Err(TraceeError::Unexpected {
                     tid,
@@ -232,7 +233,7 @@ impl<'a> Guarded<'a> {
         let (stopped, _) = stopped
             .resume_into_interrupt()?
             .expect("stand still in its context", |wait| {
-                wait == Wait::Interrupted
+                matches!(wait, Wait::Interrupted | Wait::GroupStop(_))
             })?;
         let mut regs = stopped.registers()?;
         if undecided.is_ahead(&regs) {

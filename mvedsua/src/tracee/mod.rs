@@ -62,6 +62,9 @@ pub enum TraceeError {
     /// A process of a tree cannot be taken at this moment; a bit later it will have gone.
     #[error("{0}")]
     Passing(String),
+    /// A signal has stopped the process.
+    #[error("process {0} is stopped by a signal; let it run first (kill -CONT {0})")]
+    Halted(i32),
     /// The process is not in a state in which it can be handled; trying again may help.
     #[error("{0}")]
     Unsuitable(String),

@@ -3,6 +3,8 @@
 //! mask), and `siginfo_t`.
 
 use super::Result;
+use std::ops::Range;
+
 use super::thread::Stopped;
 use crate::sys::memory;
 
@@ -14,6 +16,10 @@ pub const INFO: usize = MASK + 8;
 const FLAGS: usize = 8;
 const LINK: usize = 16;
 const CONTEXT: usize = 8 + 8 + 8 + 24;
+/// Offset of a call's first argument; the second is behind it.
+pub const RDI: usize = CONTEXT + 8 * 8;
+const RSI: usize = RDI + 8;
+const RAX: usize = CONTEXT + 13 * 8;
 const RSP: usize = CONTEXT + 15 * 8;
 const RIP: usize = RSP + 8;
 const CS: usize = RIP + 16;
@@ -33,23 +39,40 @@ pub struct Frame {
     pub at: u64,
     /// Where the handler returns to.
     pub rip: u64,
+    /// The stack pointer then.
+    pub rsp: u64,
+    /// The registers then that hold a call's number and its first two arguments.
+    pub call: [u64; 3],
     /// What lies where the `siginfo_t` is if the handler asked for it.
     pub info: [u8; INFO_BYTES],
 }
 
 /// The frames of the handlers in which a stopped thread is, the innermost first, those within `most` bytes from the top of
-/// its stack. What only looks like one, left there by a handler that has returned, is among them.
+/// its stack, or of another on which it was before. What only looks like one, left there by a handler that has returned, is
+/// among them.
 ///
 /// # Errors
 /// When the thread is gone.
 pub fn all_of(thread: &Stopped, most: usize) -> Result<Vec<Frame>> {
+    /// Stacks that are looked at: a thread has two, in most programs one.
+    const MOST_STACKS: usize = 4;
     let tid = thread.tid();
-    let from = thread.registers()?.rsp & !7;
-    let stack = memory::read_available(tid, from, most);
-    let places = (0..stack.len().saturating_sub(BYTES - 1)).step_by(8);
-    let frames =
-        places.filter_map(|place| frame(&stack[place..place + BYTES], from + place as u64));
-    Ok(frames.collect())
+    let mut top = Some(thread.registers()?.rsp & !7);
+    let mut seen: Vec<Range<u64>> = Vec::new();
+    let mut frames = Vec::new();
+    while let Some(from) = top.filter(|_| seen.len() < MOST_STACKS) {
+        let stack = memory::read_available(tid, from, most);
+        seen.push(from..from + stack.len() as u64);
+        let places = (0..stack.len().saturating_sub(BYTES - 1)).step_by(8);
+        let found = places.filter_map(|at| frame(&stack[at..at + BYTES], from + at as u64));
+        let known = frames.len();
+        frames.extend(found);
+        // A handler on a stack of its own was entered on another.
+        let new: &[Frame] = &frames[known..];
+        let mut before = new.iter().rev().map(|frame| frame.rsp & !7);
+        top = before.find(|rsp| !seen.iter().any(|stack| stack.contains(rsp)));
+    }
+    Ok(frames)
 }
 
 /// What lies at an address of a stack, if it is a frame: the link is unused, the segment a program's, the stack pointer
@@ -63,6 +86,8 @@ fn frame(bytes: &[u8], at: u64) -> Option<Frame> {
     is_one.then(|| Frame {
         at,
         rip: word(RIP),
+        rsp: word(RSP),
+        call: [word(RAX), word(RDI), word(RSI)],
         info: bytes[INFO..BYTES].try_into().expect("that long"),
     })
 }

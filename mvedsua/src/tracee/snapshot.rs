@@ -64,13 +64,13 @@ pub struct Capture {
     pub slots: Option<u64>,
 }
 
-/// Brings stopped threads out of the clock functions, which are about to be patched: none stands in the vDSO then, and none
+/// Brings the stopped threads of process `pid`, all of them, out of the clock functions, which are about to be patched: none stands in the vDSO then, and none
 /// is in the handler of a signal that came there. Such a handler returns into a reading that was begun before the update,
 /// and which each side would finish by itself; or to what was overwritten meanwhile; or to the code of a killed agent.
 ///
 /// # Errors
 /// [`TraceeError::Passing`] if a handler is not through. In any case `threads` are those that stand.
-pub fn leave_clocks(threads: &mut Vec<Stopped>, vdso: &Vdso) -> Result<()> {
+pub fn leave_clocks(pid: i32, threads: &mut Vec<Stopped>, vdso: &Vdso) -> Result<()> {
     let mut outcome = Ok(());
     let mut left = Vec::with_capacity(threads.len());
     for thread in threads.drain(..) {
@@ -86,11 +86,18 @@ pub fn leave_clocks(threads: &mut Vec<Stopped>, vdso: &Vdso) -> Result<()> {
     }
     *threads = left;
     outcome?;
+    let living = inspect::threads(pid)?;
+    let living = living.iter().filter(|tid| !has_ended(pid, **tid)).count();
+    if living > threads.len() {
+        return Err(TraceeError::Passing(format!(
+            "a thread of process {pid} was born at the moment of the snapshot; try again"
+        )));
+    }
     match vdso.may_return(&*threads)? {
         None => Ok(()),
         Some(tid) => Err(TraceeError::Passing(format!(
-            "thread {tid} is in the handler of a signal that came while it read a clock; try again when the handler \
-             is through"
+            "thread {tid} may be in the handler of a signal that came while it read a clock; try again when the \
+             handler is through"
         ))),
     }
 }
@@ -618,10 +625,9 @@ pub fn settle(mut thread: Running) -> Result<Option<Stopped>> {
                 }
                 interrupted_again(stopped.resume(0)?)
             }
-            Wait::GroupStop(signal) => {
-                return Err(TraceeError::Unsuitable(format!(
-                    "the process is stopped by signal {signal}; continue it first (kill -CONT)"
-                )));
+            Wait::GroupStop(_) => {
+                let tid = stopped.tid();
+                return Err(TraceeError::Halted(inspect::process_of(tid).unwrap_or(tid)));
             }
             _ => interrupted_again(stopped.resume(0)?),
         };

@@ -284,7 +284,7 @@ impl Vdso {
         threads: impl IntoIterator<Item = &'a Stopped>,
     ) -> Result<Option<i32>> {
         /// Most of a stack that is looked at, in bytes.
-        const MOST: usize = 256 << 10;
+        const MOST: usize = 1 << 20;
         for thread in threads {
             let frames = signal_frame::all_of(thread, MOST)?;
             if frames.iter().any(|frame| self.contains(frame.rip)) {
@@ -393,6 +393,16 @@ impl Vdso {
         memory::read(pid, self.base + self.stub + STUBS, &mut theirs).ok()?;
         let slots = u64::from_le_bytes(theirs[..8].try_into().expect("8 bytes"));
         (theirs[8..] == code.bytes[8..] && slots != 0).then_some(slots)
+    }
+
+    /// What was at that address is going to be the process's own again: nobody must find it there any more, whatever
+    /// becomes of this agent.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn forget_slots(&self, pid: i32) -> Result<()> {
+        memory::force_write(pid, self.base + self.stub + STUBS, &0u64.to_le_bytes())
+            .named("forget the slots", pid)
     }
 
     /// Makes the clock functions do as `clocks` says. All threads must be stopped outside them.
@@ -528,6 +538,23 @@ impl Vdso {
                 .named("restore the vDSO", pid)?;
         }
         Ok(())
+    }
+
+    /// True if a function of the process leads into what we wrote: it is in an update, or a killed agent left it in one.
+    #[must_use]
+    pub fn is_led(&self, pid: i32) -> bool {
+        let theirs = self.patches.iter().map(|patch| {
+            let mut bytes = [0u8; 8];
+            let read = memory::read(pid, self.base + patch.at as u64, &mut bytes);
+            read.map(|()| patch.variants.contains(&bytes))
+        });
+        theirs.flatten().any(|is_ours| is_ours)
+    }
+
+    /// True if this is still the vDSO of the process, which may have executed another program.
+    #[must_use]
+    pub fn is_in(&self, pid: i32) -> bool {
+        Self::of(pid).is_ok_and(|there| there.base == self.base)
     }
 
     /// True if every byte is as the kernel made it.

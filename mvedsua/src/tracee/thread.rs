@@ -18,6 +18,12 @@ pub fn is_recorders_stop(tid: i32, signal: i32) -> bool {
         && ptrace::signal_info(tid).is_ok_and(|info| info.si_code == libc::SI_KERNEL)
 }
 
+/// A signal that is caught waits for the thread, and is not blocked.
+fn is_deliverable(tid: i32) -> bool {
+    // A thread is found under its own id, too.
+    inspect::deliverable_signals(tid, tid) & inspect::caught_signals(tid, tid) != 0
+}
+
 /// A traced thread that is in a ptrace stop.
 #[derive(Debug)]
 pub struct Stopped {
@@ -175,9 +181,7 @@ impl Stopped {
         if !(waits(false) || waits(true)) {
             return false;
         }
-        // A thread is found under its own id, too.
-        let tid = self.tid;
-        inspect::deliverable_signals(tid, tid) & inspect::caught_signals(tid, tid) != 0
+        is_deliverable(self.tid)
     }
 
     /// Lets it run into the stop of that signal's delivery, and asks it to stop again: another thread may have taken
@@ -186,14 +190,11 @@ impl Stopped {
     /// # Errors
     /// When it is gone.
     pub fn let_the_signal_come(self) -> Result<Running> {
-        let has_run = || inspect::run_time(self.tid, self.tid);
-        let before = has_run();
-        let running = Running { tid: self.tid };
-        ptrace::resume(self.tid, 0).named("resume", self.tid)?;
+        let running = self.resume(0)?;
         // A request to stop that comes before the thread has run would come before the signal.
         let start = Instant::now();
         while start.elapsed() < SIGNAL_WAIT
-            || (before.is_some() && has_run() == before && start.elapsed() < LONGEST_SIGNAL_WAIT)
+            || (is_deliverable(running.tid) && start.elapsed() < LONGEST_SIGNAL_WAIT)
         {
             if ptrace::registers(running.tid).is_ok() {
                 // It stands already: there, or once more because it had been asked to twice. Another request would wait

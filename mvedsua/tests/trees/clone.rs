@@ -17,7 +17,7 @@ fn copy(pid: i32, namespace: &mut PidNamespace) -> Vec<(i32, Stopped)> {
     vdso.write_stub(pid).expect("it lives");
     let (mut threads, _) =
         snapshot::seize_all(pid, LEADER_OPTIONS, snapshot::Held::Bare).expect("stopped");
-    snapshot::leave_clocks(&mut threads, &vdso).expect("no handler");
+    snapshot::leave_clocks(pid, &mut threads, &vdso).expect("no handler");
     let capture = snapshot::capture(pid, threads, &vdso, true).expect("captured");
     let (mut captured, slots) = (capture.threads, capture.slots);
     let mut contexts: Vec<_> = captured.iter().map(|c| c.context.clone()).collect();

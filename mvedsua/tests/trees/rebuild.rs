@@ -49,7 +49,7 @@ pub fn copy(family: &mut Family) -> Result<Copies, String> {
         vdso.write_stub(*pid).map_err(told)?;
         let (mut threads, _) =
             snapshot::seize_all(*pid, LEADER_OPTIONS, snapshot::Held::Bare).map_err(told)?;
-        snapshot::leave_clocks(&mut threads, &vdso).map_err(told)?;
+        snapshot::leave_clocks(*pid, &mut threads, &vdso).map_err(told)?;
         let capture = snapshot::capture(*pid, threads, &vdso, true).map_err(told)?;
         parts.push(Part {
             pid: *pid,
