@@ -61,15 +61,29 @@ fn whole(done: i64, wanted: usize) -> Result<()> {
     }
 }
 
-/// Reads up to `limit` bytes, at most 4 MiB, as many as are mapped, e.g. for a string of unknown length.
+/// Reads up to `limit` bytes, as many as are mapped, e.g. for a string of unknown length.
 #[must_use]
 pub fn read_available(pid: i32, address: u64, limit: usize) -> Vec<u8> {
-    /// `UIO_MAXIOV`.
-    const MOST_PIECES: usize = 1024;
-    let mut all = vec![0; limit.min((MOST_PIECES - 1) << 12)];
+    /// Most often there is less, and large pieces of the heap are not given back soon.
+    const STEP: usize = 64 << 10;
+    let mut all = Vec::new();
+    while all.len() < limit {
+        let (from, wanted) = (all.len(), STEP.min(limit - all.len()));
+        all.resize(from + wanted, 0);
+        let got = read_some(pid, address.wrapping_add(from as u64), &mut all[from..]);
+        all.truncate(from + got);
+        if got < wanted {
+            break;
+        }
+    }
+    all
+}
+
+/// Fills the beginning of `buffer`, as much of it as is mapped; returns how much.
+fn read_some(pid: i32, address: u64, buffer: &mut [u8]) -> usize {
     // What the kernel cannot read whole of a piece ends the transfer before it: so each is of one page.
-    let mut pieces = Vec::new();
-    let (mut at, mut left) = (address, all.len());
+    let mut pieces = Vec::with_capacity((buffer.len() >> 12) + 2);
+    let (mut at, mut left) = (address, buffer.len());
     while left > 0 {
         let page_end = (at | 0xfff).wrapping_add(1);
         let length = (page_end.wrapping_sub(at) as usize).min(left);
@@ -80,17 +94,16 @@ pub fn read_available(pid: i32, address: u64, limit: usize) -> Vec<u8> {
         (at, left) = (page_end, left - length);
     }
     let local = libc::iovec {
-        iov_base: all.as_mut_ptr().cast(),
-        iov_len: all.len(),
+        iov_base: buffer.as_mut_ptr().cast(),
+        iov_len: buffer.len(),
     };
-    // SAFETY: `local` covers exactly `all`, which is exclusively borrowed; the remote addresses are checked by the
-    // kernel, and `pieces` is no longer than it takes.
+    // SAFETY: `local` covers exactly `buffer`, which is exclusively borrowed; the remote addresses are checked by the
+    // kernel, and `pieces` outlives the call.
     let got = check(unsafe {
         let count = pieces.len() as libc::c_ulong;
         libc::process_vm_readv(pid, &raw const local, 1, pieces.as_ptr(), count, 0) as i64
     });
-    all.truncate(got.map_or(0, |got| got as usize));
-    all
+    got.map_or(0, |got| got as usize)
 }
 
 /// Overwrites memory whatever its protection (`/proc/PID/mem`, needs ptrace access). A private
