@@ -22,6 +22,7 @@ use crate::engine::Engine;
 /// It could not start: another agent, no permission, no such group.
 pub fn run(socket: &Path, group: Option<&str>, signers: Vec<String>) -> Result<(), Refusal> {
     crate::sys::mortal::arm();
+    crate::sys::heap::give_back_large_blocks();
     logging::start();
     if let Err(error) = crate::engine::start_guard() {
         tracing::warn!(%error, "no guard: if this agent is killed during an update, the server may stay stopped");
