@@ -56,6 +56,15 @@ fn stop_asleep(pid: i32) -> Result<()> {
     anyhow::bail!("it never sleeps for long enough")
 }
 
+fn refuses(mvedsua: &Mvedsua, words: &[&str], why: &str) -> Result<()> {
+    let refused = mvedsua.run(words)?;
+    ensure!(
+        refused.code == 5 && refused.stderr.contains(why),
+        "{refused:?}"
+    );
+    Ok(())
+}
+
 /// It stands still: nothing that was done to it has made it go on.
 fn still_stands(victim: &Victim, rounds: u64) -> Result<()> {
     ensure!(process::stands(victim.pid()), "it runs");
@@ -84,11 +93,7 @@ fn a_stopped_leader_is_rolled_back_and_stays_stopped() -> Result<()> {
     let mvedsua = update(&victim)?;
     stop_asleep(victim.pid())?;
     let rounds = victim.rounds();
-    let refused = mvedsua.run(&["promote", NAME])?;
-    ensure!(
-        refused.code == 5 && refused.stderr.contains("kill -CONT"),
-        "{refused:?}"
-    );
+    refuses(&mvedsua, &["promote", NAME], "kill -CONT")?;
     mvedsua.rollback(NAME)?;
     ensure!(process::is_untraced(victim.pid()));
     still_stands(&victim, rounds)?;
@@ -105,11 +110,7 @@ fn a_stopped_leader_is_promoted_when_it_goes_on() -> Result<()> {
     }
     let (mvedsua, mut victim) = updated()?;
     stop(victim.pid())?;
-    let refused = mvedsua.run(&["promote", NAME])?;
-    ensure!(
-        refused.code == 5 && refused.stderr.contains("kill -CONT"),
-        "{refused:?}"
-    );
+    refuses(&mvedsua, &["promote", NAME], "kill -CONT")?;
     process::send(victim.pid(), Signal::SIGCONT)?;
     victim.wait_rounds(10)?;
     mvedsua.promote(NAME)?;
@@ -120,11 +121,7 @@ fn a_stopped_leader_is_promoted_when_it_goes_on() -> Result<()> {
     // The promoted process is traced all the time, and can be stopped all the same.
     stop(victim.pid())?;
     let rounds = victim.rounds();
-    let refused = mvedsua.run(&["update", NAME, "--identity"])?;
-    ensure!(
-        refused.code == 5 && refused.stderr.contains("error[E204]"),
-        "{refused:?}"
-    );
+    refuses(&mvedsua, &["update", NAME, "--identity"], "error[E204]")?;
     still_stands(&victim, rounds)?;
     process::send(victim.pid(), Signal::SIGCONT)?;
     victim.wait_rounds(10)?;

@@ -65,8 +65,7 @@ fn is_patched(pid: i32, vdso: &Vdso) -> bool {
 
 /// It has its parent's memory, and with it the vDSO (`vfork`). The parent cannot stop before it goes on.
 fn is_borrower(pid: i32) -> bool {
-    let parent = inspect::status_field(pid, pid, "PPid").and_then(|parent| parent.parse().ok());
-    parent.is_some_and(|parent| pidfd::share_memory(parent, pid))
+    inspect::parent(pid).is_some_and(|parent| pidfd::share_memory(parent, pid))
 }
 
 /// Makes those processes of a service go on that a killed agent left in an update, and stopped.

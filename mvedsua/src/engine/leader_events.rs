@@ -33,11 +33,8 @@ impl Following {
                 let running = thread.let_the_signal_come()?;
                 self.pairs[pair].leader.add_running(running);
             }
-            Wait::Interrupted if self.stopping => {
-                self.pairs[pair].leader.add_stopped(thread, Why::Asked)
-            }
-            // Whoever looks at what stands will see it.
-            Wait::GroupStop(_) if self.stopping => {
+            // That a signal has stopped the process is seen by whoever looks at what stands.
+            Wait::Interrupted | Wait::GroupStop(_) if self.stopping => {
                 self.pairs[pair].leader.add_stopped(thread, Why::Asked)
             }
             Wait::Interrupted if self.is_crowded() => {

@@ -92,12 +92,14 @@ impl Following {
             again.call.args[1],
         ];
         let stands_before_it = regs.orig_rax == u64::MAX && [regs.rax, regs.rdi, regs.rsi] == call;
-        // Or a handler comes before it: its frame holds the registers for the call.
-        let frames = signal_frame::all_of(thread, 1024)?;
-        let mut frames = frames.iter();
-        let frame = frames.find(|frame| frame.at == regs.rsp && frame.call == call);
-        if !stands_before_it && frame.is_none() {
-            return Ok(());
+        let mut frame = None;
+        if !stands_before_it {
+            // Or a handler comes before it: its frame holds the registers for the call.
+            let mut frames = signal_frame::all_of(thread, 1024)?.into_iter();
+            frame = frames.find(|frame| frame.at == regs.rsp && frame.call == call);
+            if frame.is_none() {
+                return Ok(());
+            }
         }
         let seen = |tid: i32| inspect::own_id(tid) as u64;
         let own = |id: u64| {

@@ -89,8 +89,7 @@ impl Family {
     }
 
     fn is_child(&self, pid: i32) -> bool {
-        let parent = inspect::status_field(pid, pid, "PPid").and_then(|pid| pid.parse().ok());
-        parent.is_some_and(|parent: i32| self.sides.iter().any(|side| side.pid == parent))
+        inspect::parent(pid).is_some_and(|parent| self.sides.iter().any(|side| side.pid == parent))
     }
 
     /// Whose thread this is. One that nobody knows may be a child at its birth, which comes in.

@@ -206,12 +206,8 @@ impl Side {
 
     /// Sets the options of all threads that are stopped.
     pub(super) fn set_options_stopped(&self, options: u32) -> Result<()> {
-        for thread in self.threads.values() {
-            if let Thread::Stopped(stopped, _) = thread {
-                stopped.set_options(options)?;
-            }
-        }
-        Ok(())
+        self.stopped()
+            .try_for_each(|stopped| stopped.set_options(options))
     }
 
     /// Settles threads that run as far as we know and of which the kernel will report nothing: those
@@ -268,23 +264,20 @@ impl Side {
 
     /// Lets all stopped threads run.
     pub(super) fn resume_all(&mut self) {
-        for tid in self.tids() {
-            if let Some(Thread::Stopped(..)) = self.threads.get(&tid)
-                && let Some(stopped) = self.reported(tid)
-                && let Ok(running) = stopped.resume(0)
-            {
-                self.add_running(running);
-            }
-        }
+        self.resume_each(|stopped| stopped.resume(0));
     }
 
     /// As [`resume_all`](Self::resume_all), but their next stop comes at once, and is reported: if a signal has stopped the
     /// process, they are back in that stop then.
     pub(super) fn resume_all_into_interrupt(&mut self) {
+        self.resume_each(Stopped::resume_into_interrupt);
+    }
+
+    fn resume_each(&mut self, resume: impl Fn(Stopped) -> Result<Running>) {
         for tid in self.tids() {
             if let Some(Thread::Stopped(..)) = self.threads.get(&tid)
                 && let Some(stopped) = self.reported(tid)
-                && let Ok(running) = stopped.resume_into_interrupt()
+                && let Ok(running) = resume(stopped)
             {
                 self.add_running(running);
             }
@@ -440,8 +433,8 @@ impl Side {
         self.leave_vdso(vdso)?;
         vdso.restore_entries(self.pid)?;
         let slots = vdso.slots(self.pid);
-        for thread in self.threads.values() {
-            if let (Some(_), Thread::Stopped(stopped, _)) = (slots, thread) {
+        if slots.is_some() {
+            for stopped in self.stopped() {
                 let mut regs = stopped.registers()?;
                 regs.gs_base = 0;
                 stopped.set_registers(&regs)?;

@@ -57,10 +57,9 @@ pub struct Unit {
 /// Who manages a process.
 #[must_use]
 pub fn above(pid: i32) -> Above {
-    let parent = |pid: i32| inspect::status_field(pid, pid, "PPid")?.parse().ok();
     let mut at = pid;
     for _ in 0..DEPTH {
-        at = match parent(at) {
+        at = match inspect::parent(at) {
             Some(parent) if parent > 0 => parent,
             _ => return Above::Nobody,
         };

@@ -233,6 +233,12 @@ pub fn caught_signals(pid: i32, tid: i32) -> u64 {
     status_mask(pid, tid, "SigCgt")
 }
 
+/// The parent of a process; `None` when it is gone.
+#[must_use]
+pub fn parent(pid: i32) -> Option<i32> {
+    status_field(pid, pid, "PPid")?.parse().ok()
+}
+
 /// Live child processes of a process, whichever thread made them.
 #[must_use]
 pub fn children(pid: i32) -> Vec<i32> {
