@@ -124,7 +124,10 @@ pub mod name {
     pub const CONFIG: &str = "CONFIG";
     /// Array with one element per possible CPU: where a record is built.
     pub const SCRATCH: &str = "SCRATCH";
-    /// Hash map: thread id -> [`crate::clock::ClockSlot`].
+    /// Array with [`crate::clock::NEAR_SLOTS`] elements: the [`crate::clock::ClockSlot`] of a thread, if it is found
+    /// there.
+    pub const NEAR_CLOCKS: &str = "NEAR_CLOCKS";
+    /// Hash map: thread id -> [`crate::clock::ClockSlot`], of those that are not in `NEAR_CLOCKS`.
     pub const CLOCKS: &str = "CLOCKS";
     /// Per-CPU array with one element: [`super::Counters`].
     pub const COUNTERS: &str = "COUNTERS";

@@ -29,6 +29,7 @@ use aya_ebpf::{
     programs::BtfTracePointContext,
 };
 use mvedsua_common::{
+    clock::{ClockSlot, NEAR_SLOTS},
     event::{
         EventHeader, FLAG_OUT_OF_LINE, FLAG_RESTARTED, FLAG_RING_FULL, FLAG_SIGNAL, MAX_RECORD,
     },
@@ -37,7 +38,9 @@ use mvedsua_common::{
 
 use crate::{
     copy::{Outcome, Record},
-    maps::{CLOCKS, COMMANDS, CONFIG, COUNTERS, EVENTS, LEADERS, PLANS, RESTARTS, SCRATCH},
+    maps::{
+        CLOCKS, COMMANDS, CONFIG, COUNTERS, EVENTS, LEADERS, NEAR_CLOCKS, PLANS, RESTARTS, SCRATCH,
+    },
 };
 
 /// The kernel's internal result of a call that wants to be resumed through `restart_syscall`.
@@ -147,7 +150,7 @@ fn record(ctx: &BtfTracePointContext, tgid: u32, tid: u32) -> Option<()> {
             record.clear();
             flags |= FLAG_OUT_OF_LINE;
         }
-        if let Some(slot) = CLOCKS.get_ptr_mut(&tid)
+        if let Some(slot) = clock_slot(tid)
             && record.append_readings(slot) == Outcome::OutOfLine
         {
             record.clear();
@@ -199,6 +202,18 @@ fn record(ctx: &BtfTracePointContext, tgid: u32, tid: u32) -> Option<()> {
         }
     }
     Some(())
+}
+
+/// Where the thread writes its clock readings down, if it does.
+#[inline(always)]
+fn clock_slot(tid: u32) -> Option<*mut ClockSlot> {
+    let near = NEAR_CLOCKS.get_ptr_mut(tid % NEAR_SLOTS)?;
+    // SAFETY: a value of a live map; the agent changes it only while the thread stands.
+    if unsafe { (*near).tid } == u64::from(tid) {
+        Some(near)
+    } else {
+        CLOCKS.get_ptr_mut(&tid)
+    }
 }
 
 /// Both, because the kernel lends some of its helpers to GPL-compatible programs only.

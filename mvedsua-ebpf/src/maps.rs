@@ -5,7 +5,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use mvedsua_common::{
-    clock::{ClockSlot, SLOTS},
+    clock::{ClockSlot, NEAR_SLOTS, SLOTS},
     event::{Config, Counters, LEADER_WORDS},
     plan::{CallPlan, MAX_COMMANDS, MAX_PLANS},
 };
@@ -46,6 +46,10 @@ pub static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0)
 #[map]
 pub static RESTARTS: LruHashMap<u32, u64> = LruHashMap::with_max_entries(16384, 0);
 
-/// Thread -> where it writes its clock readings down, and how many of them are in the ring.
+/// Low bits of the thread -> where it writes its clock readings down, and how many of them are in the ring.
+#[map]
+pub static NEAR_CLOCKS: Array<ClockSlot> = Array::with_max_entries(NEAR_SLOTS, 0);
+
+/// Thread -> the same, if its place in `NEAR_CLOCKS` is another thread's.
 #[map]
 pub static CLOCKS: HashMap<u32, ClockSlot> = HashMap::with_max_entries(SLOTS as u32, 0);

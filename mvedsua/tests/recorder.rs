@@ -7,9 +7,11 @@ mod recorder {
 
 use std::{ffi::CString, ptr::null_mut};
 
+use mvedsua::recorder::Recorder;
+use mvedsua_common::clock::{NEAR_SLOTS, READINGS_AT, Reading, SLOT_BYTES, SlotHeader, WHAT_BITS};
 use mvedsua_common::event::{
-    FLAG_OUT_OF_LINE, FLAG_RESTARTED, FLAG_RING_FULL, FLAG_SIGNAL, MAX_PAYLOAD, MAX_RECORD,
-    PART_MSG_CONTROL, PART_MSG_DATA, PART_MSG_HEADER, PART_MSG_NAME, PART_WHOLE,
+    FLAG_OUT_OF_LINE, FLAG_RESTARTED, FLAG_RING_FULL, FLAG_SIGNAL, MAX_PAYLOAD, MAX_RECORD, NO_ARG,
+    PART_MSG_CONTROL, PART_MSG_DATA, PART_MSG_HEADER, PART_MSG_NAME, PART_READINGS, PART_WHOLE,
 };
 use recorder::victim::Victim;
 
@@ -500,11 +502,102 @@ fn space_is_given_back_in_order_only() {
     assert_eq!(victim.recorder.ring.held(), 0);
 }
 
+/// The first reading that comes with a call of a thread that has written one down in its slot, the recorder being told
+/// of that slot by `tell` (the thread, the slot's address).
+fn recorded_reading(tell: impl FnOnce(&mut Recorder, u32, u64)) -> Option<Reading> {
+    #[repr(C, align(4096))]
+    struct Slot([u8; SLOT_BYTES as usize]);
+    let mut slot = Box::new(Slot([0; SLOT_BYTES as usize]));
+    let address = (&raw mut *slot).cast::<u8>();
+    let (told, tell_it) = pipe();
+    let (_out, into) = pipe();
+    let mut victim = Victim::fork(|| {
+        let mut byte = 0u8;
+        let reading = Reading {
+            seconds: 77,
+            fraction: 5,
+            what: 1 | 1 << WHAT_BITS,
+        };
+        // SAFETY: the slot is a page of ours, a header and then readings; one byte of room, four bytes to write.
+        unsafe {
+            libc::read(told, (&raw mut byte).cast(), 1);
+            address
+                .add(READINGS_AT as usize)
+                .cast::<Reading>()
+                .write(reading);
+            (*address.cast::<SlotHeader>()).count = 1;
+            libc::write(into, b"abcd".as_ptr().cast(), 4);
+        }
+    });
+    let tid = victim.pid();
+    tell(&mut victim.recorder, tid, address as u64);
+    // SAFETY: one byte.
+    assert_eq!(unsafe { libc::write(tell_it, b"x".as_ptr().cast(), 1) }, 1);
+    let call = victim.find(WRITE, |event| event.header.ret == 4);
+    let event = victim.recorder.ring.event(&call);
+    let readings = event.part(NO_ARG, PART_READINGS).map(<[u8]>::to_vec);
+    victim.recorder.ring.release(call);
+    victim.ends();
+    let readings = readings?;
+    let word = |at: usize| u64::from_le_bytes(readings[at..at + 8].try_into().expect("eight"));
+    assert_eq!((readings.len(), word(0)), (8 + size_of::<Reading>(), 0));
+    Some(Reading {
+        seconds: word(8),
+        fraction: word(16) as u32,
+        what: (word(16) >> 32) as u32,
+    })
+}
+
+#[test]
+fn readings_come_with_the_next_call_whoever_has_the_threads_place() {
+    type Tell = fn(&mut Recorder, u32, u64);
+    let set = |recorder: &mut Recorder, tid, address| {
+        recorder.set_clock(tid, address).expect("a slot");
+    };
+    let cases: [(&str, bool, Tell); 6] = [
+        ("no slot", false, |_, _, _| {}),
+        ("its place", true, set),
+        ("the hash map", true, |recorder, tid, address| {
+            recorder.set_clock(tid + NEAR_SLOTS, 8).expect("its place");
+            recorder.set_clock(tid, address).expect("the hash map");
+        }),
+        (
+            "its place, after another",
+            true,
+            |recorder, tid, address| {
+                recorder.set_clock(tid + NEAR_SLOTS, 8).expect("its place");
+                recorder.remove_clock(tid + NEAR_SLOTS);
+                recorder.set_clock(tid, address).expect("a slot");
+            },
+        ),
+        ("taken from its place", false, |recorder, tid, address| {
+            recorder.set_clock(tid, address).expect("a slot");
+            recorder.remove_clock(tid);
+        }),
+        (
+            "taken from the hash map",
+            false,
+            |recorder, tid, address| {
+                recorder.set_clock(tid + NEAR_SLOTS, 8).expect("its place");
+                recorder.set_clock(tid, address).expect("the hash map");
+                recorder.remove_clock(tid);
+            },
+        ),
+    ];
+    for (name, comes, tell) in cases {
+        let reading = recorded_reading(tell);
+        assert_eq!(
+            reading.map(|reading| (reading.seconds, reading.fraction)),
+            comes.then_some((77, 5)),
+            "{name}"
+        );
+    }
+}
+
 #[test]
 fn a_ring_of_a_wrong_size_is_refused_before_anything_is_loaded() {
     for bytes in [0, 4096, (1 << 20) - 1, 3 << 20, 1 << 32] {
-        let refused = mvedsua::recorder::Recorder::load(bytes)
-            .expect_err("a size that the kernel does not take");
+        let refused = Recorder::load(bytes).expect_err("a size that the kernel does not take");
         assert!(
             matches!(refused, mvedsua::recorder::RecorderError::RingSize { .. }),
             "{refused}"

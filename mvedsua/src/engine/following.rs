@@ -37,6 +37,8 @@ use crate::tracee::thread::Running;
 
 /// While the follower has nothing to do, the ring is looked at this often: the leader wakes nobody.
 const RING_LOOK: Duration = Duration::from_millis(1);
+/// With so many events in the queues the ring is not looked at for every call.
+const SUPPLY: u64 = 32;
 /// Longest sleep while events wait for the follower: hang and order limits are checked as often.
 const LONGEST_SLEEP: Duration = Duration::from_millis(20);
 /// While an answer is kept from the follower for a signal that may come: it is looked for this often.
@@ -172,6 +174,8 @@ pub(super) struct Following {
     /// Whether the root held record locks when that was looked for ahead of a promotion. One that it has taken since is
     /// known by its call.
     pub(super) held_locks: Option<bool>,
+    /// When the ring was emptied into the queues.
+    drained: Instant,
     idle_looks: u32,
     /// An answer is kept from the follower for a signal that may come.
     pub(super) keeps: bool,
@@ -265,6 +269,7 @@ impl Following {
             transformation: Transformation::None,
             armed: parts.armed,
             held_locks: None,
+            drained: Instant::now(),
             idle_looks: 0,
             keeps: false,
             unit: None,
@@ -289,15 +294,26 @@ impl Following {
     /// when the engine's own wake-up rang, i.e. there may be a request.
     pub(super) fn pump(&mut self) -> Result<bool, Stop> {
         let rang = self.sleep_and_receive()?;
-        // The usual case, a call whose event is there already, is answered at once.
-        self.drain_ring()?;
-        self.tick_rules()?;
-        if self.transformation.is_running() {
-            self.watch_transformer()?;
-        } else if self.advance()? {
+        let transforms = self.transformation.is_running();
+        // With enough in the queues there is no need to look at the ring again.
+        let mut advanced = !transforms && self.is_supplied() && self.advance()?;
+        if !advanced {
+            self.drain_ring()?;
+            self.tick_rules()?;
+            if transforms {
+                self.watch_transformer()?;
+            } else {
+                // The usual case, a call whose event is there already, is answered at once.
+                advanced = self.advance()?;
+            }
+        }
+        if advanced {
             self.idle_looks = 0;
         } else {
-            self.look_for_readings()?;
+            self.recorder.ring.publish();
+            if !transforms {
+                self.look_for_readings()?;
+            }
         }
         if rang {
             self.wakeup.clear();
@@ -308,6 +324,12 @@ impl Following {
         self.check_limits()?;
         self.place();
         Ok(rang)
+    }
+
+    /// The ring was looked at a moment ago, and more waits in the queues than the next answer can depend on. Looking
+    /// at it takes the ends of the ring away from the leader's CPU, which has to fetch them back.
+    fn is_supplied(&self) -> bool {
+        self.lag_events() >= SUPPLY && self.drained.elapsed() < RING_LOOK
     }
 
     fn sleep_and_receive(&mut self) -> Result<bool, Stop> {
@@ -383,6 +405,7 @@ impl Following {
     /// Moves what is new in the ring to the queues of its threads.
     pub(super) fn drain_ring(&mut self) -> Result<(), Stop> {
         let now = self.recorder.ring.now();
+        self.drained = Instant::now();
         let mut hidden = None;
         loop {
             while let Some(event) = self.recorder.ring.peek_new() {
@@ -582,6 +605,7 @@ impl Following {
             ));
         }
         if !self.stopping && has_room && self.lanes.unmade() < CROWD / 2 {
+            self.recorder.ring.publish();
             for pair in self.pairs.iter_mut() {
                 for thread in pair.leader.take_stopped(Why::RingFull) {
                     let tid = thread.tid();

@@ -225,7 +225,7 @@ impl Worker {
             }
             stage => stage,
         };
-        let near = following.has_caught_up();
+        let near = self.promotion.is_some() && following.has_caught_up();
         if let Some(pending) = self
             .promotion
             .as_mut()

@@ -6,7 +6,7 @@ use aya::{
     programs::{BtfTracePoint, tp_btf::BtfTracePointLinkId},
 };
 use mvedsua_common::{
-    clock::ClockSlot,
+    clock::{ClockSlot, NEAR_SLOTS},
     event::{Config, Counters, MAX_RECORD, name},
     plan::{CallPlan, MAX_COMMANDS, MAX_PLANS, PLANS_BY_NUMBER, command_key},
     spec::Syscall,
@@ -30,6 +30,9 @@ pub struct Recorder {
     leaders: Array<MapData, u64>,
     config: Array<MapData, Value<Config>>,
     counters: PerCpuArray<MapData, Value<Counters>>,
+    near_clocks: Array<MapData, Value<ClockSlot>>,
+    /// Whose the places of `near_clocks` are.
+    near: std::collections::HashMap<u32, u32>,
     clocks: HashMap<MapData, u32, Value<ClockSlot>>,
     link: Option<BtfTracePointLinkId>,
     object: Ebpf,
@@ -75,6 +78,8 @@ impl Recorder {
             leaders: take(&mut object, name::LEADERS)?,
             config: take(&mut object, name::CONFIG)?,
             counters: take(&mut object, name::COUNTERS)?,
+            near_clocks: take(&mut object, name::NEAR_CLOCKS)?,
+            near: std::collections::HashMap::new(),
             clocks: take(&mut object, name::CLOCKS)?,
             link: None,
             object,
@@ -168,7 +173,18 @@ impl Recorder {
     /// # Errors
     /// [`RecorderError::Map`] if the kernel refuses.
     pub fn set_clock(&mut self, tid: u32, address: u64) -> Result<(), RecorderError> {
-        let slot = ClockSlot { address, taken: 0 };
+        let slot = ClockSlot {
+            address,
+            taken: 0,
+            tid: u64::from(tid),
+        };
+        let place = tid % NEAR_SLOTS;
+        if *self.near.entry(place).or_insert(tid) == tid {
+            return self
+                .near_clocks
+                .set(place, Value(slot), 0)
+                .map_err(failed(name::NEAR_CLOCKS));
+        }
         self.clocks
             .insert(tid, Value(slot), 0)
             .map_err(failed(name::CLOCKS))
@@ -176,6 +192,12 @@ impl Recorder {
 
     /// The thread has no slot any more. Not an error if it had none.
     pub fn remove_clock(&mut self, tid: u32) {
+        let place = tid % NEAR_SLOTS;
+        if self.near.get(&place) == Some(&tid) {
+            self.near.remove(&place);
+            // There is such a place, so the kernel has nothing to say against it.
+            let _ = self.near_clocks.set(place, Value(ClockSlot::default()), 0);
+        }
         // The kernel's only other answer than success is that there is none.
         let _ = self.clocks.remove(&tid);
     }

@@ -29,6 +29,9 @@ use crate::matcher::Record;
 
 /// The kernel's own header in front of each record: length with two flag bits, and a page offset.
 const RECORD_HEADER: u64 = 8;
+/// So many bytes may be free before the kernel is told. It looks at the position with every record, and each time that
+/// we write it the leader has to fetch it from another CPU.
+const LAG: u64 = 4096;
 const BUSY: u32 = 1 << 31;
 const DISCARDED: u32 = 1 << 30;
 
@@ -58,8 +61,12 @@ pub struct Ring {
     page: u64,
     /// Position of the next record that nobody has seen.
     cursor: u64,
-    /// Position published to the kernel: everything before is free.
+    /// Everything before is free.
     consumed: u64,
+    /// Position published to the kernel, less than [`LAG`] bytes behind `consumed`.
+    published: u64,
+    /// The producer's position when it was looked at last (that, too, takes it away from the leader's CPU).
+    produced: u64,
     /// So many records at the front of `peeked` were copied out of the ring ([`Ring::set_aside`]).
     aside: usize,
     /// Bytes of ring that these took.
@@ -104,6 +111,8 @@ impl Ring {
             page,
             cursor: 0,
             consumed: 0,
+            published: 0,
+            produced: 0,
             aside: 0,
             aside_bytes: 0,
             first: 0,
@@ -112,14 +121,19 @@ impl Ring {
         };
         ring.consumed = ring.consumer_position().load(Ordering::Acquire);
         ring.cursor = ring.consumed;
+        ring.published = ring.consumed;
+        ring.produced = ring.consumed;
         ring
     }
 
     /// The next record that was not peeked yet, if the kernel has completed one. Never waits.
     pub fn peek_new(&mut self) -> Option<EventRef> {
         loop {
-            if self.cursor >= self.producer_position().load(Ordering::Acquire) {
-                return None;
+            if self.cursor >= self.produced {
+                self.produced = self.now();
+                if self.cursor >= self.produced {
+                    return None;
+                }
             }
             let word = self.record_word(self.cursor).load(Ordering::Acquire);
             if word & BUSY != 0 {
@@ -151,7 +165,7 @@ impl Ring {
                         sequence,
                     });
                 }
-                None => self.publish(),
+                None => self.free(),
             }
         }
     }
@@ -187,7 +201,7 @@ impl Ring {
         let index = self.index(&event).expect("an event of this ring");
         self.peeked[index].released = true;
         if index == 0 {
-            self.publish();
+            self.free();
         }
     }
 
@@ -208,11 +222,12 @@ impl Ring {
             self.aside_bytes += span;
             self.consumed += span;
         }
+        self.free();
         self.publish();
     }
 
-    /// Moves the kernel's view of the consumer past the released records at the front.
-    fn publish(&mut self) {
+    /// Lets go of the released records at the front.
+    fn free(&mut self) {
         while let Some(Peeked {
             span,
             released: true,
@@ -229,8 +244,17 @@ impl Ring {
             self.first += 1;
             self.peeked.pop_front();
         }
+        if self.consumed - self.published >= LAG {
+            self.publish();
+        }
+    }
+
+    /// Tells the kernel of all room that is free. To be called when somebody waits for room, and before a rest: a
+    /// little of it (less than 4 KiB) is told late otherwise.
+    pub fn publish(&mut self) {
         self.consumer_position()
             .store(self.consumed, Ordering::Release);
+        self.published = self.consumed;
     }
 
     /// Bytes of the ring that are in use, kernel headers included.
@@ -430,6 +454,12 @@ mod tests {
             at
         }
 
+        /// What the kernel knows to be free once it was told of all.
+        fn told_by(&self, ring: &mut Ring) -> u64 {
+            ring.publish();
+            self.consumer()
+        }
+
         fn consumer(&self) -> u64 {
             let mut bytes = [0; 8];
             self.file.read_exact_at(&mut bytes, 0).expect("read");
@@ -454,6 +484,27 @@ mod tests {
         assert_eq!(ring.event(&first).part(1, 0), Some(&b"abcd"[..]));
         ring.release(first);
         ring.release(second);
+        assert_eq!(kernel.told_by(&mut ring), kernel.position);
+    }
+
+    #[test]
+    fn the_kernel_is_told_of_room_by_the_page() {
+        let (mut kernel, mut ring) = Kernel::new();
+        for _ in 0..3 {
+            kernel.put(0, &record(1, 0, &[(1, 0, &[7; 1500])]));
+        }
+        let span = kernel.position / 3;
+        let [a, b, c] = [(); 3].map(|()| ring.peek_new().expect("a record"));
+        ring.release(a);
+        ring.release(b);
+        assert_eq!((kernel.consumer(), ring.used_bytes()), (0, span));
+        ring.release(c);
+        assert_eq!(kernel.consumer(), 3 * span);
+        kernel.put(0, &record(1, 0, &[]));
+        let d = ring.peek_new().expect("a record");
+        ring.release(d);
+        assert_eq!(kernel.consumer(), 3 * span);
+        ring.publish();
         assert_eq!(kernel.consumer(), kernel.position);
     }
 
@@ -468,11 +519,11 @@ mod tests {
         let [a, b, c, d] = [(); 4].map(|()| ring.peek_new().expect("a record"));
         ring.release(c);
         ring.release(b);
-        assert_eq!((kernel.consumer(), ring.used_bytes()), (0, ends[3]));
+        assert_eq!((kernel.told_by(&mut ring), ring.used_bytes()), (0, ends[3]));
         ring.release(a);
-        assert_eq!((kernel.consumer(), ring.held()), (ends[2], 1));
+        assert_eq!((kernel.told_by(&mut ring), ring.held()), (ends[2], 1));
         ring.release(d);
-        assert_eq!((kernel.consumer(), ring.used_bytes()), (ends[3], 0));
+        assert_eq!((kernel.told_by(&mut ring), ring.used_bytes()), (ends[3], 0));
     }
 
     #[test]
@@ -487,10 +538,13 @@ mod tests {
         let [a, b, c, d] = [(); 4].map(|()| ring.peek_new().expect("a record"));
         ring.release(b);
         ring.set_aside(ends[3] - 1);
-        assert_eq!((kernel.consumer(), ring.aside_bytes()), (ends[2], ends[2]));
+        assert_eq!(
+            (kernel.told_by(&mut ring), ring.aside_bytes()),
+            (ends[2], ends[2])
+        );
         ring.set_aside(ends[3]);
         assert_eq!(
-            (kernel.consumer(), ring.used_bytes()),
+            (kernel.told_by(&mut ring), ring.used_bytes()),
             (ends[3], ends[4] - ends[3])
         );
         // The kernel may write there now.
@@ -506,15 +560,15 @@ mod tests {
         assert_eq!((ring.consumed_bytes(), ring.held()), (0, 4));
         ring.release(a);
         assert_eq!((ring.consumed_bytes(), ring.aside_bytes()), (ends[3], 0));
-        assert_eq!((ring.held(), kernel.consumer()), (1, ends[3]));
+        assert_eq!((ring.held(), kernel.told_by(&mut ring)), (1, ends[3]));
         // From here on it is a ring like any other.
         kernel.put(0, &record(9, 0, &[]));
         let e = ring.peek_new().expect("the next");
         ring.release(e);
-        assert_eq!(kernel.consumer(), ends[3]);
+        assert_eq!(kernel.told_by(&mut ring), ends[3]);
         ring.release(d);
         assert_eq!(
-            (kernel.consumer(), ring.consumed_bytes()),
+            (kernel.told_by(&mut ring), ring.consumed_bytes()),
             (kernel.position, kernel.position)
         );
     }
@@ -526,9 +580,15 @@ mod tests {
         let after_first = kernel.position;
         kernel.put(0, &record(7, 0, &[]));
         let event = ring.peek_new().expect("the second");
-        assert_eq!((event.header.nr, kernel.consumer()), (7, after_first));
+        assert_eq!(
+            (event.header.nr, kernel.told_by(&mut ring)),
+            (7, after_first)
+        );
         ring.release(event);
-        assert_eq!((kernel.consumer(), ring.malformed()), (kernel.position, 0));
+        assert_eq!(
+            (kernel.told_by(&mut ring), ring.malformed()),
+            (kernel.position, 0)
+        );
     }
 
     #[test]
