@@ -418,6 +418,47 @@ fn handlers_may_return(name: &str, reader: impl Fn(&Victim) -> Result<i32>) -> R
     anyhow::bail!("no signal came within a reading of a clock")
 }
 
+/// A thread in `vfork` cannot stop before its child is through: who takes over must not hold that child for it.
+#[test]
+fn a_server_in_vfork_is_taken_over() -> Result<()> {
+    if !can_run("a_server_in_vfork_is_taken_over", NEEDS) {
+        return Ok(());
+    }
+    taken_over_in_vfork(false)?;
+    taken_over_in_vfork(true)
+}
+
+fn taken_over_in_vfork(promoted: bool) -> Result<()> {
+    let name = "borrowed";
+    let (mut mvedsua, mut victim) = followed(name, 20)?;
+    let mut leader = victim.pid();
+    if promoted {
+        mvedsua.promote(name)?;
+        leader = mvedsua.status(name)?.leader.pid;
+        victim.wait_rounds(20)?;
+    }
+    process::send(leader, Signal::SIGUSR1)?;
+    let has_child = || !process::children(leader).is_empty();
+    ensure!(wait_until(LIMIT, has_child), "it makes no child");
+    mvedsua.kill_agent();
+    if promoted {
+        victim.promoted(leader)?;
+    }
+    mvedsua.start_agent()?;
+    ensure!(
+        wait_until(LIMIT, || !process::is_untraced(leader)),
+        "the successor does not seize it: {}",
+        mvedsua.log()
+    );
+    std::fs::write(victim.dir().join("progress.hold"), "x")?;
+    victim.wait_rounds(20).with_context(|| mvedsua.log())?;
+    ensure!(mvedsua.status(name)?.follower.is_none());
+    ensure!(promoted || process::is_untraced(leader));
+    follow(&mvedsua, &victim, name, 20)?;
+    mvedsua.rollback(name)?;
+    victim.end()
+}
+
 #[test]
 fn process_trees_are_followed_and_rolled_back() -> Result<()> {
     if !can_run("process_trees_are_followed_and_rolled_back", NEEDS) {

@@ -227,17 +227,11 @@ impl Following {
                 return Err(self.do_not_stop("leader", |pair| &pair.leader));
             }
             match ptrace::look() {
-                Ok(Some((tid, wait))) => {
-                    but_for_a_crash(self.report(tid, wait))?;
-                    if wait != Wait::Interrupted {
-                        // Any other stop takes the request to stop away, and may have brought a thread.
-                        self.interrupt_leader();
-                    }
-                }
+                Ok(Some((tid, wait))) => self.halting_report(tid, wait)?,
                 Ok(None) => {
                     for pair in self.pairs.numbers() {
                         for (tid, wait) in self.pairs[pair].leader.settle_stragglers() {
-                            but_for_a_crash(self.report(tid, wait))?;
+                            self.halting_report(tid, wait)?;
                         }
                     }
                     // No descriptor tells of a ptrace report to this thread alone.
@@ -287,6 +281,16 @@ impl Following {
         }
         for pair in self.pairs.numbers() {
             self.collect_all_readings(pair)?;
+        }
+        Ok(())
+    }
+
+    /// What is reported while the leader is being stopped.
+    fn halting_report(&mut self, tid: i32, wait: Wait) -> Result<(), Stop> {
+        but_for_a_crash(self.report(tid, wait))?;
+        if wait != Wait::Interrupted {
+            // Any other stop takes the request to stop away, and may have brought a thread.
+            self.interrupt_leader();
         }
         Ok(())
     }
