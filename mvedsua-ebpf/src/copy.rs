@@ -477,7 +477,7 @@ impl Record {
     /// Appends the clock readings that the thread wrote down since its call before.
     ///
     /// # Safety
-    /// `slot` points to a value of `CLOCKS`; only this thread's exits and the agent change it.
+    /// `slot` points to a value of `NEAR_CLOCKS` or `CLOCKS`; only this thread's exits and the agent change it.
     #[inline(always)]
     pub unsafe fn append_readings(self, slot: *mut ClockSlot) -> Outcome {
         // SAFETY: the caller's promise.

@@ -29,7 +29,7 @@ use aya_ebpf::{
     programs::BtfTracePointContext,
 };
 use mvedsua_common::{
-    clock::{ClockSlot, NEAR_SLOTS},
+    clock::{ClockSlot, near_place},
     event::{
         EventHeader, FLAG_OUT_OF_LINE, FLAG_RESTARTED, FLAG_RING_FULL, FLAG_SIGNAL, MAX_RECORD,
     },
@@ -207,8 +207,9 @@ fn record(ctx: &BtfTracePointContext, tgid: u32, tid: u32) -> Option<()> {
 /// Where the thread writes its clock readings down, if it does.
 #[inline(always)]
 fn clock_slot(tid: u32) -> Option<*mut ClockSlot> {
-    let near = NEAR_CLOCKS.get_ptr_mut(tid % NEAR_SLOTS)?;
-    // SAFETY: a value of a live map; the agent changes it only while the thread stands.
+    let near = NEAR_CLOCKS.get_ptr_mut(near_place(tid))?;
+    // SAFETY: a value of a live map. The agent changes it only while its thread stands or is gone; of another thread's
+    // place only the id is looked at.
     if unsafe { (*near).tid } == u64::from(tid) {
         Some(near)
     } else {

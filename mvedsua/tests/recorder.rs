@@ -8,7 +8,9 @@ mod recorder {
 use std::{ffi::CString, ptr::null_mut};
 
 use mvedsua::recorder::Recorder;
-use mvedsua_common::clock::{NEAR_SLOTS, READINGS_AT, Reading, SLOT_BYTES, SlotHeader, WHAT_BITS};
+use mvedsua_common::clock::{
+    NEAR_SLOTS, READINGS_AT, Reading, SLOT_BYTES, SLOTS, SlotHeader, WHAT_BITS,
+};
 use mvedsua_common::event::{
     FLAG_OUT_OF_LINE, FLAG_RESTARTED, FLAG_RING_FULL, FLAG_SIGNAL, MAX_PAYLOAD, MAX_RECORD, NO_ARG,
     PART_MSG_CONTROL, PART_MSG_DATA, PART_MSG_HEADER, PART_MSG_NAME, PART_READINGS, PART_WHOLE,
@@ -561,15 +563,13 @@ fn readings_come_with_the_next_call_whoever_has_the_threads_place() {
             recorder.set_clock(tid + NEAR_SLOTS, 8).expect("its place");
             recorder.set_clock(tid, address).expect("the hash map");
         }),
-        (
-            "its place, after another",
-            true,
-            |recorder, tid, address| {
-                recorder.set_clock(tid + NEAR_SLOTS, 8).expect("its place");
-                recorder.remove_clock(tid + NEAR_SLOTS);
-                recorder.set_clock(tid, address).expect("a slot");
-            },
-        ),
+        ("both, and taken", false, |recorder, tid, address| {
+            recorder.set_clock(tid + NEAR_SLOTS, 8).expect("its place");
+            recorder.set_clock(tid, address).expect("the hash map");
+            recorder.remove_clock(tid + NEAR_SLOTS);
+            recorder.set_clock(tid, address).expect("its place");
+            recorder.remove_clock(tid);
+        }),
         ("taken from its place", false, |recorder, tid, address| {
             recorder.set_clock(tid, address).expect("a slot");
             recorder.remove_clock(tid);
@@ -592,6 +592,26 @@ fn readings_come_with_the_next_call_whoever_has_the_threads_place() {
             "{name}"
         );
     }
+}
+
+/// The hash map has room for `SLOTS` threads; a thread that finds its place free needs none there.
+#[test]
+fn only_threads_whose_place_is_anothers_are_in_the_hash_map() {
+    let mut recorder = Recorder::load(1 << 20).expect("load the recorder");
+    let with_the_place_of_one = |n: u32| 1 + n * NEAR_SLOTS;
+    let mut set = |tid| recorder.set_clock(tid, 8);
+    for n in 0..=SLOTS as u32 {
+        set(with_the_place_of_one(n)).expect("the first in its place, the others in the hash map");
+    }
+    let more = with_the_place_of_one(SLOTS as u32 + 1);
+    set(more).expect_err("the hash map is full");
+    for tid in 2..1000 {
+        set(tid).expect("its own place");
+    }
+    recorder.remove_clock(with_the_place_of_one(0));
+    recorder
+        .set_clock(more, 8)
+        .expect("the place is free again");
 }
 
 #[test]

@@ -100,6 +100,10 @@ impl Following {
         if !(theirs || ours) || (theirs && ours && (nr, clock(nr, &args)) == wanted) {
             return Ok(false);
         }
+        if theirs && ours {
+            // The reading that it asks for may be in the ring still.
+            self.drain_ring()?;
+        }
         if theirs && (!ours || self.comes_soon(index, wanted)) {
             // The follower does not ask: it has gone on.
             if self.next_reading(index).is_some() {

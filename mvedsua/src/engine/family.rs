@@ -324,6 +324,8 @@ impl Following {
 
     /// The same for the follower's.
     pub(super) fn follower_child_gone(&mut self, pair: usize, how: Wait) -> Result<(), Stop> {
+        // What the leader's does next may be in the ring still.
+        self.drain_ring()?;
         if let Some(child) = &mut self.pairs[pair].child {
             child.follower_end = Some(how);
         }

@@ -37,8 +37,10 @@ use crate::tracee::thread::Running;
 
 /// While the follower has nothing to do, the ring is looked at this often: the leader wakes nobody.
 const RING_LOOK: Duration = Duration::from_millis(1);
-/// With so many events in the queues the ring is not looked at for every call.
+/// With so many events in the queues the ring is not looked at for every call,
 const SUPPLY: u64 = 32;
+/// but once in this time: far less than anybody is waited for.
+const FRESH: Duration = Duration::from_millis(1);
 /// Longest sleep while events wait for the follower: hang and order limits are checked as often.
 const LONGEST_SLEEP: Duration = Duration::from_millis(20);
 /// While an answer is kept from the follower for a signal that may come: it is looked for this often.
@@ -175,7 +177,7 @@ pub(super) struct Following {
     /// known by its call.
     pub(super) held_locks: Option<bool>,
     /// When the ring was emptied into the queues.
-    drained: Instant,
+    looked: Instant,
     idle_looks: u32,
     /// An answer is kept from the follower for a signal that may come.
     pub(super) keeps: bool,
@@ -269,7 +271,7 @@ impl Following {
             transformation: Transformation::None,
             armed: parts.armed,
             held_locks: None,
-            drained: Instant::now(),
+            looked: Instant::now(),
             idle_looks: 0,
             keeps: false,
             unit: None,
@@ -309,11 +311,11 @@ impl Following {
         }
         if advanced {
             self.idle_looks = 0;
-        } else {
+        } else if !transforms {
+            self.look_for_readings()?;
+        }
+        if !advanced || self.pace.is_some() || self.blocked_since.is_some() {
             self.recorder.ring.publish();
-            if !transforms {
-                self.look_for_readings()?;
-            }
         }
         if rang {
             self.wakeup.clear();
@@ -326,10 +328,11 @@ impl Following {
         Ok(rang)
     }
 
-    /// The ring was looked at a moment ago, and more waits in the queues than the next answer can depend on. Looking
-    /// at it takes the ends of the ring away from the leader's CPU, which has to fetch them back.
+    /// Enough is in the queues, and what is in the ring comes after all that in the global order. Looking there takes
+    /// the ends of the ring away from the leader's CPU, which has to fetch them back. Whatever rests on an item that is
+    /// *not* in a queue looks all the same: with a look that old, nothing can be known to be missing.
     fn is_supplied(&self) -> bool {
-        self.lag_events() >= SUPPLY && self.drained.elapsed() < RING_LOOK
+        self.lag_events() >= SUPPLY && self.looked.elapsed() < FRESH
     }
 
     fn sleep_and_receive(&mut self) -> Result<bool, Stop> {
@@ -405,7 +408,7 @@ impl Following {
     /// Moves what is new in the ring to the queues of its threads.
     pub(super) fn drain_ring(&mut self) -> Result<(), Stop> {
         let now = self.recorder.ring.now();
-        self.drained = Instant::now();
+        self.looked = Instant::now();
         let mut hidden = None;
         loop {
             while let Some(event) = self.recorder.ring.peek_new() {

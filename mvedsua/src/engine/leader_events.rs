@@ -202,6 +202,7 @@ impl Following {
         })?;
         self.fetch_payload(pair, tid)?;
         if self.has_room() {
+            self.recorder.ring.publish();
             self.pairs[pair].leader.add_running(thread.resume(0)?);
             return Ok(());
         }

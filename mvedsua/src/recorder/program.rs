@@ -6,7 +6,7 @@ use aya::{
     programs::{BtfTracePoint, tp_btf::BtfTracePointLinkId},
 };
 use mvedsua_common::{
-    clock::{ClockSlot, NEAR_SLOTS},
+    clock::{ClockSlot, near_place},
     event::{Config, Counters, MAX_RECORD, name},
     plan::{CallPlan, MAX_COMMANDS, MAX_PLANS, PLANS_BY_NUMBER, command_key},
     spec::Syscall,
@@ -178,7 +178,7 @@ impl Recorder {
             taken: 0,
             tid: u64::from(tid),
         };
-        let place = tid % NEAR_SLOTS;
+        let place = near_place(tid);
         if *self.near.entry(place).or_insert(tid) == tid {
             return self
                 .near_clocks
@@ -192,7 +192,7 @@ impl Recorder {
 
     /// The thread has no slot any more. Not an error if it had none.
     pub fn remove_clock(&mut self, tid: u32) {
-        let place = tid % NEAR_SLOTS;
+        let place = near_place(tid);
         if self.near.get(&place) == Some(&tid) {
             self.near.remove(&place);
             // There is such a place, so the kernel has nothing to say against it.

@@ -2,11 +2,11 @@
 //!
 //! aya's consumer hands out one record at a time and gives its space back at once. The engine needs to
 //! look at records in place, keep some of them while their thread waits, and finish them out of
-//! order. So this one has a read cursor ahead of the position that it publishes to the kernel:
+//! order. So this one has a read cursor ahead of the position that it publishes to the kernel (a little late):
 //!
 //! ```text
-//!   consumed (published)        cursor            producer (kernel)
-//!   |---------- peeked ---------|------ new ------|------ free ------
+//!   published  consumed         cursor            producer (kernel)
+//!   |-- free --|---- peeked ----|------ new ------|------ free ------
 //! ```
 //!
 //! Layout of the map's mmap, see `kernel/bpf/ringbuf.c`: page 0 holds the consumer's position
@@ -195,8 +195,8 @@ impl Ring {
         (index < self.peeked.len()).then_some(index)
     }
 
-    /// The record is done with. Its space goes back to the kernel as soon as all records before it
-    /// were released as well.
+    /// The record is done with. Its space goes back to the kernel when all records before it
+    /// were released as well, by the page ([`Ring::publish`]).
     pub fn release(&mut self, event: EventRef) {
         let index = self.index(&event).expect("an event of this ring");
         self.peeked[index].released = true;
@@ -252,9 +252,11 @@ impl Ring {
     /// Tells the kernel of all room that is free. To be called when somebody waits for room, and before a rest: a
     /// little of it (less than 4 KiB) is told late otherwise.
     pub fn publish(&mut self) {
-        self.consumer_position()
-            .store(self.consumed, Ordering::Release);
-        self.published = self.consumed;
+        if self.published != self.consumed {
+            self.consumer_position()
+                .store(self.consumed, Ordering::Release);
+            self.published = self.consumed;
+        }
     }
 
     /// Bytes of the ring that are in use, kernel headers included.
@@ -538,13 +540,10 @@ mod tests {
         let [a, b, c, d] = [(); 4].map(|()| ring.peek_new().expect("a record"));
         ring.release(b);
         ring.set_aside(ends[3] - 1);
-        assert_eq!(
-            (kernel.told_by(&mut ring), ring.aside_bytes()),
-            (ends[2], ends[2])
-        );
+        assert_eq!((kernel.consumer(), ring.aside_bytes()), (ends[2], ends[2]));
         ring.set_aside(ends[3]);
         assert_eq!(
-            (kernel.told_by(&mut ring), ring.used_bytes()),
+            (kernel.consumer(), ring.used_bytes()),
             (ends[3], ends[4] - ends[3])
         );
         // The kernel may write there now.
