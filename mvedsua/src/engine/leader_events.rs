@@ -29,13 +29,9 @@ impl Following {
             self.give_slot(pair, &thread)?;
         }
         match wait {
-            Wait::Interrupted if self.stopping && thread.is_about_to_get_a_signal() => {
-                let running = thread.let_the_signal_come()?;
-                self.pairs[pair].leader.add_running(running);
-            }
             // That a signal has stopped the process is seen by whoever looks at what stands.
             Wait::Interrupted | Wait::GroupStop(_) if self.stopping => {
-                self.pairs[pair].leader.add_stopped(thread, Why::Asked)
+                self.pairs[pair].leader.stands_as_asked(thread, wait)?;
             }
             Wait::Interrupted if self.is_crowded() => {
                 self.pairs[pair].leader.add_stopped(thread, Why::RingFull);
@@ -318,13 +314,9 @@ impl Following {
             Wait::Interrupted if self.put_mask_into_force(tid)? => {
                 self.pairs[pair].follower.add_running(thread.resume(0)?);
             }
-            // The leader's thread is in that handler already, and will follow from there.
-            Wait::Interrupted if self.stopping_follower && thread.is_about_to_get_a_signal() => {
-                let running = thread.let_the_signal_come()?;
-                self.pairs[pair].follower.add_running(running);
-            }
+            // Of a signal that comes first the leader's thread has had its own: it will follow from the handler.
             Wait::Interrupted if self.stopping_follower => {
-                self.pairs[pair].follower.add_stopped(thread, Why::Asked)
+                self.pairs[pair].follower.stands_as_asked(thread, wait)?;
             }
             Wait::Signal(signal) => return self.follower_signal(pair, thread, signal),
             Wait::GroupStop(_) => self.pairs[pair].follower.add_running(thread.listen()?),

@@ -352,11 +352,8 @@ pub(super) fn stop_side(side: &mut Side) {
 fn stopping_report(side: &mut Side, tid: i32, wait: Wait) {
     if matches!(wait, Wait::Interrupted | Wait::GroupStop(_)) {
         if let Some(thread) = side.reported(tid) {
-            if wait != Wait::Interrupted || !thread.is_about_to_get_a_signal() {
-                side.add_stopped(thread, Why::Asked);
-            } else if let Ok(running) = thread.let_the_signal_come() {
-                side.add_running(running);
-            }
+            // What fails concerns a thread that is gone.
+            let _ = side.stands_as_asked(thread, wait);
         } else if inspect::process_of(tid) == Some(side.pid) {
             // Born a moment ago, before its creator's event: it stays in its birth stop.
             side.add_stopped(Running::born(tid).reported(), Why::Asked);

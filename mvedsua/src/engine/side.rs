@@ -80,6 +80,21 @@ impl Side {
             .insert(thread.tid(), Thread::Stopped(thread, why));
     }
 
+    /// A thread that was asked to stop has done so and stays, unless a signal is to come first: then it is let into
+    /// that signal's delivery, and asked again.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub(super) fn stands_as_asked(&mut self, thread: Stopped, wait: Wait) -> Result<()> {
+        if wait == Wait::Interrupted && thread.is_about_to_get_a_signal() {
+            let running = thread.let_the_signal_come()?;
+            self.add_running(running);
+        } else {
+            self.add_stopped(thread, Why::Asked);
+        }
+        Ok(())
+    }
+
     /// A signal has stopped the process, and nothing has made it go on yet.
     pub(super) fn is_stopped_by_a_signal(&self) -> bool {
         self.stopped().any(Stopped::is_in_group_stop) || self.running().any(Running::is_listening)
