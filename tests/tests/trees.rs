@@ -162,7 +162,7 @@ fn a_busy_tree_is_promoted_at_any_moment() -> Result<()> {
 /// Promoted with a way back at any moment of a busy tree, followed by the old version, and gone back to.
 fn leads_and_goes_back(name: &str, times: u32) -> Result<()> {
     let mut victim = Victim::start(name)?;
-    let mvedsua = Mvedsua::start()?;
+    let mut mvedsua = Mvedsua::start()?;
     mvedsua.attach_with_children(victim.pid(), name)?;
     for time in 0..times {
         mvedsua.update_identity(name, &[])?;
@@ -184,6 +184,10 @@ fn leads_and_goes_back(name: &str, times: u32) -> Result<()> {
         victim.promoted(follower)?;
         victim.wait_rounds(10)?;
     }
+    // It waits for a successor, as one that was promoted does.
+    mvedsua.kill_agent();
+    mvedsua.start_agent()?;
+    victim.wait_rounds(10)?;
     victim.end()
 }
 

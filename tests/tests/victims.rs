@@ -201,20 +201,20 @@ fn what_the_kernel_keeps_goes_over_and_comes_back() -> Result<()> {
     if !can_run("what_the_kernel_keeps_goes_over_and_comes_back", LASTING) {
         return Ok(());
     }
-    let (mvedsua, victim) = followed("lasting", 100)?;
-    leads_and_goes_back(&mvedsua, &victim, "lasting", (100, 1000), || Ok(()))
+    let (mut mvedsua, victim) = followed("lasting", 100)?;
+    leads_and_goes_back(&mut mvedsua, &victim, "lasting", (100, 1000), |_| Ok(()))
         .with_context(|| format!("it says: {}\n{}", victim.log(), mvedsua.log()))?;
     victim.end()
 }
 
-/// The copy leads for so many rounds and matched events, equal to the old version, which leads again then. `looks` once
-/// more before that.
+/// The copy leads for so many rounds and matched events, equal to the old version, which leads again then, and waits
+/// for a successor if the agent dies. `looks` once more before that.
 fn leads_and_goes_back(
-    mvedsua: &Mvedsua,
+    mvedsua: &mut Mvedsua,
     victim: &Victim,
     name: &str,
     (rounds, events): (u64, u64),
-    looks: impl FnOnce() -> Result<()>,
+    looks: impl FnOnce(&Mvedsua) -> Result<()>,
 ) -> Result<()> {
     mvedsua.promote(name)?;
     let before = mvedsua.status(name)?;
@@ -226,9 +226,16 @@ fn leads_and_goes_back(
         status.stage == "updated-leader" && status.events.diverged == 0,
         "{status:?}"
     );
-    looks()?;
+    looks(mvedsua)?;
     mvedsua.rollback(name)?;
     ensure!(mvedsua.status(name)?.leader.pid == victim.pid());
+    victim.wait_rounds(rounds)?;
+    mvedsua.kill_agent();
+    ensure!(
+        wait_until(LIMIT, || process::is_untraced(victim.pid())),
+        "it is gone"
+    );
+    mvedsua.start_agent()?;
     victim.wait_rounds(rounds)
 }
 
@@ -268,9 +275,9 @@ fn clocks_are_read_on_both_ways() -> Result<()> {
     if !can_run("clocks_are_read_on_both_ways", NEEDS) {
         return Ok(());
     }
-    let (mvedsua, victim) = followed("clocks", 100)?;
-    leads_and_goes_back(&mvedsua, &victim, "clocks", (200, 10_000), || {
-        ensure_no_reading_differed(&mvedsua)
+    let (mut mvedsua, victim) = followed("clocks", 100)?;
+    leads_and_goes_back(&mut mvedsua, &victim, "clocks", (200, 10_000), |mvedsua| {
+        ensure_no_reading_differed(mvedsua)
     })?;
     victim.end()
 }

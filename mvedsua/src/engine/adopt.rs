@@ -25,13 +25,15 @@ use crate::tracee::{Result, TraceeError, inspect, rebuild};
 
 /// True if the process was promoted by an agent: it holds the listener of its own filter.
 pub(super) fn is_promoted(pid: i32) -> bool {
-    inspect::status_field(pid, pid, "Seccomp").as_deref() == Some("2")
-        && parked_listener(pid).is_some()
+    own_listener(pid).is_some()
 }
 
-/// The number under which a process holds the listener of its own filter. It is looked for, since
+/// The number under which a promoted process holds the listener of its own filter. It is looked for, since
 /// the limit that the number was chosen by may have changed.
-fn parked_listener(pid: i32) -> Option<i32> {
+pub(super) fn own_listener(pid: i32) -> Option<i32> {
+    if inspect::status_field(pid, pid, "Seccomp").as_deref() != Some("2") {
+        return None;
+    }
     let is_listener = |fd: &i32| {
         std::fs::read_link(format!("/proc/{pid}/fd/{fd}"))
             .is_ok_and(|target| target.to_string_lossy() == "anon_inode:seccomp notify")
@@ -148,7 +150,7 @@ fn adopt(pid: i32) -> Result<Kept> {
         }
     };
     let process = pidfd::open(pid).map_err(kernel("open a pidfd"))?;
-    let parked = parked_listener(pid)
+    let parked = own_listener(pid)
         .ok_or_else(|| TraceeError::Unsuitable(format!("process {pid} holds no listener")))?;
     let listener =
         pidfd::duplicate(process.as_fd(), parked).map_err(kernel("fetch the listener"))?;

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use mvedsua_common::table::number;
 
+use super::adopt::own_listener;
 use super::following::{Following, Stop};
 use super::lane::Lane;
 use super::pair::Pair;
@@ -112,8 +113,10 @@ impl Following {
         ) else {
             return;
         };
+        let leaders_own = own_listener(self.pairs[pair].leader.pid);
         for (fd, cloexec) in descriptors {
-            if let Ok(ours) = pidfd::duplicate(process.as_fd(), fd)
+            if Some(fd) != leaders_own
+                && let Ok(ours) = pidfd::duplicate(process.as_fd(), fd)
                 && self.give(&through, ours.as_fd(), fd, cloexec).is_ok()
             {
                 self.pairs[pair].gifts.insert(fd, (ours, cloexec));
@@ -121,7 +124,7 @@ impl Following {
         }
         // Its own listener, too: for a number that high the kernel makes a larger table and waits for a grace
         // period of RCU if there are threads, which was most of the pause.
-        let parked = parking_number(self.pairs[pair].follower.pid);
+        let parked = leaders_own.unwrap_or_else(|| parking_number(self.pairs[pair].follower.pid));
         if !self.pairs[pair].gifts.contains_key(&parked) {
             // It is given again in the pause, which is quick then.
             let _ = self.give(&through, self.listener.as_fd(), parked, true);
@@ -159,8 +162,12 @@ impl Following {
             }
         }
         let gifts = std::mem::take(&mut self.pairs[pair].gifts);
+        let leaders_own = own_listener(leader);
         let mut given = Vec::new();
-        for (fd, cloexec) in inspect::descriptors(self.pairs[pair].leader.pid)? {
+        for (fd, cloexec) in inspect::descriptors(leader)? {
+            if Some(fd) == leaders_own {
+                continue;
+            }
             given.push(fd);
             if let Some((ours, before)) = gifts.get(&fd)
                 && *before == cloexec
@@ -173,8 +180,9 @@ impl Following {
             })?;
             self.give(through, ours.as_fd(), fd, cloexec)?;
         }
-        // With its own listener in its hands, its calls wait for a successor if the agent dies.
-        let parked = parking_number(self.pairs[pair].follower.pid);
+        // With its own listener in its hands, its calls wait for a successor if the agent dies. With the leader's they
+        // would fail (`ENOSYS`), and the server with them.
+        let parked = leaders_own.unwrap_or_else(|| parking_number(follower));
         if !given.contains(&parked) {
             self.give(through, self.listener.as_fd(), parked, true)?;
             given.push(parked);
