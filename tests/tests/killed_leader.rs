@@ -1,12 +1,17 @@
 //! `kill -9` of a leader that is far ahead of its follower: what it did is in the ring, and its clients notice nothing.
 
 use anyhow::{Context, Result, ensure};
+use mvedsua_tests::mvedsua::Status;
 use mvedsua_tests::process::{self, Signal};
 use mvedsua_tests::supervised::{LIMIT, NAME, Supervised};
 use mvedsua_tests::{Mvedsua, Need, Victim, can_run, wait_until};
 
 const KEYS: u32 = 5_000;
 const RATE: u32 = 2_000;
+
+/// So many promotions, and so many more requests before the leader is killed in the next one.
+const MOMENTS: u64 = 8;
+const REQUESTS: u64 = 100;
 
 /// So many events behind, the follower is let go on when the leader is killed.
 const BACKLOG: u64 = 3_000;
@@ -28,6 +33,61 @@ fn the_follower_takes_over_from_a_killed_leader_with_a_backlog() -> Result<()> {
         Ok(process::send(follower, Signal::SIGCONT)?)
     })?;
     server.finish()
+}
+
+/// At whatever moment of its promotion: somebody serves afterwards, with every connection.
+#[test]
+fn a_leader_may_be_killed_while_it_is_promoted() -> Result<()> {
+    let name = "a_leader_may_be_killed_while_it_is_promoted";
+    if !can_run(name, &[Need::Root, Need::Program("redis-server")]) {
+        return Ok(());
+    }
+    for moment in 0..MOMENTS {
+        let mut server = Supervised::redis(&[], KEYS, 0)?;
+        server.update(&[])?;
+        let old = server.status()?.leader.pid;
+        std::thread::scope(|scope| {
+            let promotion = scope.spawn(|| server.mvedsua.run(&["promote", NAME]));
+            server.more_requests(moment * REQUESTS)?;
+            process::send(old, Signal::SIGKILL)?;
+            // It says what became of it, whatever that is.
+            promotion.join().expect("it does not panic").map(drop)
+        })?;
+        let serves = |status: &Status| {
+            let new = status.leader.pid;
+            status.stage == "single-leader" && new != old && process::is_alive(new)
+        };
+        server
+            .mvedsua
+            .wait_for(NAME, LIMIT, serves)
+            .with_context(|| format!("moment {moment}: {}", server.mvedsua.log()))?;
+        server.server.reap();
+        server.more_requests(1_000)?;
+        server.idle_answer()?;
+        server.finish()?;
+    }
+    Ok(())
+}
+
+/// In one of the many short stops in which it waits for room.
+#[test]
+fn a_leader_may_be_killed_while_it_is_held_for_room() -> Result<()> {
+    let name = "a_leader_may_be_killed_while_it_is_held_for_room";
+    if !can_run(name, &[Need::Root, Need::Program("redis-server")]) {
+        return Ok(());
+    }
+    for moment in 1..=MOMENTS {
+        let mut server = Supervised::redis(&[], KEYS, 0)?;
+        server
+            .run("update", &["--identity", "--ring", "1M", "--wait", "none"])?
+            .ok()?;
+        server.mvedsua.wait_for(NAME, LIMIT, |status| {
+            status.ring.blocked_ms > 10.0 * moment as f64
+        })?;
+        server.takes_over(Signal::SIGKILL, || Ok(()))?;
+        server.finish()?;
+    }
+    Ok(())
 }
 
 /// Nobody can take over: then the leader dies of its signal, as it would have without us, and does not live on.

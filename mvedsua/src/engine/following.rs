@@ -610,7 +610,7 @@ impl Following {
         if !self.stopping && has_room && self.lanes.unmade() < CROWD / 2 {
             self.recorder.ring.publish();
             for pair in self.pairs.iter_mut() {
-                for thread in pair.leader.take_stopped(Why::RingFull) {
+                for thread in pair.leader.take_standing(Why::RingFull) {
                     let tid = thread.tid();
                     match thread.resume(0) {
                         Ok(running) => pair.leader.add_running(running),

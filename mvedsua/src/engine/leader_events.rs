@@ -10,8 +10,8 @@ use super::replay::is_interrupted;
 use super::side::Why;
 use crate::sys::pidfd;
 use crate::sys::ptrace::{self, Wait};
-use crate::tracee::thread::{Running, Stopped};
-use crate::tracee::{inspect, signal_frame};
+use crate::tracee::thread::{Running, Stopped, is_recorders_stop};
+use crate::tracee::{Naming, TraceeError, inspect, signal_frame};
 
 /// `si_code` of the signals that the engine queues for the follower: negative, as the kernel demands
 /// of another process, and used by nobody else.
@@ -190,12 +190,36 @@ impl Following {
     /// The recorder stopped the thread at the exit of a call: for its payload, for room, or both.
     fn leader_held(&mut self, pair: usize, thread: Stopped) -> Result<(), Stop> {
         let tid = thread.tid();
+        // Killed in this stop it goes to that of its exit, which is yet to be reported, and must not be let out of it.
+        if !is_recorders_stop(tid, libc::SIGSTOP) {
+            self.pairs[pair].leader.add_running(Running::born(tid));
+            return Ok(());
+        }
         // It must not be left in this stop: if this agent died, the kernel would deliver the
         // SIGSTOP. In the stop of an interrupt it would just run on.
-        let running = thread.resume_into_interrupt()?;
-        let (thread, _) = running.expect("stop at the exit of its call", |wait| {
-            !matches!(wait, Wait::Signal(libc::SIGSTOP))
-        })?;
+        let thread = thread.resume_into_interrupt()?;
+        let report = ptrace::wait(tid, true).named("wait", tid)?;
+        let thread = match report.map(|(_, wait)| wait) {
+            Some(wait @ (Wait::Exited(_) | Wait::Killed(_))) => {
+                return self.leader_thread_gone(pair, tid, wait);
+            }
+            Some(Wait::Event(libc::PTRACE_EVENT_EXIT)) => {
+                return self.leader_exit(pair, thread.reported());
+            }
+            Some(wait @ Wait::Signal(libc::SIGSTOP)) => {
+                return Err(Stop::from(TraceeError::Unexpected {
+                    tid,
+                    expected: "stop at the exit of its call",
+                    got: format!("{wait:?}"),
+                }));
+            }
+            Some(_) => thread.reported(),
+            // The other threads, which end as well, are yet to be reported.
+            None => {
+                self.pairs[pair].leader.add_running(thread);
+                return Ok(());
+            }
+        };
         self.fetch_payload(pair, tid)?;
         if self.has_room() {
             self.recorder.ring.publish();

@@ -325,7 +325,7 @@ impl Following {
     /// The exchange will not be: the stopped leader goes on.
     fn resume_leader(&mut self) {
         for pair in self.pairs.iter_mut() {
-            for thread in pair.leader.take_stopped(Why::Asked) {
+            for thread in pair.leader.take_standing(Why::Asked) {
                 let tid = thread.tid();
                 let resumed = if thread.is_in_group_stop() {
                     thread.resume_into_interrupt()

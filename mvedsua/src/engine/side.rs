@@ -152,6 +152,19 @@ impl Side {
             .collect()
     }
 
+    /// The same, but one that was killed meanwhile runs as far as we know, and is not to be let out of the stop at its
+    /// exit: that is reported.
+    pub(super) fn take_standing(&mut self, because: Why) -> Vec<Stopped> {
+        let (standing, killed): (Vec<_>, Vec<_>) = self
+            .take_stopped(because)
+            .into_iter()
+            .partition(|thread| ptrace::still_stands(thread.tid()));
+        for thread in killed {
+            self.add_running(Running::born(thread.tid()));
+        }
+        standing
+    }
+
     /// Takes a thread if it is stopped for this reason.
     pub(super) fn take(&mut self, tid: i32, because: Why) -> Option<Stopped> {
         match self.threads.get(&tid) {

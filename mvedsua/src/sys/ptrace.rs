@@ -5,6 +5,10 @@
 
 use std::mem::{MaybeUninit, size_of};
 use std::os::raw::c_void;
+use std::time::{Duration, Instant};
+
+use nix::poll::ppoll;
+use nix::sys::time::TimeSpec;
 
 use super::{Result, check};
 
@@ -368,30 +372,80 @@ pub fn set_signal_info(tid: i32, info: &libc::siginfo_t) -> Result<()> {
     .map(drop)
 }
 
-/// Next report of a tracee of the calling thread: of `tid`, or of any (-1). Returns `None` when
-/// `block` is false and there is none, or when there is no tracee at all.
+/// Next report of a tracee of the calling thread. With `block` it is waited for. `None`: there is none, or without
+/// `block` none yet.
+///
+/// A main thread that has ended before the others of its process is reported with the last of them only, which may
+/// stand in a stop of ours: that is `None`, too. (Killed in a stop, it comes to the stop at its exit by itself, and a
+/// resume that was meant for the stop before lets it out of that unseen.) So the kernel is not asked to wait: it would
+/// for ever.
 ///
 /// # Errors
 /// `EINVAL` only for a wrong call.
 pub fn wait(tid: i32, block: bool) -> Result<Option<(i32, Wait)>> {
+    let mut start = None;
+    loop {
+        match take_report(tid)? {
+            Report::Of(tid, wait) => return Ok(Some((tid, wait))),
+            Report::NoTracee => return Ok(None),
+            Report::None if !block => return Ok(None),
+            Report::None => {}
+        }
+        let start = start.get_or_insert_with(Instant::now);
+        if start.elapsed() < QUICK {
+            // Most reports come within microseconds, and the server stands still meanwhile.
+            std::thread::yield_now();
+        } else if is_zombie(tid) {
+            // It may have become one a moment ago, with its report.
+            return Ok(match take_report(tid)? {
+                Report::Of(tid, wait) => Some((tid, wait)),
+                Report::NoTracee | Report::None => None,
+            });
+        } else {
+            // No descriptor tells of a ptrace report to this thread alone.
+            let _ = ppoll(&mut [], Some(TimeSpec::from_duration(NAP)), None);
+        }
+    }
+}
+
+/// How long a report is looked for without a rest.
+const QUICK: Duration = Duration::from_micros(200);
+/// How long it is rested between two looks then.
+const NAP: Duration = Duration::from_micros(50);
+
+enum Report {
+    Of(i32, Wait),
+    None,
+    NoTracee,
+}
+
+fn take_report(tid: i32) -> Result<Report> {
     let mut status = 0;
-    let flags = libc::__WALL | libc::__WNOTHREAD | if block { 0 } else { libc::WNOHANG };
+    let flags = libc::__WALL | libc::__WNOTHREAD | libc::WNOHANG;
     loop {
         // SAFETY: `status` outlives the call.
         let got = unsafe { libc::waitpid(tid, &raw mut status, flags) };
         if got == 0 {
-            return Ok(None);
+            return Ok(Report::None);
         }
         if got < 0 {
             let error = std::io::Error::last_os_error();
             match error.raw_os_error() {
                 Some(libc::EINTR) => continue,
-                Some(libc::ECHILD) => return Ok(None),
+                Some(libc::ECHILD) => return Ok(Report::NoTracee),
                 _ => return Err(error),
             }
         }
-        return Ok(Some((got, decode(status))));
+        return Ok(Report::Of(got, decode(status)));
     }
+}
+
+/// The thread has ended and is still there. (A thread is found under its own id, too.)
+fn is_zombie(tid: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{tid}/stat")).is_ok_and(|stat| {
+        let behind_the_name = stat.rsplit(") ").next();
+        behind_the_name.is_some_and(|rest| rest.starts_with(['Z', 'X']))
+    })
 }
 
 /// As [`wait`] for any tracee, without blocking, but a stop for a signal is only looked at: the kernel forgets the
@@ -448,6 +502,26 @@ fn look_for(which: libc::idtype_t, id: libc::id_t) -> Result<Option<(i32, Wait)>
             return Ok(Some(report));
         }
     }
+}
+
+/// A tracee that was left in a stop stands in it still. (Killed there it goes to the stop at its exit by itself, which
+/// it has yet to report.)
+#[must_use]
+pub fn still_stands(tid: i32) -> bool {
+    let options = libc::WEXITED
+        | libc::WSTOPPED
+        | libc::WNOHANG
+        | libc::WNOWAIT
+        | libc::__WALL
+        | libc::__WNOTHREAD;
+    // SAFETY: all zeroes is a valid `siginfo_t`.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    // In this order: what it reports it does once it stands again.
+    let stands = registers(tid).is_ok();
+    // SAFETY: `info` outlives the call.
+    let waited = unsafe { libc::waitid(libc::P_PID, tid as u32, &raw mut info, options) };
+    // SAFETY: the kernel has filled in the fields of a child's `siginfo_t`, or left zeroes.
+    stands && waited == 0 && unsafe { info.si_pid() } == 0
 }
 
 /// A stop that was only [looked at](look) is not to be reported again: the thread stays in it.
