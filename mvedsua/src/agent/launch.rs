@@ -30,6 +30,9 @@ pub enum LaunchError {
     /// The agent that runs already cannot be spoken to.
     #[error(transparent)]
     Client(#[from] ClientError),
+    /// No agent runs, and one that the caller started could not follow anything.
+    #[error("no agent is running, and only root can start one")]
+    NotRoot,
     /// A log file cannot be opened.
     #[error("cannot write the log {}: {source}", .path.display())]
     Log {
@@ -67,7 +70,13 @@ pub enum LaunchError {
 impl From<LaunchError> for Problem {
     fn from(error: LaunchError) -> Self {
         let message = error.to_string();
+        let exit_code = if matches!(error, LaunchError::NotRoot) {
+            5
+        } else {
+            1
+        };
         let (code, help) = match error {
+            LaunchError::NotRoot => ("E103", "run it as root, e.g. with sudo".into()),
             LaunchError::Folder(refusal) => return refusal.into(),
             LaunchError::Client(error) => return error.into(),
             LaunchError::Log { ref source, .. }
@@ -96,7 +105,7 @@ impl From<LaunchError> for Problem {
             code: code.into(),
             message,
             help: Some(help),
-            exit_code: 1,
+            exit_code,
             report: None,
         }
     }
@@ -134,6 +143,9 @@ pub fn connect_or_start(socket: &Path) -> Result<Client, LaunchError> {
 }
 
 fn start_agent(socket: &Path) -> Result<Client, LaunchError> {
+    if !nix::unistd::geteuid().is_root() {
+        return Err(LaunchError::NotRoot);
+    }
     // The agent changes its folder.
     let socket = &std::path::absolute(socket).map_err(|source| LaunchError::Log {
         path: socket.into(),

@@ -22,16 +22,16 @@ pub fn parse(text: &str) -> Result<u64, String> {
         .ok_or_else(|| format!("'{text}' is too large"))
 }
 
-/// Bytes of a ring: a power of two, at least 1 MiB.
+/// Bytes of a ring: a power of two, from 1 MiB to 2 GiB.
 ///
 /// # Errors
 /// What is wrong with it, and which sizes near it are right.
 pub fn parse_ring(text: &str) -> Result<u64, String> {
     const LEAST: u64 = 1 << 20;
-    const MOST: u64 = 1 << 40;
+    const MOST: u64 = 1 << 31;
     let bytes = parse(text)?;
     if !(LEAST..=MOST).contains(&bytes) {
-        return Err("a ring has 1M or more, e.g. 64M or 1G".into());
+        return Err("a ring has 1M to 2G, e.g. 64M or 1G".into());
     }
     if !bytes.is_power_of_two() {
         let above = bytes.next_power_of_two() >> 20;
@@ -77,6 +77,7 @@ mod tests {
         );
         assert!(parse_ring("512K").is_err());
         assert!(parse_ring("0").is_err());
-        assert!(parse_ring("2048G").is_err());
+        assert_eq!(parse_ring("2G"), Ok(2 << 30));
+        assert!(parse_ring("4G").is_err());
     }
 }
