@@ -84,6 +84,41 @@ fn wrong_usage_is_exit_code_2_and_says_what_is_right() {
     }
 }
 
+/// An agent that another user started could follow nothing, and would stay behind.
+#[test]
+fn only_root_starts_an_agent() {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::CommandExt;
+    const NOBODY: u32 = 65534;
+
+    let dir = tempfile::tempdir().unwrap();
+    // Where everybody may execute it.
+    let program = dir.path().join("mvedsua");
+    std::fs::copy(env!("CARGO_BIN_EXE_mvedsua"), &program).unwrap();
+    for path in [dir.path(), &program] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let (own, socket) = (
+        std::process::id().to_string(),
+        dir.path().join("made/socket"),
+    );
+    let mut command = Command::new(&program);
+    command
+        .args(["attach", "--pid", &own, "--socket"])
+        .arg(&socket);
+    if nix::unistd::geteuid().is_root() {
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(5), "{said}");
+    assert!(
+        said.contains("error[E103]") && said.contains("sudo"),
+        "{said}"
+    );
+    assert!(!dir.path().join("made").exists());
+}
+
 #[test]
 fn completions_and_manual_are_made() {
     for shell in ["bash", "zsh", "fish"] {
