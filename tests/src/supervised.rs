@@ -220,6 +220,7 @@ impl Supervised {
         })?;
         let is = status.last_update.as_ref().map(|u| u.outcome.as_str());
         ensure!(is == Some(outcome), "{outcome} expected: {status:?}");
+        ensure!(status.ring.used_bytes == 0, "{status:?}");
         Ok(status)
     }
 

@@ -90,6 +90,21 @@ fn a_leader_may_be_killed_while_it_is_held_for_room() -> Result<()> {
     Ok(())
 }
 
+/// Its parent, this test, does not wait for it.
+#[test]
+fn a_server_that_has_ended_is_no_service_any_more() -> Result<()> {
+    let name = "a_server_that_has_ended_is_no_service_any_more";
+    if !can_run(name, &[Need::Root, Need::Program("cc")]) {
+        return Ok(());
+    }
+    let victim = Victim::start("fds")?;
+    let mvedsua = Mvedsua::start()?;
+    mvedsua.attach_without_children(victim.pid(), "fds")?;
+    process::send(victim.pid(), Signal::SIGKILL)?;
+    ensure!(wait_until(LIMIT, || mvedsua.status("fds").is_err()));
+    Ok(())
+}
+
 /// Nobody can take over: then the leader dies of its signal, as it would have without us, and does not live on.
 #[test]
 fn a_leader_without_a_successor_dies_as_it_would_have() -> Result<()> {

@@ -298,6 +298,8 @@ impl Worker {
             status.stage = Stage::SingleLeader;
             status.follower = None;
             status.transformation = None;
+            // The ring is gone; how full it was at most stays to be seen.
+            (status.ring.used_bytes, status.ring.aside_bytes) = (0, 0);
             status.last_update = Some(last);
         });
     }

@@ -127,7 +127,7 @@ impl Worker {
                 self.ended("it has ended");
                 return Some(Life::Ended);
             }
-        } else if !std::path::Path::new(&format!("/proc/{}", home.pid())).exists() {
+        } else if inspect::has_ended(home.pid()) {
             self.ended("it has ended");
             return Some(Life::Ended);
         }

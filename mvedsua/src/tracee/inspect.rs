@@ -201,6 +201,15 @@ pub fn is_dying(pid: i32) -> bool {
         || killed("ShdPnd")
 }
 
+/// None of its threads lives any more, be it that its parent has not taken notice yet.
+#[must_use]
+pub fn has_ended(pid: i32) -> bool {
+    let lives = |tid: &i32| {
+        status_field(pid, *tid, "State").is_some_and(|state| !state.starts_with(['Z', 'X']))
+    };
+    !threads(pid).is_ok_and(|threads| threads.iter().any(lives))
+}
+
 /// How long a thread has run on a CPU so far, as of its last clock tick there. `None` when it is gone, or the kernel
 /// does not count it.
 #[must_use]
