@@ -1,6 +1,5 @@
 /* Asked by SIGUSR1 it makes a child with vfork(), which waits until it is let go on, through a FIFO beside the progress
  * file: until then this program stands in its call. */
-#include <sys/stat.h>
 #include <sys/wait.h>
 
 #include "victim.h"
@@ -17,11 +16,7 @@ static void on_usr1(int signal)
 int main(int argc, char **argv)
 {
 	victim_start(argc, argv);
-	char path[4096];
-	CHECK(snprintf(path, sizeof path, "%s.hold", argv[1]) < (int)sizeof path);
-	CHECK(mkfifo(path, 0600) == 0);
-	hold = open(path, O_RDWR | O_CLOEXEC);
-	CHECK(hold >= 0);
+	hold = victim_hold(argv);
 	struct sigaction action = { .sa_handler = on_usr1, .sa_flags = SA_RESTART };
 	CHECK(sigaction(SIGUSR1, &action, NULL) == 0);
 	do {

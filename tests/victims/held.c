@@ -1,6 +1,5 @@
 /* Asked by SIGUSR1 it reads a clock until a timer's signal interrupts it, most likely within a reading; the handler waits
  * until it is let go on, through a FIFO beside the progress file. */
-#include <sys/stat.h>
 #include <sys/time.h>
 #include <sys/wait.h>
 
@@ -70,11 +69,7 @@ static void become_a_child(void)
 int main(int argc, char **argv)
 {
 	victim_start(argc, argv);
-	char path[4096];
-	CHECK(snprintf(path, sizeof path, "%s.hold", argv[1]) < (int)sizeof path);
-	CHECK(mkfifo(path, 0600) == 0);
-	hold = open(path, O_RDWR | O_CLOEXEC);
-	CHECK(hold >= 0);
+	hold = victim_hold(argv);
 	struct sigaction action = { .sa_handler = on_usr1, .sa_flags = SA_RESTART };
 	CHECK(sigaction(SIGUSR1, &action, NULL) == 0);
 	action.sa_handler = on_alarm;

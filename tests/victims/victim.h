@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -57,6 +58,17 @@ static void victim_start(int argc, char **argv)
 	CHECK(sigprocmask(SIG_BLOCK, &term, NULL) == 0);
 	struct sigaction action = { .sa_handler = victim_on_term, .sa_flags = SA_RESTART };
 	CHECK(sigaction(SIGTERM, &action, NULL) == 0);
+}
+
+/* A FIFO beside the progress file, from which this program reads when it is to wait until a test lets it go on. */
+static inline int victim_hold(char **argv)
+{
+	char path[4096];
+	CHECK(snprintf(path, sizeof path, "%s.hold", argv[1]) < (int)sizeof path);
+	CHECK(mkfifo(path, 0600) == 0);
+	int hold = open(path, O_RDWR | O_CLOEXEC);
+	CHECK(hold >= 0);
+	return hold;
 }
 
 /* Ends a round: counts it, lets SIGTERM in, waits `pause_us`. False when it is time to leave. */

@@ -468,18 +468,20 @@ pub fn look_at(tid: i32) -> Result<Option<Wait>> {
     Ok(look_for(libc::P_PID, tid as libc::id_t)?.map(|(_, wait)| wait))
 }
 
+/// Whatever a tracee of the calling thread has to report, without taking it.
+const LOOK: libc::c_int = libc::WEXITED
+    | libc::WSTOPPED
+    | libc::WNOHANG
+    | libc::WNOWAIT
+    | libc::__WALL
+    | libc::__WNOTHREAD;
+
 fn look_for(which: libc::idtype_t, id: libc::id_t) -> Result<Option<(i32, Wait)>> {
-    let options = libc::WEXITED
-        | libc::WSTOPPED
-        | libc::WNOHANG
-        | libc::WNOWAIT
-        | libc::__WALL
-        | libc::__WNOTHREAD;
     loop {
         // SAFETY: all zeroes is a valid `siginfo_t`.
         let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
         // SAFETY: `info` outlives the call.
-        if unsafe { libc::waitid(which, id, &raw mut info, options) } < 0 {
+        if unsafe { libc::waitid(which, id, &raw mut info, LOOK) } < 0 {
             let error = std::io::Error::last_os_error();
             match error.raw_os_error() {
                 Some(libc::EINTR) => continue,
@@ -508,18 +510,12 @@ fn look_for(which: libc::idtype_t, id: libc::id_t) -> Result<Option<(i32, Wait)>
 /// it has yet to report.)
 #[must_use]
 pub fn still_stands(tid: i32) -> bool {
-    let options = libc::WEXITED
-        | libc::WSTOPPED
-        | libc::WNOHANG
-        | libc::WNOWAIT
-        | libc::__WALL
-        | libc::__WNOTHREAD;
     // SAFETY: all zeroes is a valid `siginfo_t`.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
     // In this order: what it reports it does once it stands again.
     let stands = registers(tid).is_ok();
     // SAFETY: `info` outlives the call.
-    let waited = unsafe { libc::waitid(libc::P_PID, tid as u32, &raw mut info, options) };
+    let waited = unsafe { libc::waitid(libc::P_PID, tid as u32, &raw mut info, LOOK) };
     // SAFETY: the kernel has filled in the fields of a child's `siginfo_t`, or left zeroes.
     stands && waited == 0 && unsafe { info.si_pid() } == 0
 }
