@@ -57,10 +57,17 @@ pub fn all_of(thread: &Stopped, most: usize) -> Result<Vec<Frame>> {
     /// Stacks that are looked at: a thread has two, in most programs one.
     const MOST_STACKS: usize = 4;
     let tid = thread.tid();
-    let mut top = Some(thread.registers()?.rsp & !7);
+    let regs = thread.registers()?;
+    let mut top = Some(regs.rsp & !7);
     let mut seen: Vec<Range<u64>> = Vec::new();
     let mut frames = Vec::new();
     while let Some(from) = top.filter(|_| seen.len() < MOST_STACKS) {
+        // What the thread's pointer points to is in no stack, and C libraries put it on top of their threads' stacks:
+        // behind it the next thread's begins, megabytes that nobody has touched.
+        let most = match regs.fs_base.checked_sub(from) {
+            Some(room) if room > 0 => most.min(usize::try_from(room).unwrap_or(most)),
+            _ => most,
+        };
         let stack = memory::read_available(tid, from, most);
         seen.push(from..from + stack.len() as u64);
         let places = (0..stack.len().saturating_sub(BYTES - 1)).step_by(8);
