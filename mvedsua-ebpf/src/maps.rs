@@ -46,7 +46,7 @@ pub static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0)
 #[map]
 pub static RESTARTS: LruHashMap<u32, u64> = LruHashMap::with_max_entries(16384, 0);
 
-/// Low bits of the thread -> where it writes its clock readings down, and how many of them are in the ring.
+/// Place of a thread (`clock::near_place`) -> where it writes its clock readings down, and how many of them are in the ring.
 #[map]
 pub static NEAR_CLOCKS: Array<ClockSlot> = Array::with_max_entries(NEAR_SLOTS, 0);
 

@@ -276,9 +276,8 @@ fn clocks_are_read_on_both_ways() -> Result<()> {
         return Ok(());
     }
     let (mut mvedsua, victim) = followed("clocks", 100)?;
-    leads_and_goes_back(&mut mvedsua, &victim, "clocks", (200, 10_000), |mvedsua| {
-        ensure_no_reading_differed(mvedsua)
-    })?;
+    let looks = ensure_no_reading_differed;
+    leads_and_goes_back(&mut mvedsua, &victim, "clocks", (200, 10_000), looks)?;
     victim.end()
 }
 

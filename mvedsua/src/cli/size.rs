@@ -1,5 +1,7 @@
 //! Sizes on the command line. Binary units, as in `--ring 64M`: a ring is a power of two.
 
+use crate::recorder::RING_SIZES;
+
 /// Bytes of a size such as `64M`, `1G`, `512K`, `1MiB` or `1048576`.
 ///
 /// # Errors
@@ -27,10 +29,8 @@ pub fn parse(text: &str) -> Result<u64, String> {
 /// # Errors
 /// What is wrong with it, and which sizes near it are right.
 pub fn parse_ring(text: &str) -> Result<u64, String> {
-    const LEAST: u64 = 1 << 20;
-    const MOST: u64 = 1 << 31;
     let bytes = parse(text)?;
-    if !(LEAST..=MOST).contains(&bytes) {
+    if !RING_SIZES.contains(&bytes) {
         return Err("a ring has 1M to 2G, e.g. 64M or 1G".into());
     }
     if !bytes.is_power_of_two() {

@@ -257,9 +257,7 @@ impl Side {
                         }
                     }
                 }
-            } else if inspect::status_field(self.pid, tid, "State")
-                .is_none_or(|s| s.starts_with(['Z', 'X']))
-            {
+            } else if inspect::thread_has_ended(self.pid, tid) {
                 // A thread that ended stays until its tracer has heard of it. Its end is news, but for a main thread that
                 // left before the others.
                 match ptrace::wait(tid, false) {

@@ -13,5 +13,5 @@ mod program;
 mod ring;
 
 pub use error::RecorderError;
-pub use program::Recorder;
+pub use program::{RING_SIZES, Recorder};
 pub use ring::{EventRef, Ring};

@@ -1,5 +1,7 @@
 //! Loads, fills, attaches and detaches the eBPF object.
 
+use std::ops::RangeInclusive;
+
 use aya::{
     Btf, Ebpf, EbpfLoader, include_bytes_aligned,
     maps::{Array, HashMap, MapData, PerCpuArray},
@@ -20,8 +22,8 @@ static OBJECT: &[u8] = include_bytes_aligned!(env!("MVEDSUA_EBPF_OBJECT"));
 /// The tracepoint at the end of every system call, after the kernel's own work for it.
 const TRACEPOINT: &str = "sys_exit";
 
-const SMALLEST_RING: u64 = 1 << 20;
-const LARGEST_RING: u64 = 1 << 31;
+/// Bytes that a ring can have, if they are a power of two.
+pub const RING_SIZES: RangeInclusive<u64> = 1 << 20..=1 << 31;
 
 /// The loaded recorder. Dropping it detaches the program and frees the ring.
 pub struct Recorder {
@@ -57,7 +59,7 @@ impl Recorder {
     /// [`RecorderError::RingSize`] unless `capacity` is a power of two from 1 MiB to 2 GiB; the other
     /// variants if the kernel refuses (privileges, memory, an object of another version).
     pub fn load(capacity: u64) -> Result<Self, RecorderError> {
-        if !capacity.is_power_of_two() || !(SMALLEST_RING..=LARGEST_RING).contains(&capacity) {
+        if !capacity.is_power_of_two() || !RING_SIZES.contains(&capacity) {
             return Err(RecorderError::RingSize { bytes: capacity });
         }
         let cpus =

@@ -196,18 +196,21 @@ pub fn own_id(tid: i32) -> i32 {
 pub fn is_dying(pid: i32) -> bool {
     let kill = 1u64 << (libc::SIGKILL - 1);
     let killed = |field| status_mask(pid, pid, field) & kill != 0;
-    status_field(pid, pid, "State").is_none_or(|state| state.starts_with(['Z', 'X']))
-        || killed("SigPnd")
-        || killed("ShdPnd")
+    thread_has_ended(pid, pid) || killed("SigPnd") || killed("ShdPnd")
 }
 
 /// None of its threads lives any more, be it that its parent has not taken notice yet.
 #[must_use]
 pub fn has_ended(pid: i32) -> bool {
-    let lives = |tid: &i32| {
-        status_field(pid, *tid, "State").is_some_and(|state| !state.starts_with(['Z', 'X']))
-    };
-    !threads(pid).is_ok_and(|threads| threads.iter().any(lives))
+    threads(pid).map_or(true, |tids| {
+        tids.iter().all(|tid| thread_has_ended(pid, *tid))
+    })
+}
+
+/// The thread is gone, or will run no more.
+#[must_use]
+pub fn thread_has_ended(pid: i32, tid: i32) -> bool {
+    status_field(pid, tid, "State").is_none_or(|state| state.starts_with(['Z', 'X']))
 }
 
 /// How long a thread has run on a CPU so far, as of its last clock tick there. `None` when it is gone, or the kernel

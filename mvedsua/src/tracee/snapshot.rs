@@ -88,7 +88,9 @@ pub fn leave_clocks(pid: i32, threads: &mut Vec<Stopped>, vdso: &Vdso) -> Result
     outcome?;
     let listed = inspect::threads(pid)?;
     // Most often there are no others, and in the pause each look counts.
-    let is_new = |tid: &i32| !has_ended(pid, *tid) && !threads.iter().any(|one| one.tid() == *tid);
+    let is_new = |tid: &i32| {
+        !inspect::thread_has_ended(pid, *tid) && !threads.iter().any(|one| one.tid() == *tid)
+    };
     if listed.len() > threads.len() && listed.iter().any(is_new) {
         return Err(TraceeError::Passing(format!(
             "a thread of process {pid} was born at the moment of the snapshot; try again"
@@ -578,17 +580,12 @@ fn seize_fresh(
                 Err(TraceeError::Kernel { source, .. })
                     if source.raw_os_error() == Some(libc::ESRCH) => {}
                 // One that is on its way out is refused with EPERM.
-                Err(_) if has_ended(pid, tid) => {}
+                Err(_) if inspect::thread_has_ended(pid, tid) => {}
                 Err(_) if traced_by_us(pid, tid) => seized.push(Running::born(tid)),
                 Err(error) => return Err(error),
             }
         }
     }
-}
-
-/// The thread is gone, or will run no more.
-fn has_ended(pid: i32, tid: i32) -> bool {
-    inspect::status_field(pid, tid, "State").is_none_or(|state| state.starts_with(['Z', 'X']))
 }
 
 /// True when the calling thread is the tracer of this thread.
