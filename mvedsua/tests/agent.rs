@@ -376,3 +376,20 @@ fn a_command_that_cannot_run_is_named() {
         "no empty log is left"
     );
 }
+
+#[test]
+fn a_server_that_ends_soon_is_not_called_started() {
+    let agent = Agent::start();
+    let log = agent.folder.path().join("elsewhere.log");
+    let log = log.to_str().unwrap();
+    let server = "echo up; exec sleep 0.1";
+    let output = agent.run(&["run", "--log", log, "--", "/bin/sh", "-c", server]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stdout));
+    let error = text(&output.stderr);
+    assert!(
+        error.starts_with("error[E122]: the server ended at once, with exit status: 0"),
+        "{error}"
+    );
+    assert!(error.contains("into the background"), "{error}");
+    assert_eq!(fs::read_to_string(log).unwrap(), "up\n");
+}

@@ -147,7 +147,7 @@ fn a_flipped_byte_is_found_and_reported() -> Result<()> {
     let server = redis()?;
     let before = Before::of(server.server.pid());
     for writes in ["0", "17", "1000"] {
-        let outcome = server.run("update", &["--inject-fault", writes])?;
+        let outcome = server.run("update", &["--identity", "--inject-fault", writes])?;
         ensure!(outcome.code == 3, "{outcome:?}");
         for part in ["first difference at byte 0", "leader", "follower", "write("] {
             ensure!(outcome.stderr.contains(part), "no {part:?} in {outcome:?}");

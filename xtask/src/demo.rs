@@ -1,5 +1,5 @@
 //! `cargo xtask demo`: Debian's security update of Redis applied to a running one under load, and then
-//! an update with a bug that is rolled back.
+//! two faulty ones that are rolled back: a copy that writes one wrong bit, and a version that crashes.
 //!
 //! Not one client error and not one lost key: both are counted, and anything but zero fails.
 
@@ -23,6 +23,12 @@ const NAME: &str = "redis";
 
 /// How long the fault may take to be found.
 const FAULT_LIMIT: Duration = Duration::from_secs(60);
+
+/// The write of the copy in which a bit is flipped.
+const FLIPPED: &str = "20000";
+
+/// Exit code of an update that was rolled back while the command waited.
+const ROLLED_BACK: i32 = 3;
 
 /// An error to Redis, and a crash to the version of the second update.
 const FAULT: [&str; 3] = ["HMGET", "key:00000001", "field"];
@@ -118,7 +124,7 @@ pub fn run(options: &Options) -> Result<()> {
         "the keys are not what they must be: {verified:?}"
     );
     println!(
-        "demo: the update went live, a faulty one was rolled back; no client error, no lost key"
+        "demo: the update went live, two faulty ones were rolled back; no client error, no lost key"
     );
     Ok(())
 }
@@ -187,6 +193,17 @@ fn show(
     );
 
     step(&format!(
+        "mvedsua update {NAME} --identity, and one bit of what the copy writes is flipped"
+    ));
+    let flipped = mvedsua.run(&["update", NAME, "--identity", "--inject-fault", FLIPPED])?;
+    ensure!(
+        flipped.code == 0 || flipped.code == ROLLED_BACK,
+        "the update failed: {flipped:?}"
+    );
+    found(mvedsua, "other bytes in")?;
+    watch(options, load, "single-leader");
+
+    step(&format!(
         "mvedsua update {NAME} hmget.mvu: a version that crashes on HMGET of a key that holds no hash"
     ));
     say(&update(mvedsua, &bundles.faulty)?);
@@ -199,24 +216,28 @@ fn show(
         matches!(&answer, Reply::Error(text) if text.starts_with("WRONGTYPE")),
         "the client did not get the old version's answer"
     );
+    found(mvedsua, "")?;
+    watch(options, load, "single-leader");
+    Ok(())
+}
+
+/// Waits for the rollback of a faulty update, for a reason that contains `why`, and shows its report.
+fn found(mvedsua: &Mvedsua, why: &str) -> Result<()> {
     let status = mvedsua.wait_for(NAME, FAULT_LIMIT, |status| {
-        status
-            .last_update
-            .as_ref()
-            .is_some_and(|last| last.outcome == "rolled-back")
+        status.follower.is_none()
+            && status
+                .last_update
+                .as_ref()
+                .is_some_and(|last| last.outcome == "rolled-back")
     })?;
     let last = status.last_update.as_ref().context("just seen")?;
     println!("    rolled back: {}", last.reason);
     say(last.report.as_deref().unwrap_or("(no report)"));
-    ensure!(
-        status.follower.is_none(),
-        "the follower is still there after the rollback"
-    );
+    ensure!(last.reason.contains(why), "that was not the fault");
     ensure!(
         process::is_alive(status.leader.pid),
         "the leader did not survive the rollback"
     );
-    watch(options, load, "single-leader");
     Ok(())
 }
 

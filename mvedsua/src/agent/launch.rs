@@ -21,6 +21,9 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 /// Pause between two looks at it.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
+/// How long a new server is watched: one that puts itself into the background, or finds its port taken, ends soon.
+const STAYS: Duration = Duration::from_millis(500);
+
 /// Why something could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
@@ -79,12 +82,10 @@ impl From<LaunchError> for Problem {
             LaunchError::NotRoot => ("E103", "run it as root, e.g. with sudo".into()),
             LaunchError::Folder(refusal) => return refusal.into(),
             LaunchError::Client(error) => return error.into(),
-            LaunchError::Log { ref source, .. }
-                if source.kind() == io::ErrorKind::PermissionDenied =>
-            {
-                ("E121", "run it as root, e.g. with sudo".into())
-            }
-            LaunchError::Log { .. } => ("E121", "see that its folder is writable".into()),
+            LaunchError::Log { .. } => (
+                "E121",
+                "run it as root, or see that its folder is writable; `run --log FILE` takes another".into(),
+            ),
             LaunchError::Agent { log, .. } => (
                 "E121",
                 format!("see {}, and try `sudo mvedsua agent`", log.display()),
@@ -215,7 +216,7 @@ pub struct Started {
     pub log: PathBuf,
 }
 
-/// Starts a server in the background (its own session, its output in a log beside the socket) and
+/// Starts a server in the background (its own session, its output in `log`, or in one beside the socket) and
 /// has the agent supervise it. Whatever can be refused without starting it is refused first.
 ///
 /// # Errors
@@ -223,6 +224,7 @@ pub struct Started {
 pub fn run_server(
     socket: &Path,
     name: Option<String>,
+    log: Option<PathBuf>,
     command: &[OsString],
 ) -> Result<Started, Problem> {
     let mut client = connect_or_start(socket)?;
@@ -254,7 +256,7 @@ pub fn run_server(
             })
         }
     };
-    let log = socket.with_file_name(format!("{name}.log"));
+    let log = log.unwrap_or_else(|| socket.with_file_name(format!("{name}.log")));
     let mut child = start_server(&log, command)?;
     let pid = i32::try_from(child.id()).expect("process ids are small");
     let attached = client.ask(Ask::Attach {
@@ -262,7 +264,7 @@ pub fn run_server(
         pid,
         children: Children::Auto,
     });
-    match (attached, child.try_wait()) {
+    match (attached, ended_soon(&mut child)) {
         (Ok(answer), Ok(None)) => Ok(Started { answer, log }),
         (_, Ok(Some(status))) => Err(LaunchError::ServerEnded { status, log }.into()),
         (Ok(answer), Err(_)) => Ok(Started { answer, log }),
@@ -275,6 +277,17 @@ pub fn run_server(
                 None => also,
             });
             Err(problem)
+        }
+    }
+}
+
+/// How a server ended, if it does so while it is watched.
+fn ended_soon(child: &mut Child) -> io::Result<Option<ExitStatus>> {
+    let started = Instant::now();
+    loop {
+        match child.try_wait() {
+            Ok(None) if started.elapsed() < STAYS => std::thread::sleep(LOOK_AGAIN),
+            outcome => return outcome,
         }
     }
 }

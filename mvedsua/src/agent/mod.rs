@@ -11,6 +11,7 @@
 //! - [`daemon`]: `mvedsua agent`, i.e. the above with signals, systemd and logging;
 //! - [`client`] and [`launch`]: the other side, used by the command line.
 
+pub mod advice;
 pub mod client;
 pub mod daemon;
 pub mod launch;

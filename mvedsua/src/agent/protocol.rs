@@ -7,6 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::advice;
 use crate::session::{Children, Command, Failure, Status, TimelineEntry};
 
 /// Version of this protocol. It changes when an old client could misread a new agent.
@@ -172,7 +173,10 @@ impl Problem {
         let exit_code = failure.exit_code();
         let message = failure.to_string();
         let (code, help, report) = match failure {
-            Failure::Refused { code, .. } => (code, None, None),
+            Failure::Refused { code, .. } => {
+                let help = advice::of(&code, name);
+                (code, help, None)
+            }
             Failure::RolledBack { report, .. } => (
                 "E110".into(),
                 Some(format!(
@@ -364,6 +368,7 @@ mod tests {
         };
         let problem = Problem::from_failure("r", refused);
         assert_eq!((problem.code.as_str(), problem.exit_code), ("E201", 5));
+        assert!(problem.help.is_some_and(|help| help.contains("server")));
         let back = Failure::RolledBack {
             reason: "hung".into(),
             report: Some("lines".into()),

@@ -15,7 +15,7 @@ use crate::session::{Command, OnFull, UpdateKind, UpdateOptions, WaitFor};
 /// report on standard error). The server serves all the time.
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("what").required(true))]
-// Made by clap it would have the group, and the option for tests in it, before the name.
+// Made by clap it would have the group before the name.
 #[command(override_usage = "mvedsua update <NAME> <BUNDLE|--identity> [OPTIONS]")]
 #[command(after_help = "\
 Examples:
@@ -35,8 +35,8 @@ pub struct Args {
     /// Update to the very same program: the whole mechanism with no change of code
     #[arg(long, group = "what")]
     identity: bool,
-    /// For tests: as --identity, but flip a byte of what the copy writes, after N writes
-    #[arg(long, value_name = "N", hide = true, group = "what")]
+    /// For tests and the demo: flip a byte of what the copy writes, after N writes
+    #[arg(long, value_name = "N", hide = true, requires = "identity")]
     inject_fault: Option<u64>,
     /// How often to try again when threads stand in functions that the bundle changes, or a rule asks for it
     #[arg(long, value_name = "N", default_value_t = 8)]

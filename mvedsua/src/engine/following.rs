@@ -643,17 +643,15 @@ impl Following {
             return Ok(());
         }
         if still > ORDER_PATIENCE {
-            let stuck = if self.counts.relaxed == 0 {
-                self.hang_report()
-            } else {
-                String::new()
-            };
+            // The report looks symbols up, for which there is no time unless it is read.
+            let told = self.counts.relaxed == 0 && tracing::enabled!(tracing::Level::DEBUG);
+            let stuck = told.then(|| self.hang_report());
             for index in 0..self.lanes.len() {
                 if self.lanes[index].waiting.is_some()
                     && matches!(self.order.next(index), Some((_, false)))
                     && self.step(index)?
                 {
-                    if self.counts.relaxed == 0 {
+                    if let Some(stuck) = stuck {
                         tracing::debug!(report = stuck, "the global order is relaxed");
                     }
                     self.counts.relaxed += 1;
@@ -666,8 +664,8 @@ impl Following {
             let report = self.hang_report();
             return Err(Stop::RollBack(
                 format!(
-                    "the follower made no progress for {:.1} s while {} events wait for it",
-                    still.as_secs_f64(),
+                    "the follower made no progress for {} while {} events wait for it",
+                    humantime::format_duration(Duration::from_millis(still.as_millis() as u64)),
                     self.lag_events()
                 ),
                 Some(report),

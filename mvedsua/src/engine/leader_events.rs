@@ -571,8 +571,6 @@ fn is_group_exit(pid: i32, tid: i32, status: i32) -> bool {
         return true;
     }
     let exit_group = super::roles::roles().exit_group;
-    let call =
-        std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/syscall")).unwrap_or_default();
-    call.split(' ').next() == Some(exit_group.to_string().as_str())
+    inspect::current_call(pid, tid).is_some_and(|call| call.nr == exit_group)
         || inspect::status_mask(pid, tid, "SigPnd") & (1 << (libc::SIGKILL - 1)) != 0
 }

@@ -204,11 +204,7 @@ impl Following {
         let Some(tid) = self.lanes[index].follower else {
             return false;
         };
-        std::fs::read_to_string(format!(
-            "/proc/{}/task/{tid}/syscall",
-            self.pairs[pair].follower.pid
-        ))
-        .is_ok_and(|text| text.split(' ').next() == Some(nr.to_string().as_str()))
+        inspect::current_call(self.pairs[pair].follower.pid, tid).is_some_and(|call| call.nr == nr)
     }
 
     /// The leader's call was interrupted. What comes next of that thread says what it means.
@@ -577,19 +573,13 @@ impl Following {
         };
         let pid = self.pairs[pair].follower.pid;
         // The addresses are still in the creator's registers and memory.
-        let Ok(text) = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/syscall")) else {
+        let Some(call) = inspect::current_call(pid, tid) else {
             return;
         };
-        let args: Vec<u64> = text
-            .split_whitespace()
-            .skip(1)
-            .filter_map(|word| u64::from_str_radix(word.trim_start_matches("0x"), 16).ok())
-            .collect();
-        let nr: Option<u16> = text.split(' ').next().and_then(|nr| nr.parse().ok());
         // (child's word, parent's word)
-        let mut addresses: Vec<u64> = if nr == Some(roles().clone3) {
+        let mut addresses: Vec<u64> = if call.nr == roles().clone3 {
             let mut words = [0u8; 16];
-            let from = args.first().copied().unwrap_or(0) + 16;
+            let from = call.args[0].wrapping_add(16);
             if memory::read(pid, from, &mut words).is_err() {
                 return;
             }
@@ -598,9 +588,7 @@ impl Following {
                 .map(|w| u64::from_le_bytes(w.try_into().expect("8 bytes")))
                 .collect()
         } else {
-            args.get(2..4)
-                .map(|words| vec![words[1], words[0]])
-                .unwrap_or_default()
+            vec![call.args[3], call.args[2]]
         };
         if let Some(child) = addresses.first() {
             let leader = self.lanes[lane].leader;

@@ -19,8 +19,8 @@ use crate::rules::call::{Call as _, OwnedCall};
 use crate::rules::expected::{ExpectedCall, Want};
 use crate::rules::tools::Divergence;
 use crate::sys::{memory, ptrace};
-use crate::tracee::symbol;
 use crate::tracee::thread::Stopped;
+use crate::tracee::{inspect, symbol};
 
 /// Bytes of a follower's buffer that a report reads; the printed part is shorter.
 const SHOWN: usize = 4096;
@@ -169,13 +169,7 @@ impl Following {
                 let line = format_call(header.nr, &header.args, Some(header.ret), &|_| None);
                 writeln!(text, "leader      {line}")
             }
-            Some((item, _))
-                if let Some(record) = record_of(&self.recorder, &self.fetched, item) =>
-            {
-                let header = &record.header;
-                let line = format_call(header.nr, &header.args, Some(header.ret), &|arg| {
-                    record.data(arg)
-                });
+            Some((item, _)) if let Some(line) = self.leaders_call(item) => {
                 writeln!(text, "leader      {line}")
             }
             Some((Item::Expected(_), _)) => {
@@ -188,10 +182,7 @@ impl Following {
         {
             let _ = writeln!(text, "expected    {}", self.in_a_rules_words(expected));
         }
-        let own = self.follower_memory(pair, &arrival.call);
-        let line = format_call(arrival.call.nr, &arrival.call.args, None, &|arg| {
-            own.get(usize::from(arg)).and_then(Option::as_deref)
-        });
+        let line = self.followers_call(pair, &arrival.call);
         let _ = writeln!(text, "follower    {line}");
         if let Some(Difference {
             what: What::Bytes(leader, follower, at),
@@ -211,6 +202,26 @@ impl Following {
         );
         self.append_history(&mut text);
         text
+    }
+
+    /// The leader's call with what it read and wrote, if this is one.
+    fn leaders_call(&self, item: &Item) -> Option<String> {
+        let record = record_of(&self.recorder, &self.fetched, item)?;
+        let header = &record.header;
+        Some(format_call(
+            header.nr,
+            &header.args,
+            Some(header.ret),
+            &|arg| record.data(arg),
+        ))
+    }
+
+    /// A call that a follower has not made yet, with what its arguments point to.
+    fn followers_call(&self, pair: usize, call: &Call) -> String {
+        let own = self.follower_memory(pair, call);
+        format_call(call.nr, &call.args, None, &|arg| {
+            own.get(usize::from(arg)).and_then(Option::as_deref)
+        })
     }
 
     /// What a rule expects: the call with the texts that it asks for, and the rule.
@@ -285,9 +296,9 @@ impl Following {
         for (index, lane) in self.lanes.numbered() {
             let pair = lane.pair;
             let expected = match self.order.next(index) {
-                Some((Item::Call(event), turn)) => format!(
+                Some((item @ Item::Call(event), turn)) => format!(
                     "{} is expected{}{}",
-                    table::syscall(event.header.nr).map_or("a call", |call| call.name),
+                    self.leaders_call(item).unwrap_or_else(|| "a call".into()),
                     if turn { "" } else { ", out of turn" },
                     if self.lacks_payload(event) {
                         ", its payload is not here yet"
@@ -309,14 +320,19 @@ impl Following {
             let place = match (lane.follower, &lane.waiting) {
                 (_, Some(arrival)) => format!(
                     "waits in {} at {}",
-                    arrival.call.name(),
+                    self.followers_call(pair, &arrival.call),
                     symbol::describe(self.pairs[pair].follower.pid, arrival.instruction_pointer)
                 ),
                 (Some(tid), None) => {
-                    let file =
-                        format!("/proc/{}/task/{tid}/syscall", self.pairs[pair].follower.pid);
-                    let call = std::fs::read_to_string(file).unwrap_or_default();
-                    format!("runs or sleeps in the kernel ({})", call.trim_end())
+                    let pid = self.pairs[pair].follower.pid;
+                    match inspect::current_call(pid, tid) {
+                        Some(call) => format!(
+                            "is in {} at {}",
+                            format_call(call.nr, &call.args, None, &|_| None),
+                            symbol::describe(pid, call.instruction_pointer)
+                        ),
+                        None => "runs".into(),
+                    }
                 }
                 (None, None) => "has no follower thread".into(),
             };

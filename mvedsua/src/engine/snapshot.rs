@@ -89,6 +89,7 @@ pub(super) fn begin(
         .as_ref()
         .is_none_or(|set| !super::rules::read_clocks(set));
     let told = |e: TraceeError| match e {
+        _ if inspect::is_dying(pid) => refused("E200", format!("process {pid} has ended already")),
         TraceeError::Halted(_) => refused("E204", e.to_string()),
         _ => refused(
             "E220",

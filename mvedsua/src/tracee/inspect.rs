@@ -157,6 +157,39 @@ pub fn status_mask(pid: i32, tid: i32, field: &str) -> u64 {
     mask_of(status_field(pid, tid, field).as_deref())
 }
 
+/// The system call that a thread is inside of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CurrentCall {
+    /// Its number.
+    pub nr: u16,
+    /// Its six argument registers.
+    pub args: [u64; 6],
+    /// The instruction after the `syscall`.
+    pub instruction_pointer: u64,
+}
+
+/// The system call that a thread is inside of and does not run in (`/proc/PID/task/TID/syscall`); `None` when it
+/// runs, is inside none, or is gone.
+#[must_use]
+pub fn current_call(pid: i32, tid: i32) -> Option<CurrentCall> {
+    parse_call(&std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/syscall")).ok()?)
+}
+
+fn parse_call(line: &str) -> Option<CurrentCall> {
+    let mut words = line.split_whitespace();
+    let nr = words.next()?.parse().ok()?;
+    let mut numbers = [0u64; 8];
+    for number in &mut numbers {
+        *number = u64::from_str_radix(words.next()?.strip_prefix("0x")?, 16).ok()?;
+    }
+    let [args @ .., _stack_pointer, instruction_pointer] = numbers;
+    Some(CurrentCall {
+        nr,
+        args,
+        instruction_pointer,
+    })
+}
+
 /// A `SIGSTOP` waits for this thread alone: the recorder signals one thread, others signal the process.
 #[must_use]
 pub fn stop_is_pending(pid: i32, tid: i32) -> bool {
@@ -303,6 +336,16 @@ fn parse_service_unit(cgroups: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_call_is_read_when_a_thread_is_inside_one() {
+        let line = "232 0x5 0x7f01 0x2790 0x64 0x0 0x0 0x7ffc10 0x7f3422\n";
+        let call = parse_call(line).expect("parses");
+        assert_eq!((call.nr, call.instruction_pointer), (232, 0x7f_3422));
+        assert_eq!(call.args, [5, 0x7f01, 0x2790, 0x64, 0, 0]);
+        assert_eq!(parse_call("running\n"), None);
+        assert_eq!(parse_call("-1 0x7ffc10 0x7f3422\n"), None);
+    }
 
     #[test]
     fn a_maps_line_with_spaces_in_the_name() {
