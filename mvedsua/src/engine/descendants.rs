@@ -432,7 +432,6 @@ impl Following {
             slots,
             lasting: Default::default(),
             estate_changed: false,
-            gifts: Default::default(),
             tid_addresses,
             middle: 0,
             cloner: 0,

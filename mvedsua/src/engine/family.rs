@@ -246,7 +246,6 @@ impl Following {
             places: Default::default(),
             lasting: Default::default(),
             estate_changed: false,
-            gifts: HashMap::new(),
             tid_addresses: HashMap::new(),
             middle: 0,
             cloner: 0,

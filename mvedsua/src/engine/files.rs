@@ -144,8 +144,6 @@ impl Following {
                 opened.path.display()
             ))
         })?;
-        // Under this number it no longer has what it may have been given for a promotion.
-        self.pairs[pair].gifts.remove(&fd);
         self.listener
             .install_fd(arrival.id, file.as_fd(), fd, true)
             .map_err(|e| {

@@ -179,6 +179,8 @@ pub(super) struct Following {
     /// When the ring was emptied into the queues.
     looked: Instant,
     idle_looks: u32,
+    /// What can be done for an exchange while the leader serves is done.
+    pub(super) is_prepared: bool,
     /// An answer is kept from the follower for a signal that may come.
     pub(super) keeps: bool,
     /// The unit whose main process the leader is, once an exchange is to be made.
@@ -232,7 +234,6 @@ impl Following {
             slots: parts.slots,
             lasting: std::collections::BTreeSet::new(),
             estate_changed: false,
-            gifts: HashMap::new(),
             tid_addresses: parts.tid_addresses,
             middle: parts.middle,
             cloner: parts.cloner,
@@ -273,6 +274,7 @@ impl Following {
             held_locks: None,
             looked: Instant::now(),
             idle_looks: 0,
+            is_prepared: false,
             keeps: false,
             unit: None,
         }

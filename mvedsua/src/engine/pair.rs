@@ -2,7 +2,6 @@
 //! without child processes of its own is one pair, the root.
 
 use std::collections::{BTreeSet, HashMap};
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use super::files::{Opened, Places};
@@ -64,9 +63,6 @@ pub(super) struct Pair {
     pub(super) lasting: BTreeSet<&'static str>,
     /// The leader has changed something of its [estate](super::estate) since the snapshot.
     pub(super) estate_changed: bool,
-    /// Descriptors that the follower was given ahead of a promotion: our duplicates of them, with
-    /// their close-on-exec flags.
-    pub(super) gifts: HashMap<i32, (OwnedFd, bool)>,
     /// Where each thread of the leader keeps its thread id (`CLONE_CHILD_CLEARTID`).
     pub(super) tid_addresses: HashMap<i32, u64>,
     /// The middle process of the snapshot: its clone and wait are not events of the leader.

@@ -8,7 +8,6 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
 use super::armed::Armed;
-use super::ending::close_all;
 use super::estate::{Estate, Lock};
 use super::finalize::{Exchanged, Relieved};
 use super::following::{Following, Stop};
@@ -24,7 +23,7 @@ use super::snapshot::KEPT_OPTIONS;
 use super::transfer::Timers;
 use crate::follower::Arrival;
 use crate::sys::ptrace::{self, Wait};
-use crate::tracee::context::{Context, Undecided, rewind_thread};
+use crate::tracee::context::{Context, Undecided};
 use crate::tracee::inspect;
 use crate::tracee::snapshot::FOLLOWER_OPTIONS;
 use crate::tracee::thread::{Running, Stopped};
@@ -59,49 +58,14 @@ impl Following {
     /// # Errors
     /// When the update cannot go on.
     pub(super) fn prepare(&mut self) -> Result<(), Stop> {
-        // What the follower is given it cannot give back. A tree's processes come and go, and each would need its
-        // own: they are given all in the pause.
+        // A tree's processes come and go.
         if self.tree.is_none() && self.obstacle(true).is_none() && self.look_for_unit().is_ok() {
             self.held_locks = Some(Lock::any(self.pairs.root().leader.pid));
             self.hold_a_call()?;
-            self.give_ahead(ROOT);
+            self.make_table(ROOT);
+            self.is_prepared = true;
         }
         Ok(())
-    }
-
-    /// The follower holds nothing of the leader's any more that it was given ahead: it follows on, and would keep
-    /// open what the leader closes.
-    fn take_back(&mut self) -> Result<(), Stop> {
-        for pair in self.pairs.numbers() {
-            if std::mem::take(&mut self.pairs[pair].gifts).is_empty() {
-                continue;
-            }
-            self.halt_follower()?;
-            let Pair { follower, vdso, .. } = &mut self.pairs[pair];
-            let mut threads = follower.take_stopped(Why::Asked);
-            let closed = (|| {
-                let Some(first) = threads.first_mut() else {
-                    return Ok(());
-                };
-                // Interrupted calls are made again by the kernel itself, but not in a thread that made another.
-                rewind_thread(first, follower.pid)?;
-                first.set_options(FOLLOWER_OPTIONS | ptrace::O_SUSPEND_SECCOMP)?;
-                let mask = block(first)?;
-                close_all(first, vdso)?;
-                unblock(first, mask)?;
-                first.set_options(FOLLOWER_OPTIONS)
-            })();
-            for thread in threads {
-                follower.add_running(thread.resume(0)?);
-            }
-            closed?;
-        }
-        Ok(())
-    }
-
-    /// The follower holds connections of the leader's by now, ahead of a promotion.
-    pub(super) fn has_given(&self) -> bool {
-        self.pairs.iter().any(|pair| !pair.gifts.is_empty())
     }
 
     /// Descriptors are given to a thread that waits in a call. Under load all are answered as soon as they
@@ -123,10 +87,8 @@ impl Following {
     pub(super) fn promote(mut self, finalize: bool) -> Promoted {
         let unit = self.look_for_unit().err();
         if let Some(why) = unit.or_else(|| self.obstacle(finalize)) {
-            return match self.take_back() {
-                Ok(()) => Promoted::NotNow(Box::new(self), why),
-                Err(stop) => Promoted::Failed(Box::new(self), stop),
-            };
+            self.is_prepared = false;
+            return Promoted::NotNow(Box::new(self), why);
         }
         let start = Instant::now();
         if let Err(stop) = self.halt_leader() {

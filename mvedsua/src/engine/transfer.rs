@@ -19,7 +19,7 @@ use crate::tracee::TraceeError;
 use crate::tracee::context::Context;
 use crate::tracee::identity::Identity;
 use crate::tracee::inject::{Guarded, Plain};
-use crate::tracee::inspect;
+use crate::tracee::inspect::{self, Watched};
 use crate::tracee::posix_timers::{self, Timer};
 use crate::tracee::stub::Vdso;
 use crate::tracee::thread::Stopped;
@@ -68,6 +68,11 @@ fn failed(what: &str) -> impl Fn(std::io::Error) -> Stop + '_ {
     move |error| Stop::roll_back(format!("{what} at promotion: {error}"))
 }
 
+fn is_signalfd(pid: i32, fd: i32) -> bool {
+    std::fs::read_link(format!("/proc/{pid}/fd/{fd}"))
+        .is_ok_and(|link| link.as_os_str() == "anon_inode:[signalfd]")
+}
+
 /// Makes a file of `/proc/TO` say what that of `/proc/FROM` says. One that cannot be read says nothing.
 fn same_text(from: i32, to: i32, name: &str) -> std::io::Result<()> {
     let of = |pid: i32| std::fs::read_to_string(format!("/proc/{pid}/{name}"));
@@ -96,45 +101,30 @@ pub(super) fn disarm(thread: &mut Stopped, pid: i32, vdso: &Vdso) -> crate::trac
 }
 
 impl Following {
-    /// Gives the follower the leader's descriptors while the leader still serves, so that its pause
-    /// need not be spent on them. What goes wrong here is done again in the pause.
-    pub(super) fn give_ahead(&mut self, pair: usize) {
+    /// Makes the follower's descriptor table as large as it has to be while the leader still serves, by giving it its
+    /// own listener: for a number that high the kernel makes a larger table and waits for a grace period of RCU if there
+    /// are threads, which was most of the pause. What goes wrong here is done again in the pause, where that is quick
+    /// then.
+    ///
+    /// None of the leader's descriptors is given ahead: a file that the leader closes meanwhile would live on, the client
+    /// of a connection would see no end of it, and the leader's own `epoll_wait` would tell of a connection that is gone
+    /// (epoll(7): a registration lasts as long as the open file), with a pointer to what was freed.
+    pub(super) fn make_table(&self, pair: usize) {
         let mut lanes = self.lanes.iter().filter(|lane| lane.pair == pair);
         let Some(through) = lanes.find_map(|lane| lane.waiting) else {
             return;
         };
+        let (leader, follower) = (self.pairs[pair].leader.pid, self.pairs[pair].follower.pid);
         // First: a descriptor's number may lie above the follower's old limit.
-        if limits::copy(self.pairs[pair].leader.pid, self.pairs[pair].follower.pid).is_err() {
-            return;
-        }
-        let (Ok(process), Ok(descriptors)) = (
-            pidfd::open(self.pairs[pair].leader.pid),
-            inspect::descriptors(self.pairs[pair].leader.pid),
-        ) else {
-            return;
-        };
-        let leaders_own = own_listener(self.pairs[pair].leader.pid);
-        for (fd, cloexec) in descriptors {
-            if Some(fd) != leaders_own
-                && let Ok(ours) = pidfd::duplicate(process.as_fd(), fd)
-                && self.give(&through, ours.as_fd(), fd, cloexec).is_ok()
-            {
-                self.pairs[pair].gifts.insert(fd, (ours, cloexec));
-            }
-        }
-        // Its own listener, too: for a number that high the kernel makes a larger table and waits for a grace
-        // period of RCU if there are threads, which was most of the pause.
-        let parked = leaders_own.unwrap_or_else(|| parking_number(self.pairs[pair].follower.pid));
-        if !self.pairs[pair].gifts.contains_key(&parked) {
-            // It is given again in the pause, which is quick then.
+        if limits::copy(leader, follower).is_ok() {
+            let parked = own_listener(leader).unwrap_or_else(|| parking_number(follower));
             let _ = self.give(&through, self.listener.as_fd(), parked, true);
         }
     }
 
     /// Gives the follower the leader's limits, and every descriptor of the leader under the same
-    /// number, through a thread of the follower that waits in a call; those that it was given ahead
-    /// and that are still the same open file are left. Numbers that the leader does not use are
-    /// closed later.
+    /// number, through a thread of the follower that waits in a call. Numbers that the leader does not
+    /// use are closed later.
     ///
     /// # Errors
     /// When a descriptor cannot be taken or given.
@@ -161,7 +151,6 @@ impl Following {
                     .holds(watched.epfd, watched.fd, events, data);
             }
         }
-        let gifts = std::mem::take(&mut self.pairs[pair].gifts);
         let leaders_own = own_listener(leader);
         let mut given = Vec::new();
         for (fd, cloexec) in inspect::descriptors(leader)? {
@@ -169,12 +158,6 @@ impl Following {
                 continue;
             }
             given.push(fd);
-            if let Some((ours, before)) = gifts.get(&fd)
-                && *before == cloexec
-                && pidfd::is_same_file(self.pairs[pair].leader.pid, fd, ours.as_fd())
-            {
-                continue;
-            }
             let ours = pidfd::duplicate(process.as_fd(), fd).map_err(|e| {
                 Stop::roll_back(format!("taking descriptor {fd} at promotion: {e}"))
             })?;
@@ -223,23 +206,24 @@ impl Following {
             crate::sys::memory::write(pid, scratch, bytes)
                 .map_err(failed("writing the new leader's stack"))
         };
-        for ((epfd, fd), registration) in self.pairs[pair].epoll.differing() {
+        for watched in self.to_register_anew(pair, given)? {
+            let Watched { epfd, fd, .. } = watched;
             let mut event = [0u8; 12];
-            event[..4].copy_from_slice(&registration.events.to_le_bytes());
-            event[4..].copy_from_slice(&registration.follower.to_le_bytes());
+            event[..4].copy_from_slice(&watched.events.to_le_bytes());
+            event[4..].copy_from_slice(&watched.data.to_le_bytes());
             write(&event)?;
-            let args = [
-                epfd as u64,
-                libc::EPOLL_CTL_MOD as u64,
-                fd as u64,
-                scratch,
-                0,
-                0,
-            ];
-            // A registration that went with its descriptor is none to be changed.
-            plain.call_with(thread, "epoll_ctl", number("epoll_ctl"), &args, &mut |_| {
-                Ok(())
-            })?;
+            let operations: &[i32] = if is_signalfd(pid, fd) {
+                &[libc::EPOLL_CTL_DEL, libc::EPOLL_CTL_ADD]
+            } else {
+                &[libc::EPOLL_CTL_MOD]
+            };
+            for operation in operations {
+                let args = [epfd as u64, *operation as u64, fd as u64, scratch, 0, 0];
+                // A registration that went with its descriptor is none to be changed.
+                plain.call_with(thread, "epoll_ctl", number("epoll_ctl"), &args, &mut |_| {
+                    Ok(())
+                })?;
+            }
         }
         for (which, timer) in timers.interval.iter().enumerate() {
             if timer.iter().any(|byte| *byte != 0) {
@@ -291,6 +275,26 @@ impl Following {
             plain.call_ok(thread, "umask", number("umask"), &[umask, 0, 0, 0, 0, 0])?;
         }
         Ok(())
+    }
+
+    /// What the new leader has to register anew: what has another data word on its side, and signalfds, which tell
+    /// those that have registered them of *their* signals (`signalfd_poll` waits at the process that asks). With the
+    /// event masks as they are now: a one-shot registration that has told of its event must not be armed again.
+    fn to_register_anew(&self, pair: usize, given: &[i32]) -> Result<Vec<Watched>, Stop> {
+        let Pair { follower, epoll, .. } = &self.pairs[pair];
+        let signals = given.iter().any(|fd| is_signalfd(follower.pid, *fd));
+        if !signals && epoll.differing().next().is_none() {
+            return Ok(Vec::new());
+        }
+        // The instances are shared; the leader may be dead.
+        let mut anew = inspect::epoll_registrations(follower.pid)?;
+        anew.retain_mut(|watched| {
+            let data = epoll.follower_data(watched.epfd, watched.data);
+            let differs = data != watched.data;
+            watched.data = data;
+            differs || is_signalfd(follower.pid, watched.fd)
+        });
+        Ok(anew)
     }
 
     /// The follower's thread that stands for this one of the leader.

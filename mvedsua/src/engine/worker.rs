@@ -238,10 +238,10 @@ impl Worker {
                 return self.stopped(following, stage, stop);
             }
         }
-        // What stands in the way may pass; without gifts it is told at once.
+        // What stands in the way since then may pass; what stood there before is told at once.
         let good = self.promotion.is_some()
             && following.has_caught_up()
-            && (!following.has_given() || following.obstacle(true).is_none());
+            && (!following.is_prepared || following.obstacle(true).is_none());
         let ready = self
             .promotion
             .as_ref()

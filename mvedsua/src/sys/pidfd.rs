@@ -35,25 +35,6 @@ pub fn share_memory(one: i32, other: i32) -> bool {
     unsafe { libc::syscall(libc::SYS_kcmp, one, other, KCMP_VM, 0, 0) == 0 }
 }
 
-/// True if descriptor `fd` of process `pid` is the same open file as our `ours` (`kcmp(2)`, Linux
-/// 3.5, part of `CONFIG_CHECKPOINT_RESTORE`). False also when it cannot be told.
-#[must_use]
-pub fn is_same_file(pid: i32, fd: i32, ours: BorrowedFd<'_>) -> bool {
-    const KCMP_FILE: i32 = 0;
-    // SAFETY: no pointers.
-    let answer = unsafe {
-        libc::syscall(
-            libc::SYS_kcmp,
-            pid,
-            std::process::id(),
-            KCMP_FILE,
-            fd,
-            ours.as_raw_fd(),
-        )
-    };
-    answer == 0
-}
-
 /// Queues `signal` for one thread with a `siginfo_t` whose `si_code` must be negative
 /// (`rt_tgsigqueueinfo(2)`).
 ///
