@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollTimeout, poll};
 
 use crate::session::Failure;
+use crate::tracee::inspect::Uncopied;
 use crate::tracee::stub::Vdso;
 use crate::tracee::{TraceeError, inspect, pid_namespace, rebuild};
 
@@ -148,13 +149,15 @@ fn check_untouched(pid: i32) -> Result<(), Failure> {
     Ok(())
 }
 
+fn unreadable(pid: i32) -> Failure {
+    refused(
+        "E203",
+        format!("the memory map of process {pid} cannot be read; are you root?"),
+    )
+}
+
 fn check_memory(pid: i32) -> Result<(), Failure> {
-    let maps = inspect::maps(pid).map_err(|_| {
-        refused(
-            "E203",
-            format!("the memory map of process {pid} cannot be read; are you root?"),
-        )
-    })?;
+    let maps = inspect::maps(pid).map_err(|_| unreadable(pid))?;
     // Its ring is writable shared memory, too; the message about that would be of no use.
     if maps.iter().any(|map| map.name.starts_with("/[aio]")) {
         return Err(refused(
@@ -162,22 +165,33 @@ fn check_memory(pid: i32) -> Result<(), Failure> {
             format!("process {pid} uses kernel AIO (io_setup), which cannot be followed"),
         ));
     }
-    if let Some(map) = maps.iter().find(|map| map.shared && map.write) {
+    let uncopied = inspect::uncopied(pid).map_err(|_| unreadable(pid))?;
+    let named = |map: &inspect::Mapping| {
         let name = if map.name.is_empty() {
             "anonymous"
         } else {
             &map.name
         };
-        return Err(refused(
+        format!("{name} at {:#x}", map.start)
+    };
+    match uncopied {
+        None => Ok(()),
+        Some(Uncopied::Shared(map)) => Err(refused(
             "E208",
             format!(
-                "process {pid} has writable shared memory ({name} at {:#x}): what others write there \
-                 is no system call and cannot be followed",
-                map.start
+                "process {pid} has shared memory that is writable, or can be made so ({}): what is written there is no \
+                 system call and cannot be followed",
+                named(&map)
             ),
-        ));
+        )),
+        Some(Uncopied::Advised(map)) => Err(refused(
+            "E208",
+            format!(
+                "process {pid} has memory that a copy of it would not have (MADV_DONTFORK or MADV_WIPEONFORK, {})",
+                named(&map)
+            ),
+        )),
     }
-    Ok(())
 }
 
 fn check_descriptors(pid: i32) -> Result<(), Failure> {

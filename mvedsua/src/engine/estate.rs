@@ -61,15 +61,49 @@ pub(super) struct Lock {
     length: i64,
 }
 
+/// What `/proc/locks` says about the record locks of a process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct HeldLocks {
+    /// It holds some.
+    pub(super) any: bool,
+    /// A process that waits for one of them. It would get it in an exchange: nobody else holds the lock between the end of
+    /// the one that did and the other's request.
+    pub(super) waiter: Option<i32>,
+}
+
+impl HeldLocks {
+    pub(super) fn of(pid: i32) -> Self {
+        Self::parse(
+            &std::fs::read_to_string("/proc/locks").unwrap_or_default(),
+            pid,
+        )
+    }
+
+    /// `1: POSIX  ADVISORY  WRITE 1234 00:2a:5678 0 EOF`, and who waits for that one: `1: -> POSIX ...`.
+    fn parse(all: &str, pid: i32) -> Self {
+        let mut held = Self::default();
+        let mut ours = false;
+        for line in all.lines() {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            match words[..] {
+                [_, "->", "POSIX", _, _, of, ..] if ours => held.waiter = of.parse().ok(),
+                [_, "->", ..] => {}
+                [_, "POSIX", _, _, of, ..] => {
+                    ours = of.parse() == Ok(pid);
+                    held.any |= ours;
+                }
+                _ => ours = false,
+            }
+        }
+        held
+    }
+}
+
 impl Lock {
     /// Whether a process holds any (`/proc/locks`): a look at each of ten thousand descriptors takes its time. So does
     /// this: the kernel waits for an RCU grace period first (`locks_start`), 15 ms here.
     pub(super) fn any(pid: i32) -> bool {
-        let all = std::fs::read_to_string("/proc/locks").unwrap_or_default();
-        all.lines().any(|line| {
-            let words: Vec<&str> = line.split_whitespace().collect();
-            matches!(words[..], [_, "POSIX", _, _, of, ..] if of.parse() == Ok(pid))
-        })
+        HeldLocks::of(pid).any
     }
 
     /// Those that a process holds, by the `lock:` lines of `/proc/PID/fdinfo` (proc_pid_fdinfo(5)). Several
@@ -294,7 +328,9 @@ impl Following {
         self.tree.is_some()
             || *estate_changed
             || !Identity::is_same(leader.pid, follower.pid)
-            || self.held_locks.unwrap_or_else(|| Lock::any(leader.pid))
+            || self
+                .held_locks
+                .map_or_else(|| Lock::any(leader.pid), |held| held.any)
     }
 
     /// Gives the copy a way to the places of an estate, under numbers that the leader's process does not use.
@@ -448,6 +484,18 @@ mod tests {
             let line = format!("\t1: {other}  ADVISORY  WRITE 1234 00:2a:5678 0 EOF");
             assert_eq!(Lock::parse(7, &line), None);
         }
+    }
+
+    #[test]
+    fn who_waits_for_a_lock_is_found() {
+        let all = "1: POSIX  ADVISORY  WRITE 12 00:2a:5678 0 EOF\n\
+                   1: -> POSIX  ADVISORY  WRITE 34 00:2a:5678 0 EOF\n\
+                   2: FLOCK  ADVISORY  WRITE 56 00:2a:5679 0 EOF\n\
+                   2: -> FLOCK  ADVISORY  WRITE 12 00:2a:5679 0 EOF\n";
+        let held = |any, waiter| HeldLocks { any, waiter };
+        assert_eq!(HeldLocks::parse(all, 12), held(true, Some(34)));
+        assert_eq!(HeldLocks::parse(all, 34), held(false, None));
+        assert_eq!(HeldLocks::parse(all, 56), held(false, None));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use nix::sys::time::TimeSpec;
 
 use super::armed::Armed;
 use super::clocks::Clocks;
+use super::estate::HeldLocks;
 use super::family::Tree;
 use super::files::{Places, open_files};
 use super::guard::Watched;
@@ -173,9 +174,9 @@ pub(super) struct Following {
     pub(super) transformation: Transformation,
     /// What is known of the root's timers.
     pub(super) armed: Armed,
-    /// Whether the root held record locks when that was looked for ahead of a promotion. One that it has taken since is
+    /// The record locks of the root when that was looked for ahead of a promotion. One that it has taken since is
     /// known by its call.
-    pub(super) held_locks: Option<bool>,
+    pub(super) held_locks: Option<HeldLocks>,
     /// When the ring was emptied into the queues.
     looked: Instant,
     idle_looks: u32,

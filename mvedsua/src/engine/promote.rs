@@ -8,7 +8,7 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
 use super::armed::Armed;
-use super::estate::{Estate, Lock};
+use super::estate::{Estate, HeldLocks, Lock};
 use super::finalize::{Exchanged, Relieved};
 use super::following::{Following, Stop};
 use super::guard::Doomed;
@@ -58,9 +58,10 @@ impl Following {
     /// # Errors
     /// When the update cannot go on.
     pub(super) fn prepare(&mut self) -> Result<(), Stop> {
+        let held = HeldLocks::of(self.pairs.root().leader.pid);
+        self.held_locks = Some(held);
         // A tree's processes come and go.
         if self.tree.is_none() && self.obstacle(true).is_none() && self.look_for_unit().is_ok() {
-            self.held_locks = Some(Lock::any(self.pairs.root().leader.pid));
             self.hold_a_call()?;
             self.make_table(ROOT);
             self.is_prepared = true;
@@ -108,6 +109,11 @@ impl Following {
         }
         tracing::debug!(at = ?start.elapsed(), "promotion: the leader stands");
         self.exchange(start)
+    }
+
+    /// The leader is about to die, of whatever: it serves no more.
+    pub(super) fn leader_dies(&self) -> bool {
+        inspect::is_dying(self.pairs.root().leader.pid)
     }
 
     /// The leader crashed and its threads are held: the follower takes its place.
@@ -411,7 +417,11 @@ impl Following {
             )
         });
         for pair in self.pairs.iter() {
-            pair.leader.set_options_stopped(FOLLOWER_OPTIONS)?;
+            match pair.leader.set_options_stopped(FOLLOWER_OPTIONS) {
+                // It ends by itself.
+                Err(_) if inspect::is_dying(pair.leader.pid) => {}
+                outcome => outcome?,
+            }
         }
         let moved = moved.into_iter().map(|(number, locks)| {
             let pair = &mut self.pairs[number];
@@ -439,10 +449,22 @@ impl Following {
                 Timers::default()
             });
         };
-        let context = Context::read(&thread, pid)?;
-        let (thread, timers) = Timers::read(pid, thread, &context, &self.pairs[pair].vdso)?;
-        self.pairs[pair].leader.add_stopped(thread, Why::Asked);
-        Ok(timers)
+        let tid = thread.tid();
+        let vdso = &self.pairs[pair].vdso;
+        let asked = Context::read(&thread, pid)
+            .and_then(|context| Timers::read(pid, thread, &context, vdso));
+        match asked {
+            Ok((thread, timers)) => {
+                self.pairs[pair].leader.add_stopped(thread, Why::Asked);
+                Ok(timers)
+            }
+            // Killed while it was asked. What is left of it will be reported.
+            Err(_) if pair == ROOT && inspect::is_dying(pid) => {
+                self.pairs[pair].leader.add_running(Running::born(tid));
+                Ok(self.armed.timers(pid, start))
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// The calls in which the threads of a stopped process of the leader were interrupted, by the threads of the

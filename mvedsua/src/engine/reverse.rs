@@ -417,10 +417,16 @@ fn reverse_process(exchanged: Exchanged, wakeup: &Wakeup) -> Reversed {
     let pause = start.elapsed();
 
     let pairs: Vec<(i32, i32)> = threads.iter().map(|(new, old, _)| (*new, *old)).collect();
-    let made = recorded
+    let made = match recorded
         .map_err(|e| TraceeError::Unsuitable(e.to_string()))
         .and(logging)
-        .and_then(|()| turn_follower(old, &vdso, kept.previous.take()));
+    {
+        Ok(()) => turn_follower(old, &vdso, kept.previous.take()),
+        Err(error) => {
+            end_all([&mut old], &mut || ());
+            Err(error)
+        }
+    };
     match made {
         Ok((side, installed)) => {
             let addresses = pairs

@@ -301,8 +301,13 @@ impl Side {
 
     fn resume_each(&mut self, resume: impl Fn(Stopped) -> Result<Running>) {
         for tid in self.tids() {
-            if let Some(Thread::Stopped(..)) = self.threads.get(&tid)
-                && let Some(stopped) = self.reported(tid)
+            let Some(Thread::Stopped(_, why)) = self.threads.get(&tid) else {
+                continue;
+            };
+            // One that was killed meanwhile is not to be let out of the stop at its exit: that is reported.
+            if *why != Why::Dying && !ptrace::still_stands(tid) {
+                self.add_running(Running::born(tid));
+            } else if let Some(stopped) = self.reported(tid)
                 && let Ok(running) = resume(stopped)
             {
                 self.add_running(running);

@@ -281,7 +281,9 @@ impl Following {
     /// those that have registered them of *their* signals (`signalfd_poll` waits at the process that asks). With the
     /// event masks as they are now: a one-shot registration that has told of its event must not be armed again.
     fn to_register_anew(&self, pair: usize, given: &[i32]) -> Result<Vec<Watched>, Stop> {
-        let Pair { follower, epoll, .. } = &self.pairs[pair];
+        let Pair {
+            follower, epoll, ..
+        } = &self.pairs[pair];
         let signals = given.iter().any(|fd| is_signalfd(follower.pid, *fd));
         if !signals && epoll.differing().next().is_none() {
             return Ok(Vec::new());
@@ -341,6 +343,11 @@ impl Following {
         {
             return Some(why);
         }
+        if let Some(waiter) = self.held_locks.and_then(|held| held.waiter) {
+            return Some(format!(
+                "process {waiter} waits for a record lock of the leader's, and would get it in the exchange"
+            ));
+        }
         // The rest passes by itself.
         if self.rules.as_ref().is_some_and(|rules| rules.carries()) {
             return Some(
@@ -366,6 +373,12 @@ impl Following {
         let pid = self.pairs[pair].leader.pid;
         if self.pairs[pair].leader.is_stopped_by_a_signal() {
             return Some(TraceeError::Halted(pid).to_string());
+        }
+        if inspect::leads_a_terminal(pid) {
+            return Some(format!(
+                "process {pid} leads the session of a terminal, which its end would hang up; start the server without \
+                 one (`setsid -f`, a systemd unit, `mvedsua run`)"
+            ));
         }
         let moved = self.pairs[pair].epoll.has_moved_objects();
         let timers = posix_timers::list(pid).map_err(|error| error.to_string());

@@ -392,6 +392,12 @@ impl Worker {
                 let _ = reply.send(Err(refused("E232", why)));
                 Life::Outdated(promoting.abandon(), following, home)
             }
+            Promoted::Failed(following, stop) if following.leader_dies() => {
+                tracing::warn!(?stop, "the leader was killed during its promotion");
+                self.waiting = Some(reply);
+                let stage = Live::Outdated(promoting.abandon(), home);
+                self.take_over(following, stage, "it was killed")
+            }
             Promoted::Failed(mut following, stop) => {
                 let stop = match self.again(stop) {
                     Ok(why) => {
@@ -487,6 +493,12 @@ impl Worker {
                 self.mark(None, Stage::UpdatedLeader, format!("not gone back: {why}"));
                 let _ = reply.send(Err(refused("E232", why)));
                 Life::Updated(token, following, home)
+            }
+            Promoted::Failed(following, stop) if following.leader_dies() => {
+                tracing::warn!(?stop, "the leader was killed on the way back");
+                self.waiting = Some(reply);
+                let stage = Live::Updated(token, home);
+                self.take_over(following, stage, "it was killed")
             }
             Promoted::Failed(following, stop) => {
                 let (why, report) = describe(stop);

@@ -50,6 +50,47 @@ fn parse_mapping(line: &str) -> Option<Mapping> {
     })
 }
 
+/// A mapping that a copy of its process would not have as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Uncopied {
+    /// Shared, and written to or made writable at will (`mprotect(2)`, which is no write that could be compared).
+    Shared(Mapping),
+    /// Not in a copy (`MADV_DONTFORK`), or zeroed there (`MADV_WIPEONFORK`).
+    Advised(Mapping),
+}
+
+/// The first such mapping of a process, by the `VmFlags` of `/proc/PID/smaps`.
+///
+/// # Errors
+/// When the process is gone.
+pub fn uncopied(pid: i32) -> Result<Option<Uncopied>> {
+    let text =
+        std::fs::read_to_string(format!("/proc/{pid}/smaps")).named("read the memory map", pid)?;
+    Ok(parse_uncopied(&text))
+}
+
+fn parse_uncopied(smaps: &str) -> Option<Uncopied> {
+    let mut mapping = None;
+    for line in smaps.lines() {
+        let Some(flags) = line.strip_prefix("VmFlags:") else {
+            // The lines with numbers are `Title: 12 kB`.
+            if !line.ends_with(" kB") {
+                mapping = parse_mapping(line).or(mapping);
+            }
+            continue;
+        };
+        let has = |flag| flags.split_whitespace().any(|word| word == flag);
+        if has("sh") && has("mw") {
+            return mapping.map(Uncopied::Shared);
+        }
+        // What may be dropped at any moment (the state of `getrandom` in the vDSO) may be zero, too.
+        if has("dc") || has("wf") && !has("dp") {
+            return mapping.map(Uncopied::Advised);
+        }
+    }
+    None
+}
+
 /// The thread ids of a process.
 ///
 /// # Errors
@@ -129,6 +170,17 @@ fn parse_watched(epfd: i32, line: &str) -> Option<Watched> {
         events: u32::from_str_radix(after("events:")?, 16).ok()?,
         data: u64::from_str_radix(after("data:")?, 16).ok()?,
     })
+}
+
+/// A process leads a session that has a controlling terminal: when it ends, the kernel hangs that up
+/// (`disassociate_ctty`), and with it whoever took its place in the session.
+#[must_use]
+pub fn leads_a_terminal(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // Behind the name, which may have blanks and brackets: state, parent, process group, session, terminal.
+    let mut words = stat.rsplit(')').next().unwrap_or("").split_whitespace();
+    let session = words.nth(3).and_then(|word| word.parse().ok());
+    session == Some(pid) && words.next().is_some_and(|terminal| terminal != "0")
 }
 
 /// One field of `/proc/PID/status` (or of a thread's), trimmed.
@@ -345,6 +397,28 @@ mod tests {
         assert_eq!(call.args, [5, 0x7f01, 0x2790, 0x64, 0, 0]);
         assert_eq!(parse_call("running\n"), None);
         assert_eq!(parse_call("-1 0x7ffc10 0x7f3422\n"), None);
+    }
+
+    #[test]
+    fn what_a_copy_would_not_have_is_found() {
+        let of = |permissions: &str, flags: &str| {
+            parse_uncopied(&format!(
+                "1000-2000 r-xp 00000000 00:01 42    /bin/a\nSize:   4 kB\nTHPeligible:    0\nVmFlags: rd ex mr mw me \n\
+                 7f00-7f10 {permissions} 00000000 00:01 43    /tmp/b\nSize:   4 kB\nTHPeligible:    0\nVmFlags: {flags} \n"
+            ))
+        };
+        assert_eq!(of("rw-p", "rd wr mr mw me ac"), None);
+        assert_eq!(of("r--s", "rd mr me ms"), None);
+        assert!(
+            matches!(of("r--s", "rd sh mr mw me ms"), Some(Uncopied::Shared(map)) if map.name == "/tmp/b")
+        );
+        assert!(
+            matches!(of("rw-p", "rd wr mr mw me dc"), Some(Uncopied::Advised(map)) if map.start == 0x7f00)
+        );
+        assert!(matches!(
+            of("rw-p", "rd wr mr mw me wf"),
+            Some(Uncopied::Advised(_))
+        ));
     }
 
     #[test]

@@ -298,6 +298,11 @@ pub fn take(
     into: Option<&PidNamespace>,
     cloned: &mut dyn FnMut(Running, Vec<Stopped>),
 ) -> Result<Copied> {
+    if captured.is_empty() {
+        return Err(TraceeError::Unsuitable(format!(
+            "process {pid} has no thread left to be copied by"
+        )));
+    }
     let Captured { thread, context } = captured.swap_remove(cloner_of(pid, captured));
     let tid = context.tid;
     let others = send_home(std::mem::take(captured), vdso, slots)?;
