@@ -441,7 +441,9 @@ impl Following {
     /// The timers of a process of the stopped leader, as it has them now. If it dies that was heard at `start`.
     fn timers_of(&mut self, pair: usize, start: Instant) -> Result<Timers, Stop> {
         let pid = self.pairs[pair].leader.pid;
-        let Some(thread) = self.pairs[pair].leader.take_main() else {
+        // Not the main thread if there is another: one that is killed in the middle of such a call may get past the stop
+        // at its exit, and what a process has is found by its main thread.
+        let Some(thread) = self.pairs[pair].leader.take_helper() else {
             // It dies, and cannot be asked.
             return Ok(if pair == ROOT {
                 self.armed.timers(pid, start)

@@ -282,6 +282,7 @@ impl Family {
 /// Handles a report of a leader that is not followed any more: everything passes.
 pub(super) fn pass(side: &mut Side, tid: i32, wait: Wait) {
     if matches!(wait, Wait::Exited(_) | Wait::Killed(_)) {
+        tracing::debug!(pid = side.pid, tid, ?wait, "a thread has ended");
         side.ended(tid);
         side.wards.report(tid, wait);
         return;

@@ -173,6 +173,13 @@ impl Side {
         }
     }
 
+    /// Takes any thread that stands because we asked for it, the main thread only if there is no other.
+    pub(super) fn take_helper(&mut self) -> Option<Stopped> {
+        let mut tids = self.tids();
+        tids.sort_by_key(|tid| *tid == self.pid);
+        tids.into_iter().find_map(|tid| self.take(tid, Why::Asked))
+    }
+
     /// Takes the main thread, or any if that one does not stand because we asked for it.
     pub(super) fn take_main(&mut self) -> Option<Stopped> {
         self.take(self.pid, Why::Asked).or_else(|| {

@@ -169,6 +169,32 @@ pub fn leave_to_kernel(thread: &Stopped, pid: i32) -> Result<Option<Undecided>> 
     Ok(undecided)
 }
 
+/// A thread that was stopped within a restartable sequence (rseq(2)) goes to where that begins anew, as the kernel would
+/// have it: what is injected brings it out of the sequence unseen, since the kernel looks only at where it stands.
+/// Returns whether it was within one. `registration` is the address of its `struct rseq`, or 0.
+fn abort_restartable_sequence(pid: i32, registration: u64, regs: &mut Registers) -> bool {
+    /// Offset of `rseq_cs` in `struct rseq`.
+    const SEQUENCE: u64 = 8;
+    if registration == 0 {
+        return false;
+    }
+    let mut word = [0u8; 8];
+    if memory::read(pid, registration + SEQUENCE, &mut word).is_err() || word == [0; 8] {
+        return false;
+    }
+    // `struct rseq_cs`: version and flags, start, length, where to go.
+    let mut sequence = [0u8; 32];
+    if memory::read(pid, u64::from_le_bytes(word), &mut sequence).is_err() {
+        return false;
+    }
+    let at = |at: usize| u64::from_le_bytes(sequence[at..at + 8].try_into().expect("8 bytes"));
+    if regs.rip.wrapping_sub(at(8)) >= at(16) {
+        return false;
+    }
+    regs.rip = at(24);
+    memory::write(pid, registration + SEQUENCE, &[0; 8]).is_ok()
+}
+
 impl Context {
     /// Reads all that can be read from outside. The thread must be in the stop of an interrupt;
     /// afterwards its registers are rewound.
@@ -177,7 +203,11 @@ impl Context {
     /// When the thread is gone.
     pub fn read(thread: &Stopped, pid: i32) -> Result<Self> {
         let tid = thread.tid();
-        let (regs, undecided) = rewind_thread(thread, pid)?;
+        let (mut regs, undecided) = rewind_thread(thread, pid)?;
+        let rseq = ptrace::rseq_configuration(tid).named("read the rseq registration", tid)?;
+        if undecided.is_none() && abort_restartable_sequence(pid, rseq.abi_pointer, &mut regs) {
+            thread.set_registers(&regs)?;
+        }
         Ok(Self {
             tid,
             own_id: inspect::ids(tid).last().copied().unwrap_or(tid),
@@ -185,7 +215,7 @@ impl Context {
             undecided,
             xstate: ptrace::extended_state(tid).named("read the extended state", tid)?,
             mask: ptrace::signal_mask(tid).named("read the signal mask", tid)?,
-            rseq: ptrace::rseq_configuration(tid).named("read the rseq registration", tid)?,
+            rseq,
             robust: robust_list::get(tid).named("read the robust list", tid)?,
             altstack: [0; 3],
             tid_address: 0,

@@ -18,6 +18,7 @@ pub mod posix_timers;
 pub mod rebuild;
 pub mod signal_frame;
 pub mod snapshot;
+pub mod stack;
 pub mod stub;
 pub mod symbol;
 pub mod thread;

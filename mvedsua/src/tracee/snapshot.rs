@@ -15,6 +15,7 @@ use super::context::{Context, leave_to_kernel};
 use super::inject::{Guarded, Plain};
 use super::inspect;
 use super::pid_namespace::PidNamespace;
+use super::stack;
 use super::stub::{Clocks, QUERY_DONE, Vdso};
 use super::thread::{Running, Stopped, is_recorders_stop};
 use super::{Naming, Result, TraceeError};
@@ -69,7 +70,8 @@ pub struct Capture {
 /// and which each side would finish by itself; or to what was overwritten meanwhile; or to the code of a killed agent.
 ///
 /// # Errors
-/// [`TraceeError::Passing`] if a handler is not through. In any case `threads` are those that stand.
+/// [`TraceeError::Passing`] if a handler is not through, [`TraceeError::Unsuitable`] if one is on no [known
+/// stack](stack). In any case `threads` are those that stand.
 pub fn leave_clocks(pid: i32, threads: &mut Vec<Stopped>, vdso: &Vdso) -> Result<()> {
     let mut outcome = Ok(());
     let mut left = Vec::with_capacity(threads.len());
@@ -97,7 +99,7 @@ pub fn leave_clocks(pid: i32, threads: &mut Vec<Stopped>, vdso: &Vdso) -> Result
         )));
     }
     match vdso.may_return(&*threads)? {
-        None => Ok(()),
+        None => stack::check(pid, threads),
         Some(tid) => Err(TraceeError::Passing(format!(
             "thread {tid} may be in the handler of a signal that came while it read a clock; try again when the \
              handler is through"
