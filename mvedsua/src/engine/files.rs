@@ -4,9 +4,9 @@
 //! virtual. The file behind a number is found again by its name and opened anew, for reading only.
 
 use std::collections::HashMap;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -167,11 +167,13 @@ impl Following {
                 .is_ok_and(|found| (found.dev(), found.ino()) == identity)
         };
         let by_name = format!("/proc/{pid}/root{}", opened.path.display());
-        let file = File::open(by_name).ok().filter(same);
-        file.or_else(|| {
-            let by_number = File::open(format!("/proc/{pid}/fd/{fd}"));
-            by_number.ok().filter(same)
-        })
+        // Something else may have the name by now, a FIFO that nobody writes to.
+        let named = |path: String| {
+            let mut options = OpenOptions::new();
+            options.read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
+            options.open(path).ok().filter(same)
+        };
+        named(by_name).or_else(|| named(format!("/proc/{pid}/fd/{fd}")))
     }
 
     /// Keeps track of the files behind descriptors, for [`Self::map_file`]; to be called with each

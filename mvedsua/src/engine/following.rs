@@ -18,6 +18,7 @@ use super::guard::Watched;
 use super::lane::{Births, Cloning, Item, Lanes};
 use super::pace::Pace;
 use super::pair::{Pair, Pairs, ROOT};
+use super::payload::Fetched;
 use super::placement::Placement;
 use super::readings::Slots;
 use super::rules::Rules;
@@ -148,8 +149,8 @@ pub(super) struct Following {
     pub(super) births: Births,
     /// What such threads did already.
     pub(super) early: HashMap<i32, Vec<Item>>,
-    /// Payloads that were fetched out of line, by the record's position in the ring.
-    pub(super) fetched: HashMap<u64, Vec<u8>>,
+    /// Payloads that were fetched out of line.
+    pub(super) fetched: Fetched,
     pub(super) scratch: Vec<u8>,
     pub(super) counts: Events,
     pub(super) clocks: Clocks,
@@ -255,7 +256,7 @@ impl Following {
             wakeup: parts.wakeup,
             births: Births::default(),
             early: HashMap::new(),
-            fetched: HashMap::new(),
+            fetched: Fetched::default(),
             scratch: vec![0; 64 * 1024],
             counts: Events::default(),
             clocks: Clocks::default(),
@@ -540,13 +541,19 @@ impl Following {
         Ok(any)
     }
 
-    /// Handles what ptrace has to report of either side.
+    /// Handles what ptrace has to report of either side. Threads that stop for every call of theirs report faster than
+    /// that is done: after some, everything else has its turn.
     pub(super) fn reports(&mut self) -> Result<(), Stop> {
-        while let Some((tid, wait)) =
-            ptrace::look().map_err(|e| Stop::roll_back(format!("waitid: {e}")))?
-        {
+        /// So many are handled at once.
+        const MOST: usize = 64;
+        for _ in 0..MOST {
+            let report = ptrace::look().map_err(|e| Stop::roll_back(format!("waitid: {e}")))?;
+            let Some((tid, wait)) = report else {
+                return Ok(());
+            };
             self.report(tid, wait)?;
         }
+        self.wakeup.wake();
         Ok(())
     }
 

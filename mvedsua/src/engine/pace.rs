@@ -15,6 +15,9 @@ use crate::session::{OnFull, RingStatus};
 const FLOOR: u64 = 16 * 1024;
 /// Most bytes of events that are set aside for a follower that is being transformed: as much as the default ring.
 const ASIDE: u64 = 64 << 20;
+/// Most bytes of payloads that were fetched from the leader's memory and wait for the follower; a thread is held at its
+/// call beyond that.
+const FETCHED: u64 = 64 << 20;
 /// So many bytes are to be free before a thread that was held for room goes on, a hundred calls of a Redis: the
 /// follower consumes them in two or three milliseconds, and no client waits for longer. With much less the leader
 /// would be stopped for every few calls, with much more (a quarter of the ring, until 2026-11-25) it stood for seconds.
@@ -109,6 +112,6 @@ impl Following {
     pub(super) fn has_room(&self) -> bool {
         let room = self.recorder.room();
         let free = STRETCH.min(room / 4);
-        self.recorder.ring.used_bytes() < room - free
+        self.recorder.ring.used_bytes() < room - free && self.fetched.bytes() < FETCHED
     }
 }

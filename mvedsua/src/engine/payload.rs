@@ -3,6 +3,8 @@
 //! The leader's thread stands at the exit of that very call, so its memory is as the call left it.
 //! The parts are put together exactly as the recorder would have done.
 
+use std::collections::HashMap;
+
 use mvedsua_common::event::{
     EventHeader, FLAG_OUT_OF_LINE, PART_MSG_CONTROL, PART_MSG_DATA, PART_MSG_HEADER, PART_MSG_NAME,
     PART_WHOLE,
@@ -23,10 +25,46 @@ const MMSGHDR: usize = 64;
 /// `UIO_MAXIOV`.
 const MOST_VECTORS: u64 = 1024;
 
+/// Payloads that were fetched, by the place of their record in the ring. They are the agent's memory: how much that is
+/// counts as the ring's does.
+#[derive(Debug, Default)]
+pub(super) struct Fetched {
+    payloads: HashMap<u64, Vec<u8>>,
+    bytes: u64,
+}
+
+impl Fetched {
+    /// Bytes of all of them.
+    pub(super) const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub(super) fn get(&self, position: u64) -> Option<&Vec<u8>> {
+        self.payloads.get(&position)
+    }
+
+    pub(super) fn has(&self, position: u64) -> bool {
+        self.payloads.contains_key(&position)
+    }
+
+    pub(super) fn insert(&mut self, position: u64, payload: Vec<u8>) {
+        self.bytes += payload.len() as u64;
+        if let Some(old) = self.payloads.insert(position, payload) {
+            self.bytes -= old.len() as u64;
+        }
+    }
+
+    pub(super) fn remove(&mut self, position: u64) -> Option<Vec<u8>> {
+        let payload = self.payloads.remove(&position)?;
+        self.bytes -= payload.len() as u64;
+        Some(payload)
+    }
+}
+
 impl Following {
     /// The call's payload is to be fetched, and the leader's thread was not yet seen at its exit.
     pub(super) fn lacks_payload(&self, event: &EventRef) -> bool {
-        event.header.flags & FLAG_OUT_OF_LINE != 0 && !self.fetched.contains_key(&event.position)
+        event.header.flags & FLAG_OUT_OF_LINE != 0 && !self.fetched.has(event.position)
     }
 
     /// Fetches the payload of the last call of a thread of the leader that is stopped at the exit of
@@ -45,7 +83,7 @@ impl Following {
         let Some(Item::Call(event)) = last else {
             return Ok(());
         };
-        if event.header.flags & FLAG_OUT_OF_LINE == 0 || self.fetched.contains_key(&event.position)
+        if event.header.flags & FLAG_OUT_OF_LINE == 0 || self.fetched.has(event.position)
         {
             return Ok(());
         }
@@ -64,7 +102,7 @@ impl Following {
             };
             let left = matches!(last, Some(Item::Call(event))
                 if event.header.flags & FLAG_OUT_OF_LINE != 0
-                    && !self.fetched.contains_key(&event.position));
+                    && !self.fetched.has(event.position));
             if left || self.unread(tid).is_some() {
                 self.fetch_payload(pair, tid)?;
             }

@@ -6,6 +6,7 @@ use mvedsua_common::table;
 
 use super::following::{Following, ORDER_PATIENCE, Stop, makes};
 use super::lane::{InCall, Item, Masked};
+use super::payload::Fetched;
 use super::roles::roles;
 use crate::follower::{Arrival, ProcessMemory};
 use crate::matcher::{self, Memory, Record, Registration, answer, compare};
@@ -463,7 +464,7 @@ impl Following {
         match self.order.take(index) {
             Some(Item::Call(event)) => {
                 self.remember(self.lanes[index].leader, &event.header.clone());
-                self.fetched.remove(&event.position);
+                self.fetched.remove(event.position);
                 self.recorder.ring.release(event);
             }
             Some(Item::Expected(expected)) => {
@@ -642,7 +643,7 @@ pub(super) fn is_interrupted(ret: i64) -> bool {
 /// The record of the leader's call in an item, if there is one.
 pub(super) fn record_of<'a>(
     recorder: &'a crate::recorder::Recorder,
-    fetched: &'a std::collections::HashMap<u64, Vec<u8>>,
+    fetched: &'a Fetched,
     item: &'a Item,
 ) -> Option<Record<'a>> {
     match item {
@@ -655,11 +656,11 @@ pub(super) fn record_of<'a>(
 /// The record that an event stands for, with the payload fetched out of line if there is one.
 pub(super) fn record<'a>(
     recorder: &'a crate::recorder::Recorder,
-    fetched: &'a std::collections::HashMap<u64, Vec<u8>>,
+    fetched: &'a Fetched,
     event: &'a crate::recorder::EventRef,
 ) -> Record<'a> {
     if event.header.flags & FLAG_OUT_OF_LINE != 0
-        && let Some(payload) = fetched.get(&event.position)
+        && let Some(payload) = fetched.get(event.position)
     {
         // As many parts as the payload has.
         let header = EventHeader {

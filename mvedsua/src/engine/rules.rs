@@ -440,7 +440,7 @@ impl Following {
             }
         };
         let missing = event.header.flags & FLAG_OUT_OF_LINE != 0
-            && !self.fetched.contains_key(&event.position);
+            && !self.fetched.has(event.position);
         let engine = &rules.of(pair)?.engine;
         let concerned = waits
             || if missing {
@@ -489,7 +489,7 @@ impl Following {
         };
         let view = record(&self.recorder, &self.fetched, &event);
         let header = view.header;
-        let payload = match self.fetched.remove(&event.position) {
+        let payload = match self.fetched.remove(event.position) {
             Some(fetched) => fetched,
             None => self.recorder.ring.event(&event).payload.to_vec(),
         };
@@ -610,7 +610,7 @@ impl Following {
         match std::mem::replace(item, Item::Exit) {
             Item::Call(event) => {
                 let header = record(&self.recorder, &self.fetched, &event).header;
-                let payload = match self.fetched.remove(&event.position) {
+                let payload = match self.fetched.remove(event.position) {
                     Some(fetched) => fetched,
                     None => self.recorder.ring.event(&event).payload.to_vec(),
                 };

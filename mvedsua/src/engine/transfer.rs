@@ -163,6 +163,13 @@ impl Following {
             })?;
             self.give(through, ours.as_fd(), fd, cloexec)?;
         }
+        // What a process has open is found by its main thread. Of one that was killed meanwhile, and got past the stop at
+        // its exit, nothing is found, which looks as if it had nothing.
+        if inspect::thread_has_ended(leader, leader) {
+            return Err(Stop::roll_back(
+                "the leader ended while its descriptors were taken",
+            ));
+        }
         // With its own listener in its hands, its calls wait for a successor if the agent dies. With the leader's they
         // would fail (`ENOSYS`), and the server with them.
         let parked = leaders_own.unwrap_or_else(|| parking_number(follower));
