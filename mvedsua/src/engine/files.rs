@@ -170,7 +170,9 @@ impl Following {
         // Something else may have the name by now, a FIFO that nobody writes to.
         let named = |path: String| {
             let mut options = OpenOptions::new();
-            options.read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
+            options
+                .read(true)
+                .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
             options.open(path).ok().filter(same)
         };
         named(by_name).or_else(|| named(format!("/proc/{pid}/fd/{fd}")))

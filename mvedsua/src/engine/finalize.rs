@@ -9,6 +9,7 @@ use super::guard::Doomed;
 use super::home::{Home, Kept};
 use super::rollback::{Family, hear};
 use super::side::{Side, Why};
+use crate::tracee::lock_owners::Owner;
 use crate::tracee::stub::Vdso;
 use crate::tracee::thread::Running;
 
@@ -26,6 +27,8 @@ pub(super) struct Exchanged {
     pub(super) strays: Vec<Side>,
     /// Old processes end with the agent, whatever they are about to do.
     pub(super) doomed: Option<Doomed>,
+    /// Locks that are held, by the ids of the old leader's threads.
+    pub(super) owners: Vec<Owner>,
     /// The rest of the update: counts, ring, recorder.
     pub(super) following: Following,
     /// Since when nobody serves.
@@ -79,6 +82,7 @@ impl Exchanged {
             doomed,
             following,
             start,
+            ..
         } = self;
         let vdso = following.pairs.root().vdso.clone();
         let root = std::mem::replace(&mut kept.side, Side::new(0));

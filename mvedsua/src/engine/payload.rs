@@ -83,8 +83,7 @@ impl Following {
         let Some(Item::Call(event)) = last else {
             return Ok(());
         };
-        if event.header.flags & FLAG_OUT_OF_LINE == 0 || self.fetched.has(event.position)
-        {
+        if event.header.flags & FLAG_OUT_OF_LINE == 0 || self.fetched.has(event.position) {
             return Ok(());
         }
         let payload = payload_of(pid, &event.header)?;

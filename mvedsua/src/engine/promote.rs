@@ -1,6 +1,7 @@
 //! t4 to t6: the follower becomes the leader, on request or because the leader crashed.
 
 use std::os::fd::AsFd;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use mvedsua_common::event::FLAG_SIGNAL;
@@ -25,6 +26,7 @@ use crate::follower::Arrival;
 use crate::sys::ptrace::{self, Wait};
 use crate::tracee::context::{Context, Undecided};
 use crate::tracee::inspect;
+use crate::tracee::lock_owners::{self, Owner};
 use crate::tracee::snapshot::FOLLOWER_OPTIONS;
 use crate::tracee::thread::{Running, Stopped};
 
@@ -42,6 +44,25 @@ pub(super) enum Promoted {
     NotNow(Box<Following>, String),
     /// The update cannot go on.
     Failed(Box<Following>, Stop),
+}
+
+/// A look through the memory of the leader, which stands, for locks that name their owner; it takes as long as all the rest
+/// of an exchange, and is made beside that.
+struct LockOwners(JoinHandle<Vec<Owner>>);
+
+impl LockOwners {
+    fn look(leader: i32) -> Self {
+        Self(std::thread::spawn(move || {
+            let tids = inspect::threads(leader).unwrap_or_default();
+            let tids = tids.into_iter().map(inspect::own_id).collect();
+            // Of one that is gone nothing is found.
+            lock_owners::all_of(leader, &tids).unwrap_or_default()
+        }))
+    }
+
+    fn found(self) -> Vec<Owner> {
+        self.0.join().unwrap_or_default()
+    }
 }
 
 /// A process of the follower that has all of its counterpart's.
@@ -140,8 +161,11 @@ impl Following {
     }
 
     fn exchange(mut self, start: Instant) -> Promoted {
-        match self.drain_and_move(start) {
-            Ok((moved, doomed)) => {
+        // In a tree the new leader has the old one's ids.
+        let alone = self.tree.is_none();
+        let looked = alone.then(|| LockOwners::look(self.pairs.root().leader.pid));
+        match self.drain_and_move(start, looked) {
+            Ok((moved, doomed, owners)) => {
                 let (mut root, mut children) = (None, Vec::new());
                 for Moved { pair, side, locks } in moved {
                     let old = self.pairs[pair].relieve();
@@ -167,6 +191,7 @@ impl Following {
                     children,
                     strays,
                     doomed,
+                    owners,
                     following: self,
                     start,
                 }))
@@ -336,7 +361,11 @@ impl Following {
         }
     }
 
-    fn drain_and_move(&mut self, start: Instant) -> Result<(Vec<Moved>, Option<Doomed>), Stop> {
+    fn drain_and_move(
+        &mut self,
+        start: Instant,
+        looked: Option<LockOwners>,
+    ) -> Result<(Vec<Moved>, Option<Doomed>, Vec<Owner>), Stop> {
         // In a take-over it may have been transformed until now.
         let drains = Instant::now();
         let mut rang = false;
@@ -394,6 +423,14 @@ impl Following {
             moved.push((pair, estate.map(|estate| estate.locks).unwrap_or_default()));
         }
         tracing::debug!(at = ?start.elapsed(), "promotion: it is settled");
+        let owners = looked.map_or_else(Vec::new, LockOwners::found);
+        let follower = self.pairs.root().follower.pid;
+        for owner in &owners {
+            if let Some(to) = self.own_id_of_counterpart(owner.tid) {
+                lock_owners::give(follower, *owner, to);
+            }
+        }
+        tracing::debug!(at = ?start.elapsed(), locks = owners.len(), "promotion: locks have their owners");
         self.forget_rest();
         // The point of no return, in an order that leaves one server if this agent dies here: until
         // now the follower died with us; after the next loop both would live, but the follower's calls wait in its
@@ -435,7 +472,7 @@ impl Following {
                 locks,
             }
         });
-        Ok((moved.collect(), doomed))
+        Ok((moved.collect(), doomed, owners))
     }
 
     /// The timers of a process of the stopped leader, as it has them now. If it dies that was heard at `start`.
@@ -652,6 +689,14 @@ impl Following {
         for pair in self.pairs.iter() {
             pair.follower.interrupt_all();
         }
+    }
+
+    /// The id that the follower's thread has for itself, of one of the leader that has this one.
+    fn own_id_of_counterpart(&self, leader: i32) -> Option<i32> {
+        let lane = self.lanes.iter().find(|lane| {
+            lane.pair == ROOT && lane.follower.is_some() && inspect::own_id(lane.leader) == leader
+        })?;
+        lane.follower.map(inspect::own_id)
     }
 
     /// In the words that hold their thread ids, the new leader's threads had the old one's.

@@ -31,6 +31,8 @@ use crate::sys::ptrace;
 use crate::sys::seccomp::Listener;
 use crate::sys::wakeup::Wakeup;
 use crate::tracee::clock_slots;
+use crate::tracee::inspect;
+use crate::tracee::lock_owners;
 use crate::tracee::pid_namespace::PidNamespace;
 use crate::tracee::snapshot::{self, FOLLOWER_OPTIONS};
 use crate::tracee::stub::{self, Vdso};
@@ -77,6 +79,7 @@ fn reverse_tree(exchanged: Exchanged, wakeup: &Wakeup) -> Reversed {
         following,
         start,
         locks,
+        ..
     } = exchanged;
     let Following {
         mut recorder,
@@ -372,6 +375,7 @@ fn reverse_process(exchanged: Exchanged, wakeup: &Wakeup) -> Reversed {
         mut kept,
         mut old,
         locks,
+        owners: held,
         following,
         start,
         // Those of a tree.
@@ -436,6 +440,14 @@ fn reverse_process(exchanged: Exchanged, wakeup: &Wakeup) -> Reversed {
             for (leader, follower) in &pairs {
                 if let Some(address) = addresses.get(leader) {
                     super::replay::replace_thread_id(old_pid, *address, *follower, *leader);
+                }
+            }
+            for owner in held {
+                let thread = pairs
+                    .iter()
+                    .find(|(_, old)| inspect::own_id(*old) == owner.tid);
+                if let Some((new, _)) = thread {
+                    lock_owners::give(old_pid, owner, inspect::own_id(*new));
                 }
             }
             let mut leader = std::mem::replace(&mut kept.side, Side::new(0));

@@ -439,8 +439,8 @@ impl Following {
                 return Ok(());
             }
         };
-        let missing = event.header.flags & FLAG_OUT_OF_LINE != 0
-            && !self.fetched.has(event.position);
+        let missing =
+            event.header.flags & FLAG_OUT_OF_LINE != 0 && !self.fetched.has(event.position);
         let engine = &rules.of(pair)?.engine;
         let concerned = waits
             || if missing {

@@ -12,6 +12,7 @@ pub mod context;
 pub mod identity;
 pub mod inject;
 pub mod inspect;
+pub mod lock_owners;
 pub mod module;
 pub mod pid_namespace;
 pub mod posix_timers;
