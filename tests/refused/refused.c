@@ -52,6 +52,23 @@ static void shared(void)
 	CHECK(page != MAP_FAILED);
 }
 
+/* Read-only now, but mprotect(2) could change that. */
+static void writable(void)
+{
+	char path[] = "/tmp/mvedsua-refused-XXXXXX";
+	int file = mkstemp(path);
+	CHECK(file >= 0 && unlink(path) == 0 && ftruncate(file, 4096) == 0);
+	CHECK(mmap(NULL, 4096, PROT_READ, MAP_SHARED, file, 0) != MAP_FAILED);
+	close(file);
+}
+
+/* No copy of the process has it. */
+static void uncopied(void)
+{
+	void *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	CHECK(page != MAP_FAILED && madvise(page, 4096, MADV_DONTFORK) == 0);
+}
+
 static void *rest(void *ready)
 {
 	pthread_barrier_wait(ready);
@@ -96,6 +113,7 @@ static const struct {
 } reasons[] = {
 	{ "io_uring", io_uring },     { "aio", aio },	      { "userfaultfd", faults },
 	{ "perf_event", counter },    { "seccomp", filter },  { "shared", shared },
+	{ "writable", writable },     { "uncopied", uncopied },
 	{ "identities", identities }, { "threads", threads }, { "nothing", nothing },
 };
 

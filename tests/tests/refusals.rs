@@ -149,6 +149,20 @@ fn a_process_with_writable_shared_memory() -> Result<()> {
 }
 
 #[test]
+fn a_process_with_shared_memory_that_can_be_made_writable() -> Result<()> {
+    refuses_program(
+        "a_process_with_shared_memory_that_can_be_made_writable",
+        "writable",
+        "E208",
+    )
+}
+
+#[test]
+fn a_process_with_memory_that_no_copy_has() -> Result<()> {
+    refuses_program("a_process_with_memory_that_no_copy_has", "uncopied", "E208")
+}
+
+#[test]
 fn a_process_whose_threads_are_different_users() -> Result<()> {
     refuses_program(
         "a_process_whose_threads_are_different_users",

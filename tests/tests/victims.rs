@@ -240,6 +240,18 @@ fn leads_and_goes_back(
 }
 
 #[test]
+fn held_locks_and_signalfds_go_over_and_come_back() -> Result<()> {
+    if !can_run("held_locks_and_signalfds_go_over_and_come_back", NEEDS) {
+        return Ok(());
+    }
+    rolled_back("holds", 100)?;
+    promoted("holds", 100)?;
+    let (mut mvedsua, victim) = followed("holds", 100)?;
+    leads_and_goes_back(&mut mvedsua, &victim, "holds", (100, 1000), |_| Ok(()))?;
+    victim.end()
+}
+
+#[test]
 fn clocks_are_followed_and_rolled_back() -> Result<()> {
     if !can_run("clocks_are_followed_and_rolled_back", NEEDS) {
         return Ok(());

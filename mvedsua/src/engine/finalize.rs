@@ -27,7 +27,7 @@ pub(super) struct Exchanged {
     pub(super) strays: Vec<Side>,
     /// Old processes end with the agent, whatever they are about to do.
     pub(super) doomed: Option<Doomed>,
-    /// Locks that are held, by the ids of the old leader's threads.
+    /// Locks that the old leader holds, if it is to follow.
     pub(super) owners: Vec<Owner>,
     /// The rest of the update: counts, ring, recorder.
     pub(super) following: Following,

@@ -1,5 +1,6 @@
 //! t4 to t6: the follower becomes the leader, on request or because the leader crashed.
 
+use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -46,17 +47,16 @@ pub(super) enum Promoted {
     Failed(Box<Following>, Stop),
 }
 
-/// A look through the memory of the leader, which stands, for locks that name their owner; it takes as long as all the rest
-/// of an exchange, and is made beside that.
+/// A look through the memory of a process that stands, for locks that name their owner, beside what else is done in an
+/// exchange.
 struct LockOwners(JoinHandle<Vec<Owner>>);
 
 impl LockOwners {
-    fn look(leader: i32) -> Self {
+    /// `tids` are those of the leader's threads, which the follower's threads had for their own until now.
+    fn look(pid: i32, tids: BTreeSet<i32>) -> Self {
         Self(std::thread::spawn(move || {
-            let tids = inspect::threads(leader).unwrap_or_default();
-            let tids = tids.into_iter().map(inspect::own_id).collect();
             // Of one that is gone nothing is found.
-            lock_owners::all_of(leader, &tids).unwrap_or_default()
+            lock_owners::all_of(pid, &tids).unwrap_or_default()
         }))
     }
 
@@ -129,7 +129,8 @@ impl Following {
             return Promoted::Failed(Box::new(self), stop);
         }
         tracing::debug!(at = ?start.elapsed(), "promotion: the leader stands");
-        self.exchange(start)
+        let follows = !finalize && self.tree.is_none();
+        self.exchange(start, follows)
     }
 
     /// The leader is about to die, of whatever: it serves no more.
@@ -157,15 +158,18 @@ impl Following {
                 Err(stop) => return Promoted::Failed(Box::new(self), stop),
             }
         }
-        self.exchange(start)
+        self.exchange(start, false)
     }
 
-    fn exchange(mut self, start: Instant) -> Promoted {
-        // In a tree the new leader has the old one's ids.
-        let alone = self.tree.is_none();
-        let looked = alone.then(|| LockOwners::look(self.pairs.root().leader.pid));
-        match self.drain_and_move(start, looked) {
-            Ok((moved, doomed, owners)) => {
+    fn exchange(mut self, start: Instant, follows: bool) -> Promoted {
+        // The old one's own, if it is to follow: it stands elsewhere, perhaps between two calls.
+        let olds = follows.then(|| {
+            let root = self.pairs.root().leader.pid;
+            LockOwners::look(root, self.own_ids())
+        });
+        match self.drain_and_move(start) {
+            Ok((moved, doomed)) => {
+                let owners = olds.map_or_else(Vec::new, LockOwners::found);
                 let (mut root, mut children) = (None, Vec::new());
                 for Moved { pair, side, locks } in moved {
                     let old = self.pairs[pair].relieve();
@@ -361,11 +365,7 @@ impl Following {
         }
     }
 
-    fn drain_and_move(
-        &mut self,
-        start: Instant,
-        looked: Option<LockOwners>,
-    ) -> Result<(Vec<Moved>, Option<Doomed>, Vec<Owner>), Stop> {
+    fn drain_and_move(&mut self, start: Instant) -> Result<(Vec<Moved>, Option<Doomed>), Stop> {
         // In a take-over it may have been transformed until now.
         let drains = Instant::now();
         let mut rang = false;
@@ -406,6 +406,11 @@ impl Following {
         tracing::debug!(at = ?start.elapsed(), "promotion: descriptors given");
         self.halt_follower()?;
         tracing::debug!(at = ?start.elapsed(), "promotion: the follower stands");
+        // In a tree it has the leader's ids for itself as well.
+        let looked = self.tree.is_none().then(|| {
+            let root = self.pairs.root().follower.pid;
+            LockOwners::look(root, self.own_ids())
+        });
         let mut moved = Vec::with_capacity(inherited.len());
         for (pair, timers, estate, given) in inherited {
             let undecided = self.undecided_calls(pair);
@@ -472,7 +477,7 @@ impl Following {
                 locks,
             }
         });
-        Ok((moved.collect(), doomed, owners))
+        Ok((moved.collect(), doomed))
     }
 
     /// The timers of a process of the stopped leader, as it has them now. If it dies that was heard at `start`.
@@ -689,6 +694,12 @@ impl Following {
         for pair in self.pairs.iter() {
             pair.follower.interrupt_all();
         }
+    }
+
+    /// The ids that the leader's threads have for themselves.
+    fn own_ids(&self) -> BTreeSet<i32> {
+        let lanes = self.lanes.iter().filter(|lane| lane.pair == ROOT);
+        lanes.map(|lane| inspect::own_id(lane.leader)).collect()
     }
 
     /// The id that the follower's thread has for itself, of one of the leader that has this one.

@@ -421,6 +421,20 @@ fn reverse_process(exchanged: Exchanged, wakeup: &Wakeup) -> Reversed {
     let pause = start.elapsed();
 
     let pairs: Vec<(i32, i32)> = threads.iter().map(|(new, old, _)| (*new, *old)).collect();
+    let addresses = pairs
+        .iter()
+        .filter_map(|(leader, follower)| Some((*leader, *tid_addresses.get(follower)?)))
+        .collect::<HashMap<i32, u64>>();
+    // While it stands: between two of its calls it may take a lock or let one go.
+    for (leader, follower) in &pairs {
+        let (from, to) = (inspect::own_id(*follower), inspect::own_id(*leader));
+        if let Some(address) = addresses.get(leader) {
+            super::replay::replace_thread_id(old_pid, *address, from, to);
+        }
+        for owner in held.iter().filter(|owner| owner.tid == from) {
+            lock_owners::give(old_pid, *owner, to);
+        }
+    }
     let made = match recorded
         .map_err(|e| TraceeError::Unsuitable(e.to_string()))
         .and(logging)
@@ -433,23 +447,6 @@ fn reverse_process(exchanged: Exchanged, wakeup: &Wakeup) -> Reversed {
     };
     match made {
         Ok((side, installed)) => {
-            let addresses = pairs
-                .iter()
-                .filter_map(|(leader, follower)| Some((*leader, *tid_addresses.get(follower)?)))
-                .collect::<HashMap<i32, u64>>();
-            for (leader, follower) in &pairs {
-                if let Some(address) = addresses.get(leader) {
-                    super::replay::replace_thread_id(old_pid, *address, *follower, *leader);
-                }
-            }
-            for owner in held {
-                let thread = pairs
-                    .iter()
-                    .find(|(_, old)| inspect::own_id(*old) == owner.tid);
-                if let Some((new, _)) = thread {
-                    lock_owners::give(old_pid, owner, inspect::own_id(*new));
-                }
-            }
             let mut leader = std::mem::replace(&mut kept.side, Side::new(0));
             leader.vdso = Some(Box::new(Vdso::clone(&vdso)));
             let pairs = pairs

@@ -117,6 +117,9 @@ impl Comparison<'_> {
                 Arg::Mem(Dir::In, Len::Mmsg) => {}
                 Arg::Mem(Dir::In, _) | Arg::SockaddrIn(_) => self.bytes(follower, part.data)?,
                 Arg::Struct(Dir::In, _, name) => self.fields(follower, part.data, name)?,
+                Arg::Struct(Dir::InOut, 8, "loff_t") => {
+                    self.offset(follower, part.data, record.header.ret)?;
+                }
                 Arg::EpollEvent => self.bytes(follower, &part.data[..part.data.len().min(4)])?,
                 Arg::PollFds(_) => self.poll_set(follower, part.data)?,
                 _ => {}
@@ -142,6 +145,14 @@ impl Comparison<'_> {
     fn bytes(&mut self, address: u64, expected: &[u8]) -> Result<(), What> {
         let got = self.read(address, expected.len())?;
         equal(expected, got)
+    }
+
+    /// An offset that the call has moved on by as many bytes as it says.
+    fn offset(&mut self, address: u64, after: &[u8], moved: i64) -> Result<(), What> {
+        let Some(after) = after.first_chunk().map(|after| i64::from_le_bytes(*after)) else {
+            return Ok(());
+        };
+        self.bytes(address, &after.wrapping_sub(moved).to_le_bytes())
     }
 
     /// A C struct, but for what the kernel does not read of it.
@@ -179,6 +190,7 @@ impl Comparison<'_> {
         let mut own = [0u8; msghdr::SIZE];
         own.copy_from_slice(self.read(header, msghdr::SIZE)?);
         match piece {
+            PART_MSG_HEADER => lengths(expected, &own),
             PART_MSG_NAME => self.bytes(word(&own, msghdr::NAME), expected),
             PART_MSG_CONTROL => self.bytes(word(&own, msghdr::CONTROL), expected),
             PART_MSG_DATA => self.vectors(
@@ -196,7 +208,8 @@ impl Comparison<'_> {
         for part in record.parts().filter(|part| part.arg == index) {
             if part.flags == PART_MSG_HEADER {
                 message = Some(message.map_or(0, |n| n + 1));
-            } else if let Some(n) = message {
+            }
+            if let Some(n) = message {
                 self.message(array + n * msghdr::MMSG_SIZE as u64, part.flags, part.data)?;
             }
         }
@@ -222,6 +235,29 @@ impl Comparison<'_> {
         }
         Ok(())
     }
+}
+
+/// The headers of two messages: how long the address and the control data are. What the pieces hold is compared as
+/// bytes, and how the data are spread over vectors is nobody's business.
+fn lengths(leader: &[u8], follower: &[u8; msghdr::SIZE]) -> Result<(), What> {
+    if leader.len() < msghdr::SIZE {
+        return Ok(());
+    }
+    let name = |header: &[u8]| match word(header, msghdr::NAME) {
+        0 => 0,
+        _ => word(header, msghdr::NAME_LEN) & 0xffff_ffff,
+    };
+    let control = |header: &[u8]| match word(header, msghdr::CONTROL) {
+        0 => 0,
+        _ => word(header, msghdr::CONTROL_LEN),
+    };
+    for length in [&name as &dyn Fn(&[u8]) -> u64, &control] {
+        let (theirs, own) = (length(leader), length(follower));
+        if theirs != own {
+            return Err(What::Value(theirs, own));
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn equal(expected: &[u8], got: &[u8]) -> Result<(), What> {
