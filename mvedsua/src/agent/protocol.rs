@@ -180,7 +180,7 @@ impl Problem {
             Failure::RolledBack { report, .. } => (
                 "E110".into(),
                 Some(format!(
-                    "the server goes on with its old version; `mvedsua events {name}` has the whole story"
+                    "the server goes on with its old version; `mvedsua status {name}` shows this again, `mvedsua events {name}` the timeline"
                 )),
                 report,
             ),

@@ -57,7 +57,7 @@ pub enum Refusal {
         how: String,
     },
     /// The name cannot be a service's name.
-    #[error("'{name}' cannot be the name of a service")]
+    #[error("'{}' cannot be the name of a service", .name.escape_debug())]
     BadName {
         /// The name given.
         name: String,

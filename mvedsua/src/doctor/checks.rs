@@ -8,6 +8,7 @@ use procfs::{Current as _, Meminfo};
 use super::kernel_version;
 use super::{Finding, State};
 use crate::sys::features;
+use crate::tracee::inspect;
 
 /// What a check found out.
 struct Seen {
@@ -205,23 +206,8 @@ fn kernel() -> Seen {
     }
 }
 
-/// Bit numbers in `CapEff` (`linux/capability.h`).
-const NEEDED_CAPABILITIES: [(u32, &str); 3] = [
-    (5, "CAP_KILL"),
-    (19, "CAP_SYS_PTRACE"),
-    (21, "CAP_SYS_ADMIN"),
-];
-
 fn capabilities() -> Seen {
-    let held = match Process::myself().and_then(|me| me.status()) {
-        Ok(status) => status.capeff,
-        Err(error) => return Seen::missing(error.to_string(), "mount /proc"),
-    };
-    let lacking: Vec<_> = NEEDED_CAPABILITIES
-        .iter()
-        .filter(|(bit, _)| held & (1 << bit) == 0)
-        .map(|(_, name)| *name)
-        .collect();
+    let lacking = inspect::lacking_capabilities();
     if lacking.is_empty() {
         Seen::fine("all that are needed")
     } else {

@@ -22,6 +22,16 @@ pub(super) fn refused(code: &str, message: impl Into<String>) -> Failure {
 /// # Errors
 /// [`Failure::Refused`]; nothing was touched.
 pub(super) fn check(pid: i32, ours: bool) -> Result<(), Failure> {
+    let lacking = inspect::lacking_capabilities();
+    if !lacking.is_empty() {
+        return Err(refused(
+            "E215",
+            format!(
+                "the agent has not what it needs to follow a process: {}",
+                lacking.join(", ")
+            ),
+        ));
+    }
     let status = |field| inspect::status_field(pid, pid, field);
     let Some(state) = status("State") else {
         return Err(refused(

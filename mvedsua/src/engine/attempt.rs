@@ -270,7 +270,7 @@ impl Worker {
         home: &mut Home,
         why: String,
     ) {
-        self.refresh(&mut following, Stage::SingleLeader);
+        self.refresh_last(&mut following);
         following.abandon(home);
         let next = self.attempt.as_ref().map_or(String::new(), |attempt| {
             format!(

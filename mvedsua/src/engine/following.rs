@@ -29,7 +29,7 @@ use crate::follower::Arrival;
 use crate::matcher::{EpollData, Order};
 use crate::recorder::{EventRef, Recorder};
 use crate::rules::tools::Divergence;
-use crate::session::{Events, OnFull, UpdateKind, UpdateOptions};
+use crate::session::{Events, OnFull, Stage, UpdateKind, UpdateOptions};
 use crate::sys::ptrace::{self, Wait};
 use crate::sys::seccomp::Listener;
 use crate::sys::wakeup::Wakeup;
@@ -72,6 +72,16 @@ pub(super) enum Stop {
 }
 
 impl Stop {
+    /// A report begins with the stage in which it was made.
+    pub(super) fn in_stage(self, stage: Stage) -> Self {
+        match self {
+            Self::RollBack(why, Some(report)) => {
+                Self::RollBack(why, Some(format!("stage       {stage}\n{report}")))
+            }
+            other => other,
+        }
+    }
+
     pub(super) fn roll_back(reason: impl Into<String>) -> Self {
         Self::RollBack(reason.into(), None)
     }

@@ -407,12 +407,12 @@ impl Worker {
                     }
                     Err(stop) => stop,
                 };
-                let (reason, report) = describe(stop);
+                let (reason, report) = describe(stop.in_stage(Stage::Promoting));
                 let _ = reply.send(Err(Failure::RolledBack {
                     reason: reason.clone(),
                     report: report.clone(),
                 }));
-                self.refresh(&mut following, Stage::SingleLeader);
+                self.refresh_last(&mut following);
                 following.abandon(&mut home);
                 self.finish(Outcome::RolledBack, reason, report);
                 Life::Single(promoting.roll_back(), home)
@@ -503,7 +503,7 @@ impl Worker {
             Promoted::Failed(following, stop) => {
                 let (why, report) = describe(stop);
                 let mut following = following;
-                self.refresh(&mut following, Stage::SingleLeader);
+                self.refresh_last(&mut following);
                 following.abandon(&mut home);
                 let why = format!("the old version could not lead again and was dropped: {why}");
                 self.finish(Outcome::Finalized, why.clone(), report);
@@ -569,7 +569,7 @@ impl Worker {
         if promoting.is_some() {
             self.waiting = promoting;
         }
-        match (stop, stage) {
+        match (stop.in_stage(stage.stage()), stage) {
             (Stop::RollBack(reason, report), Live::Updated(token, home)) => {
                 // The old version diverged, crashed or is not wanted any more: the new one stays.
                 let life = self.drop_follower(*following, home, token.finalize());
@@ -588,7 +588,7 @@ impl Worker {
             (Stop::RollBack(reason, report), stage) => {
                 let (token, mut home) = stage.roll_back();
                 let mut following = following;
-                self.refresh(&mut following, Stage::SingleLeader);
+                self.refresh_last(&mut following);
                 following.abandon(&mut home);
                 if let Some(reply) = self.waiting.take() {
                     let _ = reply.send(Err(Failure::RolledBack {
@@ -691,7 +691,7 @@ impl Worker {
         mut home: Home,
         token: SingleLeader,
     ) -> Life {
-        self.refresh(&mut following, Stage::SingleLeader);
+        self.refresh_last(&mut following);
         following.abandon(&mut home);
         Life::Single(token, home)
     }
@@ -712,10 +712,8 @@ impl Worker {
 
     fn finish(&mut self, outcome: Outcome, reason: String, report: Option<String>) {
         tracing::info!(name = self.name, ?outcome, reason, "update ended");
-        if outcome == Outcome::RolledBack {
-            self.mark(None, Stage::SingleLeader, format!("rolled back: {reason}"));
-        }
         let left = std::mem::take(&mut self.left);
+        let line = format!("rolled back: {reason}");
         self.ended_as(LastUpdate {
             outcome,
             reason,
@@ -723,6 +721,9 @@ impl Worker {
             retry: left.retry,
             divergence: left.divergence,
         });
+        if outcome == Outcome::RolledBack {
+            self.mark(None, Stage::SingleLeader, line);
+        }
     }
 
     fn refresh_single(&self, pid: i32) {
@@ -733,6 +734,18 @@ impl Worker {
             .lock()
             .expect("nobody panics holding this");
         status.leader = crate::session::LeaderStatus { pid, threads };
+    }
+
+    /// The last look at an update that has ended. Its stage stays until it is known how it ended: who waits for the next
+    /// one looks at that.
+    pub(super) fn refresh_last(&mut self, following: &mut Following) {
+        let stage = self
+            .shared
+            .status
+            .lock()
+            .expect("nobody panics holding this")
+            .stage;
+        self.refresh(following, stage);
     }
 
     pub(super) fn refresh(&mut self, following: &mut Following, stage: Stage) {

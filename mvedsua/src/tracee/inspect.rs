@@ -242,6 +242,24 @@ fn parse_call(line: &str) -> Option<CurrentCall> {
     })
 }
 
+/// Bit numbers in `CapEff` (`linux/capability.h`).
+const NEEDED_CAPABILITIES: [(u32, &str); 3] = [
+    (5, "CAP_KILL"),
+    (19, "CAP_SYS_PTRACE"),
+    (21, "CAP_SYS_ADMIN"),
+];
+
+/// The capabilities that this process would need to follow others, and has not.
+#[must_use]
+pub fn lacking_capabilities() -> Vec<&'static str> {
+    let own = std::process::id() as i32;
+    let held = status_mask(own, own, "CapEff");
+    let lacking = NEEDED_CAPABILITIES
+        .iter()
+        .filter(|(bit, _)| held & (1 << bit) == 0);
+    lacking.map(|(_, name)| *name).collect()
+}
+
 /// A `SIGSTOP` waits for this thread alone: the recorder signals one thread, others signal the process.
 #[must_use]
 pub fn stop_is_pending(pid: i32, tid: i32) -> bool {

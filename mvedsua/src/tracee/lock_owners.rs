@@ -34,12 +34,16 @@ pub struct Owner {
 /// # Errors
 /// When the process is gone.
 pub fn all_of(pid: i32, tids: &BTreeSet<i32>) -> Result<Vec<Owner>> {
+    within(pid, tids, MOST)
+}
+
+fn within(pid: i32, tids: &BTreeSet<i32>, most: u64) -> Result<Vec<Owner>> {
     let mut maps = inspect::maps(pid)?;
     maps.retain(|map| map.write && !map.shared);
     maps.sort_by_key(|map| map.end - map.start);
     let pages = File::open(format!("/proc/{pid}/pagemap")).ok();
     let mut owners = Vec::new();
-    let mut left = MOST;
+    let mut left = most;
     for map in maps {
         for (start, end) in present(pages.as_ref(), map.start, map.end) {
             let length = (end - start).min(left);
@@ -208,7 +212,7 @@ mod tests {
         let lock = Box::new([1, 1, tid, 1, 1, 0, 0, 0, 0, 0].map(AtomicI32::new));
         let address = lock[2].as_ptr() as u64;
         let pid = std::process::id() as i32;
-        let owners = all_of(pid, &BTreeSet::from([tid])).expect("this process");
+        let owners = within(pid, &BTreeSet::from([tid]), u64::MAX).expect("this process");
         let owner = owners.iter().find(|owner| owner.address == address);
         give(pid, *owner.expect("it is found"), 99);
         assert_eq!(lock[2].load(Ordering::Relaxed), 99);
