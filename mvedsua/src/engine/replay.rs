@@ -100,7 +100,9 @@ impl Following {
                 ret: event.header.ret,
             },
             // The follower's thread makes the same fault.
-            Some((Item::Signal(signal), _)) if signal.is_fault() => return Ok(false),
+            Some((Item::Signal(signal), _)) if signal.is_fault() => {
+                return Ok(self.step_leaders_fault(index));
+            }
             Some((Item::Signal(signal), _)) => Next::Signal(signal.in_call),
             Some((Item::Exit, _)) => Next::Exit,
         };
@@ -181,6 +183,8 @@ impl Following {
         let mut more = true;
         for n in n.. {
             match self.order.nth(index, n) {
+                // The thread makes that by itself.
+                Some(Item::Signal(signal)) if signal.is_fault() => return true,
                 Some(Item::Signal(signal)) => more = signal.more,
                 Some(_) => return true,
                 None => break,
@@ -191,7 +195,9 @@ impl Following {
 
     /// Queues the signals that are next in a lane for its thread of the follower.
     pub(super) fn queue_signals(&mut self, index: usize) -> Result<(), Stop> {
-        while let Some((Item::Signal(_), _)) = self.order.next(index) {
+        while let Some((Item::Signal(signal), _)) = self.order.next(index)
+            && !signal.is_fault()
+        {
             if let Some(Item::Signal(signal)) = self.order.take(index) {
                 self.queue_signal(index, signal.info)?;
             }
@@ -216,7 +222,8 @@ impl Following {
         {
             return Ok(false);
         }
-        let by_signal = matches!(self.order.nth(index, 1), Some(Item::Signal(_)));
+        let by_signal =
+            matches!(self.order.nth(index, 1), Some(Item::Signal(signal)) if !signal.is_fault());
         if !by_signal {
             if ret == INTERRUPTED {
                 return self.step_call(index);
