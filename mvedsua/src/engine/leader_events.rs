@@ -182,6 +182,8 @@ impl Following {
             (nr, ret) if nr >= 0 && is_interrupted(ret) && is_local(nr as u16) => {
                 InCall::Local(nr as u16)
             }
+            // Its record was taken back for a signal without effect, right before this one.
+            (nr, ret) if is_noted && self.is_unnoted(tid, nr as u64) => InCall::Again(ret),
             _ => again.map_or(InCall::No, |call| InCall::Again(call.code())),
         };
         let stops = matches!(
@@ -231,31 +233,39 @@ impl Following {
             return Ok(!is_noted);
         };
         let pid = self.pairs[self.lanes[index].pair].leader.pid;
+        let others = inspect::disturbing_signals(pid, tid) != 0;
         if is_noted {
             // What cannot be made again is no interrupted call.
-            if Undecided::of(regs, || false).is_none() {
+            let Some(call) = Undecided::of(regs, || false) else {
                 return Ok(false);
-            }
-            let is_its = |event: &EventRef| {
-                let header = &event.header;
-                let same = u64::from(header.nr) == nr || header.flags & FLAG_RESTARTED != 0;
-                same && is_interrupted(header.ret)
             };
-            if matches!(self.order.last_mut(index), Some(Item::Call(event)) if is_its(event)) {
-                if let Some(Item::Call(event)) = self.order.take_last(index) {
-                    self.recorder.ring.release(event);
-                    self.counts.recorded -= 1;
+            match self.order.last_mut(index) {
+                Some(Item::Call(event)) if is_record_of(nr, event) => {
+                    if others {
+                        // Theirs may be the handler for which it ends.
+                        event.header.ret = call.code();
+                    } else if let Some(Item::Call(event)) = self.order.take_last(index) {
+                        self.recorder.ring.release(event);
+                    }
                 }
-            } else if !is_local(nr as u16) {
+                _ if is_local(nr as u16) => {}
                 // A rule keeps it.
-                return Ok(false);
+                _ => return Ok(false),
             }
         }
         context::spare_from(signal, pid, tid)?;
-        if inspect::disturbing_signals(pid, tid) == 0 {
+        if !others {
             self.expect_no_signal(index);
         }
         Ok(true)
+    }
+
+    /// The last thing that is known of a thread is not the record of this call, in which it was interrupted.
+    fn is_unnoted(&mut self, tid: i32, nr: u64) -> bool {
+        let Some(index) = self.lanes.of_leader(tid) else {
+            return false;
+        };
+        !matches!(self.order.last_mut(index), Some(Item::Call(event)) if is_record_of(nr, event))
     }
 
     /// What waited when the last call of a thread of the leader returned comes to nothing.
@@ -632,6 +642,13 @@ impl Following {
         pidfd::queue_signal(self.pairs[pair].follower.pid, tid, signal, &marked)
             .map_err(|e| Stop::roll_back(format!("queueing signal {signal} for thread {tid}: {e}")))
     }
+}
+
+/// The event is the record of a call that was interrupted, in which the thread stands with `nr` in its registers.
+fn is_record_of(nr: u64, event: &EventRef) -> bool {
+    let header = &event.header;
+    let same = u64::from(header.nr) == nr || header.flags & FLAG_RESTARTED != 0;
+    same && is_interrupted(header.ret)
 }
 
 fn is_local(nr: u16) -> bool {
