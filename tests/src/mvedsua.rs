@@ -497,7 +497,7 @@ impl Mvedsua {
         self.wait_for(name, limit, |status| {
             status
                 .follower
-                .is_none_or(|follower| status.events.recorded - follower.lag_events >= recorded)
+                .is_none_or(|follower| status.events.recorded >= recorded + follower.lag_events)
         })
     }
 

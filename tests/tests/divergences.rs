@@ -172,6 +172,32 @@ fn each_kind_is_found_in_the_right_call() -> Result<()> {
     victim.end()
 }
 
+/// What the follower does (`enum fault` in `handlers.c`) where the leader handles its faults.
+const HANDLED: &[(&str, i32, &[&str])] = &[
+    (
+        "a fault less",
+        1,
+        &["the follower calls getppid where the leader handled signal 11"],
+    ),
+    ("a fault more", 2, &["the follower died of SIGSEGV"]),
+];
+
+#[test]
+fn a_handled_fault_of_one_side_is_a_divergence() -> Result<()> {
+    let name = "a_handled_fault_of_one_side_is_a_divergence";
+    if !can_run(name, &[Need::Root, Need::Program("cc")]) {
+        return Ok(());
+    }
+    let victim = Victim::start("handlers")?;
+    let switch = victim.switch()?;
+    let mvedsua = Mvedsua::start()?;
+    mvedsua.attach(victim.pid(), "d")?;
+    for (what, number, expected) in HANDLED {
+        diverges(&mvedsua, &victim, switch, *number, expected).context(*what)?;
+    }
+    victim.end()
+}
+
 /// The number of clock readings may depend on which thread got a lock, and is no effect.
 const CLOCKS: &[(&str, i32)] = &[
     ("more readings", 29),

@@ -132,3 +132,31 @@ fn a_leader_without_a_successor_dies_as_it_would_have() -> Result<()> {
     }
     Ok(())
 }
+
+/// A handler that tells of a crash does not keep the follower from taking over: one that the kernel takes away as it enters
+/// it is not waited for, of another the leader dies after a while.
+#[test]
+fn a_leader_that_handles_its_last_fault_is_taken_over_from() -> Result<()> {
+    let name = "a_leader_that_handles_its_last_fault_is_taken_over_from";
+    if !can_run(name, &[Need::Root, Need::Program("cc")]) {
+        return Ok(());
+    }
+    // `enum fault` in `handlers.c`.
+    for (what, number) in [("it dies in its handler", 3), ("a last word", 4)] {
+        let mut victim = Victim::start("handlers")?;
+        let switch = victim.switch()?;
+        let mvedsua = Mvedsua::start()?;
+        mvedsua.attach_without_children(victim.pid(), "h")?;
+        mvedsua.update_identity("h", &[])?;
+        let follower = mvedsua.status("h")?.follower.context("it follows")?.pid;
+        victim.wait_rounds(20)?;
+        switch.turn(victim.pid(), number)?;
+        mvedsua
+            .wait_for("h", LIMIT, |status| status.leader.pid == follower)
+            .with_context(|| format!("{what}: {}", mvedsua.log()))?;
+        victim.promoted(follower)?;
+        victim.wait_rounds(20).context(what)?;
+        victim.end()?;
+    }
+    Ok(())
+}

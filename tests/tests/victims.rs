@@ -124,6 +124,42 @@ fn every_call_is_followed_and_rolled_back() -> Result<()> {
     rolled_back("calls", 100)
 }
 
+#[test]
+fn handled_faults_and_ignored_signals_are_followed_and_rolled_back() -> Result<()> {
+    let name = "handled_faults_and_ignored_signals_are_followed_and_rolled_back";
+    if !can_run(name, NEEDS) {
+        return Ok(());
+    }
+    rolled_back("handlers", 30)
+}
+
+#[test]
+fn a_promoted_server_handles_its_faults_and_is_not_interrupted() -> Result<()> {
+    let name = "a_promoted_server_handles_its_faults_and_is_not_interrupted";
+    if !can_run(name, NEEDS) {
+        return Ok(());
+    }
+    let (mvedsua, mut victim) = followed("handlers", 30)?;
+    mvedsua.promote("handlers")?;
+    victim.wait_rounds(30)?;
+    // Back to the old version, and forth again.
+    mvedsua.rollback("handlers")?;
+    victim.wait_rounds(30)?;
+    follow(&mvedsua, &victim, "handlers", 30)?;
+    let follower = mvedsua
+        .status("handlers")?
+        .follower
+        .map_or(0, |follower| follower.pid);
+    mvedsua.run(&["promote", "handlers", "--finalize"])?.ok()?;
+    victim.promoted(follower)?;
+    victim.wait_rounds(30)?;
+    // The promoted one is followed and let go, as one that never was.
+    follow(&mvedsua, &victim, "handlers", 30)?;
+    mvedsua.rollback("handlers")?;
+    victim.wait_rounds(30)?;
+    victim.end()
+}
+
 /// It changes its user ids, its scheduling and so on, to what they are: all that could not be
 /// repeated is named.
 #[test]

@@ -16,12 +16,11 @@ use mvedsua_common::table::number;
 use super::following::{Following, Stop, makes};
 use super::guard::Watched;
 use super::lane::{Birth, Item};
-use super::leader_events::died_of;
 use super::pair::{Child, Kin, Pair, ROOT};
 use super::readings::Slots;
 use super::replay::record_of;
 use super::roles::roles;
-use super::side::{Side, Why};
+use super::side::Side;
 use crate::sys::memory;
 use crate::sys::ptrace::{self, Wait};
 use crate::tracee::inject::Plain;
@@ -575,47 +574,5 @@ impl Following {
         } else {
             FOLLOWER_OPTIONS
         }
-    }
-
-    /// A thread of a child of the follower has made a fault: it stands until it is known whether the leader's
-    /// does the same.
-    pub(super) fn child_faults(
-        &mut self,
-        index: usize,
-        thread: Stopped,
-        signal: i32,
-        report: String,
-    ) -> Result<(), Stop> {
-        self.settle_readings(index)?;
-        let pair = self.lanes[index].pair;
-        self.pairs[pair].follower.add_stopped(thread, Why::Dying);
-        self.lanes[index].fault = Some((signal, report));
-        self.step(index).map(drop)
-    }
-
-    /// The follower's thread has made a fault; the leader's must have made the same now.
-    pub(super) fn step_fault(&mut self, index: usize) -> Result<bool, Stop> {
-        let Some((signal, report)) = &self.lanes[index].fault else {
-            return Ok(false);
-        };
-        let signal = *signal;
-        match self.order.next(index) {
-            None => return Ok(false),
-            Some((Item::Signal(delivered), _))
-                if delivered.is_fault() && delivered.info.si_signo == signal => {}
-            Some(_) => {
-                let why = format!("a child process of the follower {}", died_of(signal));
-                return Err(Stop::RollBack(why, Some(report.clone())));
-            }
-        }
-        self.order.take(index);
-        self.lanes[index].fault = None;
-        let pair = self.lanes[index].pair;
-        let thread = self.lanes[index].follower;
-        if let Some(thread) = thread.and_then(|tid| self.pairs[pair].follower.reported(tid)) {
-            let running = thread.resume(signal)?;
-            self.pairs[pair].follower.add_running(running);
-        }
-        Ok(true)
     }
 }

@@ -179,6 +179,10 @@ pub(super) struct Following {
     pub(super) stopping: bool,
     /// The same for the follower.
     pub(super) stopping_follower: bool,
+    /// The leader has crashed: the follower takes over.
+    pub(super) crashed: bool,
+    /// The lane of a thread that has handled a fault which its counterpart has not made, and since when that is known.
+    pub(super) alone_in_fault: Option<(usize, Instant)>,
     /// The filter needed `no_new_privs`.
     pub(super) no_new_privs: bool,
     /// The follower's state is transformed before it consumes anything.
@@ -280,6 +284,8 @@ impl Following {
             placement: Placement::new(),
             stopping: false,
             stopping_follower: false,
+            crashed: false,
+            alone_in_fault: None,
             no_new_privs: parts.no_new_privs,
             transformation: Transformation::None,
             armed: parts.armed,
@@ -656,6 +662,7 @@ impl Following {
             self.progress = Instant::now();
             return Ok(());
         }
+        self.check_faults()?;
         let still = self.progress.elapsed();
         if still > ORDER_PATIENCE && self.order.wait_no_longer() {
             // A rule holds a call of one thread; the others go on without it.

@@ -66,6 +66,10 @@ pub(super) const FAULTS: &[i32] = &[
     libc::SIGTRAP,
 ];
 
+/// A fault of a thread, as the kernel describes it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Fault(pub(super) libc::siginfo_t);
+
 /// Where a signal found the leader's thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum InCall {
@@ -119,8 +123,8 @@ pub(super) struct Lane {
     pub(super) leader_gone: bool,
     /// The child that the follower's thread waits for on its way out of a call, by the id that it sees.
     pub(super) reaps: Option<i32>,
-    /// The follower's thread has made a fault, for which the leader's has to come: its signal, and a report.
-    pub(super) fault: Option<(i32, String)>,
+    /// The follower's thread has made a fault, for which the leader's has to come.
+    pub(super) fault: Option<Fault>,
     /// Signals that were queued for the follower's thread: the leader's `siginfo_t` of each.
     pub(super) queued: Vec<libc::siginfo_t>,
     /// One of those that were queued so far was sent by a process, perhaps by its own.

@@ -2,14 +2,19 @@
 
 use std::time::Instant;
 
+use mvedsua_common::event::{FLAG_RESTARTED, FLAG_SIGNAL};
+
+use super::faults::Danger;
 use super::following::{Following, Stop};
 use super::lane::{Cloning, Delivered, FAULTS, InCall, Item};
 use super::pair::ROOT;
 use super::renamed::is_sent;
-use super::replay::is_interrupted;
+use super::replay::{RESTART_WITHOUT_HANDLER, is_interrupted};
 use super::side::Why;
+use crate::recorder::EventRef;
 use crate::sys::pidfd;
-use crate::sys::ptrace::{self, Wait};
+use crate::sys::ptrace::{self, Registers, Wait};
+use crate::tracee::context::{self, Undecided};
 use crate::tracee::thread::{Running, Stopped, is_recorders_stop};
 use crate::tracee::{Naming, TraceeError, inspect, signal_frame};
 
@@ -145,7 +150,8 @@ impl Following {
         if signal == libc::SIGSTOP && info.si_code == libc::SI_KERNEL {
             return self.leader_held(pair, thread);
         }
-        if FAULTS.contains(&signal) && pair == ROOT {
+        let danger = self.danger_of(pair, tid, signal);
+        if danger == Danger::Deadly {
             self.pairs[pair].leader.add_stopped(thread, Why::Dying);
             return Err(Stop::LeaderCrashed {
                 how: died_of(signal),
@@ -162,9 +168,23 @@ impl Following {
             thread.set_registers(&regs)?;
         }
         self.collect_readings(pair, tid)?;
+        let pid = self.pairs[pair].leader.pid;
+        // We left it to the kernel ourselves: nobody has seen that one end.
+        let is_noted =
+            again.is_none() && regs.orig_rax as i64 >= 0 && is_interrupted(regs.rax as i64);
+        if inspect::has_no_effect(pid, tid, signal)
+            && self.is_undisturbed(tid, signal, &regs, is_noted)?
+        {
+            self.pairs[pair].leader.add_running(thread.resume(signal)?);
+            return Ok(());
+        }
         let in_call = match (regs.orig_rax as i64, regs.rax as i64) {
             (nr, ret) if nr >= 0 && is_interrupted(ret) && is_local(nr as u16) => {
                 InCall::Local(nr as u16)
+            }
+            // Its record was taken back for a signal without effect, right before this one.
+            (nr, ret) if is_noted && self.is_unnoted(tid, nr as u64) => {
+                InCall::Again(Undecided::of(&regs, || false).map_or(ret, Undecided::code))
             }
             _ => again.map_or(InCall::No, |call| InCall::Again(call.code())),
         };
@@ -172,8 +192,15 @@ impl Following {
             signal,
             libc::SIGSTOP | libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU
         );
+        let more = inspect::disturbing_signals(pid, tid) != 0;
+        let (thread, wait) = match danger {
+            Danger::Handled => match self.let_into_handler(pair, thread, signal)? {
+                Some(entered) => entered,
+                None => return Ok(()),
+            },
+            _ => (thread, Wait::Signal(signal)),
+        };
         if !stops {
-            let more = inspect::deliverable_signals(self.pairs[pair].leader.pid, tid) != 0;
             self.push(
                 tid,
                 Item::Signal(Box::new(Delivered {
@@ -183,8 +210,78 @@ impl Following {
                 })),
             )?;
         }
-        self.pairs[pair].leader.add_running(thread.resume(signal)?);
+        let running = match wait {
+            Wait::Signal(signal) => thread.resume(signal)?,
+            Wait::GroupStop(_) => thread.listen()?,
+            _ => thread.resume(0)?,
+        };
+        self.pairs[pair].leader.add_running(running);
         Ok(())
+    }
+
+    /// A signal without effect is about to be delivered to a thread of the leader. Natively nobody would have noticed: the
+    /// call that it has interrupted is made again, and its record taken back, so that the follower waits for the result that
+    /// the call will have. `is_noted`: that call has a record, or should have one. Returns false if that cannot be: then the
+    /// program sees what happened, on both sides.
+    fn is_undisturbed(
+        &mut self,
+        tid: i32,
+        signal: i32,
+        regs: &Registers,
+        is_noted: bool,
+    ) -> Result<bool, Stop> {
+        let nr = regs.orig_rax;
+        let Some(index) = self.lanes.of_leader(tid) else {
+            return Ok(!is_noted);
+        };
+        let pid = self.pairs[self.lanes[index].pair].leader.pid;
+        let others = inspect::disturbing_signals(pid, tid) != 0;
+        if is_noted {
+            // What cannot be made again is no interrupted call.
+            let Some(call) = Undecided::of(regs, || false) else {
+                return Ok(false);
+            };
+            match self.order.last_mut(index) {
+                Some(Item::Call(event)) if is_record_of(nr, event) => {
+                    if others {
+                        // Theirs may be the handler for which it ends.
+                        event.header.ret = call.code();
+                    } else if let Some(Item::Call(event)) = self.order.take_last(index) {
+                        self.recorder.ring.release(event);
+                    }
+                }
+                // It was taken back for one before, or there was none.
+                _ if regs.rax as i64 == RESTART_WITHOUT_HANDLER || is_local(nr as u16) => {}
+                // A rule keeps it.
+                _ => return Ok(false),
+            }
+        }
+        context::spare_from(signal, pid, tid)?;
+        if !others {
+            self.expect_no_signal(index);
+        }
+        Ok(true)
+    }
+
+    /// The last thing that is known of a thread is not the record of this call, in which it was interrupted.
+    fn is_unnoted(&mut self, tid: i32, nr: u64) -> bool {
+        let Some(index) = self.lanes.of_leader(tid) else {
+            return false;
+        };
+        !matches!(self.order.last_mut(index), Some(Item::Call(event)) if is_record_of(nr, event))
+    }
+
+    /// What waited when the last call of a thread of the leader returned comes to nothing.
+    pub(super) fn expect_no_signal(&mut self, index: usize) {
+        match self.order.last_mut(index) {
+            Some(Item::Call(event)) => event.header.flags &= !FLAG_SIGNAL,
+            Some(Item::Expected(expected)) => {
+                if let Some(call) = &mut expected.origin {
+                    call.expect_no_signal();
+                }
+            }
+            _ => {}
+        }
     }
 
     /// The recorder stopped the thread at the exit of a call: for its payload, for room, or both.
@@ -231,7 +328,7 @@ impl Following {
         Ok(())
     }
 
-    fn leader_exit(&mut self, pair: usize, thread: Stopped) -> Result<(), Stop> {
+    pub(super) fn leader_exit(&mut self, pair: usize, thread: Stopped) -> Result<(), Stop> {
         let tid = thread.tid();
         let status = thread.event_message()? as i32;
         self.drain_ring()?;
@@ -269,7 +366,12 @@ impl Following {
         Err(Stop::LeaderCrashed { how, held: true })
     }
 
-    fn leader_thread_gone(&mut self, pair: usize, tid: i32, wait: Wait) -> Result<(), Stop> {
+    pub(super) fn leader_thread_gone(
+        &mut self,
+        pair: usize,
+        tid: i32,
+        wait: Wait,
+    ) -> Result<(), Stop> {
         // One that was killed may not have reported that it was about to end. Its last calls bring what it read of the
         // clocks, as long as it has a slot.
         self.drain_ring()?;
@@ -498,13 +600,17 @@ impl Following {
             return Ok(());
         }
         if FAULTS.contains(&signal) {
-            let report = self.crash_report(pair, &thread, signal, &info);
-            if pair != ROOT
-                && info.si_code > 0
+            let is_caught = || {
+                let pid = self.pairs[pair].follower.pid;
+                inspect::caught_signals(pid, tid) & (1 << (signal - 1)) != 0
+            };
+            if info.si_code > 0
+                && (pair != ROOT || is_caught())
                 && let Some(index) = self.lanes.of_follower(tid)
             {
-                return self.child_faults(index, thread, signal, report);
+                return self.follower_faults(index, thread, info);
             }
+            let report = self.crash_report(pair, &thread, signal, &info);
             self.pairs[pair].follower.add_stopped(thread, Why::Dying);
             return Err(Stop::RollBack(
                 format!("the follower {}", died_of(signal)),
@@ -539,6 +645,13 @@ impl Following {
         pidfd::queue_signal(self.pairs[pair].follower.pid, tid, signal, &marked)
             .map_err(|e| Stop::roll_back(format!("queueing signal {signal} for thread {tid}: {e}")))
     }
+}
+
+/// The event is the record of a call that was interrupted, in which the thread stands with `nr` in its registers.
+fn is_record_of(nr: u64, event: &EventRef) -> bool {
+    let header = &event.header;
+    let same = u64::from(header.nr) == nr || header.flags & FLAG_RESTARTED != 0;
+    same && is_interrupted(header.ret)
 }
 
 fn is_local(nr: u16) -> bool {

@@ -5,7 +5,6 @@ use std::os::fd::AsFd;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use mvedsua_common::event::FLAG_SIGNAL;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
@@ -141,6 +140,7 @@ impl Following {
     /// The leader crashed and its threads are held: the follower takes its place.
     pub(super) fn take_over(mut self) -> Promoted {
         let start = Instant::now();
+        self.crashed = true;
         if let Err(why) = self.look_for_unit() {
             return Promoted::Failed(Box::new(self), Stop::roll_back(why));
         }
@@ -260,15 +260,8 @@ impl Following {
             pair.leader.leave_calls_to_kernel()?;
         }
         for index in 0..self.lanes.len() {
-            if let Some(Item::Call(event)) = self.order.last_mut(index) {
-                // What waited was our own interrupt: a signal that is caught stands in the queue by now.
-                event.header.flags &= !FLAG_SIGNAL;
-            }
-            if let Some(Item::Expected(expected)) = self.order.last_mut(index)
-                && let Some(call) = &mut expected.origin
-            {
-                call.expect_no_signal();
-            }
+            // What waited was our own interrupt: a signal that is caught stands in the queue by now.
+            self.expect_no_signal(index);
             if let Some(Item::Call(event)) = self.order.last_mut(index)
                 && is_interrupted(event.header.ret)
                 && let Some(Item::Call(event)) = self.order.take_last(index)
@@ -606,21 +599,6 @@ impl Following {
                 // One that has ended takes none any more.
                 && (self.lanes[index].ended || self.count_taken(index).unwrap_or(false))
         })
-    }
-
-    /// A thread of the follower has made a fault where the leader's, which was stopped, is about to make the same: that
-    /// one goes on to it.
-    fn let_faults_come(&mut self) -> Result<(), Stop> {
-        for index in 0..self.lanes.len() {
-            if self.lanes[index].fault.is_none() || self.order.next(index).is_some() {
-                continue;
-            }
-            let leader = &mut self.pairs[self.lanes[index].pair].leader;
-            if let Some(thread) = leader.take(self.lanes[index].leader, Why::Asked) {
-                leader.add_running(thread.resume(0)?);
-            }
-        }
-        Ok(())
     }
 
     /// For each process of the follower a thread that waits in a call: descriptors are installed through it.

@@ -18,7 +18,7 @@ use crate::tracee::inspect;
 pub(super) const RESTART_ALWAYS: i64 = -513;
 /// `-ERESTARTNOHAND` and `-ERESTART_RESTARTBLOCK` mean the same to a handler; without one the second
 /// would have the follower resume a sleep that it never began.
-const RESTART_WITHOUT_HANDLER: i64 = -514;
+pub(super) const RESTART_WITHOUT_HANDLER: i64 = -514;
 const RESTART_BLOCK: i64 = -516;
 const INTERRUPTED: i64 = -(libc::EINTR as i64);
 
@@ -101,7 +101,9 @@ impl Following {
                 ret: event.header.ret,
             },
             // The follower's thread makes the same fault.
-            Some((Item::Signal(signal), _)) if signal.is_fault() => return Ok(false),
+            Some((Item::Signal(signal), _)) if signal.is_fault() => {
+                return Ok(self.step_leaders_fault(index));
+            }
             Some((Item::Signal(signal), _)) => Next::Signal(signal.in_call),
             Some((Item::Exit, _)) => Next::Exit,
         };
@@ -182,6 +184,8 @@ impl Following {
         let mut more = true;
         for n in n.. {
             match self.order.nth(index, n) {
+                // The thread makes that by itself.
+                Some(Item::Signal(signal)) if signal.is_fault() => return true,
                 Some(Item::Signal(signal)) => more = signal.more,
                 Some(_) => return true,
                 None => break,
@@ -190,14 +194,28 @@ impl Following {
         !more || self.progress.elapsed() > ORDER_PATIENCE
     }
 
-    /// Queues the signals that are next in a lane for its thread of the follower.
+    /// Queues the signals that are next in a lane for its thread of the follower. One that found the leader's thread in a
+    /// call of its own does not come with those before it.
     pub(super) fn queue_signals(&mut self, index: usize) -> Result<(), Stop> {
-        while let Some((Item::Signal(_), _)) = self.order.next(index) {
+        let mut first = true;
+        while let Some((Item::Signal(signal), _)) = self.order.next(index)
+            && !signal.is_fault()
+            && (first || !matches!(signal.in_call, InCall::Again(_)))
+        {
+            first = false;
             if let Some(Item::Signal(signal)) = self.order.take(index) {
                 self.queue_signal(index, signal.info)?;
             }
         }
         Ok(())
+    }
+
+    /// The same at the end of a call: not for one that found the leader's thread in its next call.
+    pub(super) fn queue_signals_behind(&mut self, index: usize) -> Result<(), Stop> {
+        match self.order.next(index) {
+            Some((Item::Signal(signal), _)) if matches!(signal.in_call, InCall::Again(_)) => Ok(()),
+            _ => self.queue_signals(index),
+        }
     }
 
     fn sleeps_in(&self, index: usize, nr: u16) -> bool {
@@ -217,7 +235,8 @@ impl Following {
         {
             return Ok(false);
         }
-        let by_signal = matches!(self.order.nth(index, 1), Some(Item::Signal(_)));
+        let by_signal =
+            matches!(self.order.nth(index, 1), Some(Item::Signal(signal)) if !signal.is_fault());
         if !by_signal {
             if ret == INTERRUPTED {
                 return self.step_call(index);
@@ -319,7 +338,7 @@ impl Following {
         self.counts.matched += 1;
         // A pending signal would make a clone fail; there it waits for the next call.
         if !makes(arrival.call.nr) {
-            self.queue_signals(index)?;
+            self.queue_signals_behind(index)?;
         }
         self.conclude(index, &arrival, ret)?;
         Ok(true)

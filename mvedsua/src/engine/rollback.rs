@@ -13,9 +13,9 @@ use super::home::Home;
 use super::pair::ROOT;
 use super::side::{Side, Why};
 use crate::sys::ptrace::{self, Wait};
-use crate::tracee::inspect;
 use crate::tracee::stub::Vdso;
 use crate::tracee::thread::{Running, Stopped, is_recorders_stop};
+use crate::tracee::{context, inspect};
 
 /// For this long the stop of a thread is waited for without sleeping.
 const QUICK_STOP: Duration = Duration::from_micros(500);
@@ -305,6 +305,8 @@ pub(super) fn pass(side: &mut Side, tid: i32, wait: Wait) {
         Wait::Signal(signal) if is_recorders_stop(tid, signal) => 0,
         Wait::Signal(signal) => {
             side.evade(&thread);
+            // What fails concerns a thread that is gone.
+            let _ = context::spare_from(signal, side.pid, tid);
             signal
         }
         Wait::GroupStop(_) => {
@@ -391,6 +393,7 @@ fn detach(pid: i32, mut thread: Stopped) {
                 return;
             }
             Ok(Some((stopped, Wait::Signal(signal)))) => {
+                let _ = context::spare_from(signal, pid, tid);
                 let Ok(running) = stopped.resume(signal) else {
                     return;
                 };
@@ -432,7 +435,10 @@ pub(super) fn free_unknown(pid: i32) {
             // One that has ended is gone with this wait.
             let _ = ptrace::interrupt(tid);
             let signal = match ptrace::wait(tid, false) {
-                Ok(Some((_, Wait::Signal(signal)))) if !is_recorders_stop(tid, signal) => signal,
+                Ok(Some((_, Wait::Signal(signal)))) if !is_recorders_stop(tid, signal) => {
+                    let _ = context::spare_from(signal, pid, tid);
+                    signal
+                }
                 _ => 0,
             };
             let _ = ptrace::detach(tid, signal);

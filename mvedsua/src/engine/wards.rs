@@ -6,8 +6,8 @@
 use std::collections::HashSet;
 
 use crate::sys::ptrace::{self, Wait};
-use crate::tracee::inspect;
 use crate::tracee::thread::is_recorders_stop;
+use crate::tracee::{context, inspect};
 
 /// The threads of such processes, traced with the options of the promoted process.
 #[derive(Debug, Default)]
@@ -54,7 +54,10 @@ impl Wards {
             }
             Wait::GroupStop(_) => ptrace::listen(tid),
             Wait::Signal(signal) if is_recorders_stop(tid, signal) => ptrace::resume(tid, 0),
-            Wait::Signal(signal) => ptrace::resume(tid, signal),
+            Wait::Signal(signal) => {
+                let _ = context::spare_from(signal, tid, tid);
+                ptrace::resume(tid, signal)
+            }
             Wait::Interrupted | Wait::Syscall | Wait::Event(_) => {
                 self.0.insert(tid);
                 ptrace::resume(tid, 0)

@@ -515,7 +515,7 @@ impl Worker {
     }
 
     /// The new leader serves alone from here on.
-    fn finalized(
+    pub(super) fn finalized(
         &mut self,
         exchanged: Exchanged,
         token: SingleLeader,
@@ -627,7 +627,7 @@ impl Worker {
     }
 
     /// The root of a tree has ended. Children of a promoted one go on only as long as they are traced.
-    fn orphaned(&mut self, token: SingleLeader, home: Home, how: &str) -> Life {
+    pub(super) fn orphaned(&mut self, token: SingleLeader, home: Home, how: &str) -> Life {
         if home.has_wards() {
             self.finish(
                 Outcome::RolledBack,
@@ -638,49 +638,6 @@ impl Worker {
         } else {
             self.ended(how);
             Life::Ended
-        }
-    }
-
-    fn take_over(&mut self, following: Box<Following>, stage: Live, how: &str) -> Life {
-        let reason = format!("the leader crashed: {how}");
-        tracing::warn!(name = self.name, reason, "taking over");
-        match following.take_over() {
-            Promoted::Done(exchanged) => {
-                let (token, _gone) = stage.take_over();
-                let pid = exchanged.kept.side.pid;
-                if let Some(reply) = self.waiting.take() {
-                    let _ = reply.send(Err(Failure::TookOver {
-                        reason: format!("{reason}; process {pid} serves now"),
-                    }));
-                }
-                self.finalized(*exchanged, token, Outcome::TookOver, &reason)
-                    .0
-            }
-            Promoted::NotNow(mut following, why)
-            | Promoted::Failed(mut following, Stop::RollBack(why, _)) => {
-                let why = format!("{reason}, and the follower could not take over: {why}");
-                if let Some(reply) = self.waiting.take() {
-                    let _ = reply.send(Err(Failure::Ended {
-                        reason: why.clone(),
-                    }));
-                }
-                let (token, mut home) = stage.roll_back();
-                let root = following.pairs.root_mut();
-                if following.tree.is_none() {
-                    end_all([&mut root.follower], &mut || ());
-                }
-                root.leader.let_die();
-                root.leader.resume_all();
-                if following.tree.is_some() {
-                    following.abandon(&mut home);
-                }
-                self.orphaned(token, home, &why)
-            }
-            Promoted::Failed(_, stop) => {
-                tracing::error!(name = self.name, ?stop, "nobody took over");
-                self.ended(&reason);
-                Life::Ended
-            }
         }
     }
 
@@ -696,7 +653,7 @@ impl Worker {
         Life::Single(token, home)
     }
 
-    fn ended(&mut self, how: &str) {
+    pub(super) fn ended(&mut self, how: &str) {
         if let Some(attempt) = self.attempt.take() {
             attempt.give_up(Failure::Ended {
                 reason: how.to_owned(),
@@ -710,7 +667,7 @@ impl Worker {
         );
     }
 
-    fn finish(&mut self, outcome: Outcome, reason: String, report: Option<String>) {
+    pub(super) fn finish(&mut self, outcome: Outcome, reason: String, report: Option<String>) {
         tracing::info!(name = self.name, ?outcome, reason, "update ended");
         let left = std::mem::take(&mut self.left);
         let line = format!("rolled back: {reason}");

@@ -48,6 +48,8 @@ const RESTART_UNLESS_HANDLED: i64 = -514;
 /// `-ERESTART_RESTARTBLOCK`: the same, but what is made again is kept by the kernel (the time that is left), and lost
 /// with the next call that the thread makes.
 const RESTART_FROM_BLOCK: i64 = -516;
+/// The call has ended with `EINTR`, as far as the kernel is concerned.
+const INTERRUPTED: i64 = -(libc::EINTR as i64);
 /// Length of the `syscall` instruction.
 const SYSCALL: u64 = 2;
 
@@ -76,7 +78,7 @@ impl Undecided {
             RESTART_UNLESS_HANDLED
         } else if ERESTART.contains(&result) {
             result
-        } else if result == -i64::from(libc::EINTR) && !genuine_signal_waits() {
+        } else if result == INTERRUPTED && can_be_made_again(nr) && !genuine_signal_waits() {
             RESTART_UNLESS_HANDLED
         } else {
             return None;
@@ -117,6 +119,13 @@ impl Undecided {
     }
 }
 
+/// A call that has ended with `EINTR` has done nothing, but for this one: the descriptor is gone, and may be another's by
+/// now.
+fn can_be_made_again(nr: u64) -> bool {
+    static CLOSE: std::sync::OnceLock<u16> = std::sync::OnceLock::new();
+    nr != u64::from(*CLOSE.get_or_init(|| mvedsua_common::table::number("close")))
+}
+
 /// If a call was interrupted by our stop, puts the thread back on its `syscall` instruction, so
 /// that it makes the call again and nobody sees a spurious `EINTR`: where a call is injected, or for a copy. A relative
 /// time-out starts anew. `genuine_signal_waits` as for [`Undecided::of`].
@@ -140,7 +149,7 @@ pub fn rewind(
 pub fn rewind_thread(thread: &Stopped, pid: i32) -> Result<(Registers, Option<Undecided>)> {
     let mut regs = thread.registers()?;
     let undecided = rewind(&mut regs, || {
-        inspect::deliverable_signals(pid, thread.tid()) != 0
+        inspect::disturbing_signals(pid, thread.tid()) != 0
     });
     if undecided.is_some() {
         thread.set_registers(&regs)?;
@@ -158,7 +167,7 @@ pub fn rewind_thread(thread: &Stopped, pid: i32) -> Result<(Registers, Option<Un
 pub fn leave_to_kernel(thread: &Stopped, pid: i32) -> Result<Option<Undecided>> {
     let mut regs = thread.registers()?;
     let undecided = Undecided::of(&regs, || {
-        inspect::deliverable_signals(pid, thread.tid()) != 0
+        inspect::disturbing_signals(pid, thread.tid()) != 0
     });
     if let Some(undecided) = undecided
         && !ERESTART.contains(&(regs.rax as i64))
@@ -193,6 +202,23 @@ fn abort_restartable_sequence(pid: i32, registration: u64, regs: &mut Registers)
     }
     regs.rip = at(24);
     memory::write(pid, registration + SEQUENCE, &[0; 8]).is_ok()
+}
+
+/// To be called before a signal is delivered to a thread that stands for it. One that the program
+/// [ignores](inspect::has_no_effect) natively interrupts nothing; of a traced process it does, and what the kernel ends
+/// with `EINTR` then (`epoll_wait` and the like) is left to it undecided, so that it is made again.
+///
+/// # Errors
+/// When the thread is gone.
+pub fn spare_from(signal: i32, pid: i32, tid: i32) -> Result<()> {
+    let mut regs = ptrace::registers(tid).named("read registers", tid)?;
+    if regs.rax as i64 == INTERRUPTED
+        && let Some(undecided) = Undecided::of(&regs, || !inspect::has_no_effect(pid, tid, signal))
+    {
+        regs.rax = undecided.code as u64;
+        ptrace::set_registers(tid, &regs).named("write registers", tid)?;
+    }
+    Ok(())
 }
 
 impl Context {
@@ -355,6 +381,12 @@ mod tests {
         assert_eq!(
             (interrupted.rip, interrupted.rax, interrupted.orig_rax),
             (0x1000, 232, u64::MAX)
+        );
+
+        let close = i64::from(mvedsua_common::table::number("close"));
+        assert!(
+            rewind(&mut regs(-4, close), || false).is_none(),
+            "its descriptor is gone"
         );
 
         let mut restart = regs(-516, 35);

@@ -342,6 +342,42 @@ pub fn deliverable_signals(pid: i32, tid: i32) -> u64 {
     (mask("SigPnd") | mask("ShdPnd")) & !mask("SigBlk")
 }
 
+/// The same, without those that [do nothing](has_no_effect): these it would natively never hear of.
+#[must_use]
+pub fn disturbing_signals(pid: i32, tid: i32) -> u64 {
+    let text = status(pid, tid).unwrap_or_default();
+    let mask = |field| mask_of(status_line(&text, field));
+    (mask("SigPnd") | mask("ShdPnd")) & !mask("SigBlk") & !without_effect(&text)
+}
+
+/// The program ignores this signal, or has no handler for one that is ignored by default. Natively the kernel drops it
+/// as it is sent; of a traced process it is queued all the same, and interrupts what its thread waits in.
+#[must_use]
+pub fn has_no_effect(pid: i32, tid: i32, signal: i32) -> bool {
+    let text = status(pid, tid).unwrap_or_default();
+    without_effect(&text) & bit(signal) != 0
+}
+
+/// The program neither handles nor ignores this signal. A fault that its thread has blocked, or that is ignored, is one
+/// of these by the time it is reported (`force_sig_info_to_task`).
+#[must_use]
+pub fn is_left_to_default(pid: i32, tid: i32, signal: i32) -> bool {
+    let text = status(pid, tid).unwrap_or_default();
+    let mask = |field| mask_of(status_line(&text, field));
+    (mask("SigCgt") | mask("SigIgn")) & bit(signal) == 0
+}
+
+fn without_effect(status: &str) -> u64 {
+    let mask = |field| mask_of(status_line(status, field));
+    let by_default =
+        bit(libc::SIGCHLD) | bit(libc::SIGCONT) | bit(libc::SIGURG) | bit(libc::SIGWINCH);
+    mask("SigIgn") | (by_default & !mask("SigCgt"))
+}
+
+const fn bit(signal: i32) -> u64 {
+    1 << (signal - 1)
+}
+
 /// Bit n-1 set: the process of this thread has a handler for signal n. (Its main thread may have ended.)
 #[must_use]
 pub fn caught_signals(pid: i32, tid: i32) -> u64 {
@@ -454,6 +490,29 @@ mod tests {
                 offset: 0x1000,
                 name: "/tmp/a file (deleted)".into()
             }
+        );
+    }
+
+    #[test]
+    fn a_signal_that_is_ignored_has_no_effect() {
+        let (child, usr1, winch) = (libc::SIGCHLD, libc::SIGUSR1, libc::SIGWINCH);
+        let status = |ignored: i32, caught: i32| {
+            format!(
+                "Name:\tx\nSigIgn:\t{:016x}\nSigCgt:\t{:016x}\n",
+                bit(ignored),
+                bit(caught)
+            )
+        };
+        let idle = without_effect(&status(usr1, child));
+        assert_eq!(
+            idle & (bit(child) | bit(usr1) | bit(winch)),
+            bit(usr1) | bit(winch)
+        );
+        // Ignored in so many words.
+        assert_ne!(without_effect(&status(child, usr1)) & bit(child), 0);
+        assert_eq!(
+            without_effect(&status(child, winch)) & (bit(usr1) | bit(winch)),
+            0
         );
     }
 

@@ -621,7 +621,11 @@ pub fn settle(mut thread: Running) -> Result<Option<Stopped>> {
             Wait::Signal(signal) if is_recorders_stop(stopped.tid(), signal) => {
                 interrupted_again(stopped.resume(0)?)
             }
-            Wait::Signal(signal) => interrupted_again(stopped.resume(signal)?),
+            Wait::Signal(signal) => {
+                let tid = stopped.tid();
+                super::context::spare_from(signal, tid, tid)?;
+                interrupted_again(stopped.resume(signal)?)
+            }
             Wait::Event(libc::PTRACE_EVENT_VFORK) => {
                 // It does not stop before that child runs, which is ours and stands at its birth.
                 let child = stopped.event_message()? as i32;
