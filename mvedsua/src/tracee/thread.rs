@@ -93,6 +93,17 @@ impl Running {
         }
     }
 
+    /// As [`wait`](Self::wait), but a signal is only looked at before it is delivered: it does not go with this agent.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn look(self) -> Result<Option<(Stopped, Wait)>> {
+        match ptrace::look_until(self.tid).named("wait", self.tid)? {
+            None | Some(Wait::Exited(_) | Wait::Killed(_)) => Ok(None),
+            Some(wait) => Ok(Some((Stopped { tid: self.tid }, wait))),
+        }
+    }
+
     /// Waits for its next report, which must be of the kind that `accept` says.
     ///
     /// # Errors
