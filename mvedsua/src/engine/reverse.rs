@@ -33,6 +33,7 @@ use crate::sys::wakeup::Wakeup;
 use crate::tracee::clock_slots;
 use crate::tracee::pid_namespace::PidNamespace;
 use crate::tracee::snapshot::{self, FOLLOWER_OPTIONS};
+use crate::tracee::standstill::settle;
 use crate::tracee::stub::{self, Vdso};
 use crate::tracee::{Result, TraceeError};
 
@@ -320,7 +321,7 @@ fn copy_again(
                     old.add_stopped(other, Why::Asked);
                 }
                 // It waits for the middle process, and is not to get any further.
-                stands = cloner.interrupt().and_then(|()| snapshot::settle(cloner));
+                stands = cloner.interrupt().and_then(|()| settle(cloner));
             },
         )?;
         match stands {

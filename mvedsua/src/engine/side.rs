@@ -6,6 +6,7 @@ use super::wards::Wards;
 use crate::sys::ptrace::{self, Wait};
 use crate::tracee::context::{self, Context, Undecided};
 use crate::tracee::inject::{self, Guarded};
+use crate::tracee::standstill::traced_by_us;
 use crate::tracee::stub::Vdso;
 use crate::tracee::thread::{Running, Stopped};
 use crate::tracee::{Result, TraceeError, clock_slots, inspect};
@@ -267,6 +268,28 @@ impl Side {
             }
         }
         reports
+    }
+
+    /// Takes in threads that are ours and of which nobody has a handle: an error took it away. Whoever stands at its exit is
+    /// let through: another may wait for that, in an `execve`, and would not stop before.
+    pub(super) fn find_lost(&mut self) {
+        for tid in inspect::threads(self.pid).unwrap_or_default() {
+            if self.has(tid) || !traced_by_us(self.pid, tid) {
+                continue;
+            }
+            let mut lost = Running::born(tid);
+            let exits = |info: libc::siginfo_t| info.si_code >> 8 == libc::PTRACE_EVENT_EXIT;
+            if ptrace::signal_info(tid).is_ok_and(exits)
+                && let Ok(resumed) = lost.reported().resume(0)
+            {
+                lost = resumed;
+            } else {
+                lost = Running::born(tid);
+                // One that is gone will be reported as such.
+                let _ = lost.interrupt();
+            }
+            self.add_running(lost);
+        }
     }
 
     /// Finds threads that were left in a stop and are not there any more, which only `SIGKILL` does: they run, and stop
@@ -545,7 +568,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::tracee::snapshot::{Held, LEADER_OPTIONS, seize_all};
+    use crate::tracee::snapshot::LEADER_OPTIONS;
+    use crate::tracee::standstill::{Held, seize_all};
 
     /// Waits in the call that it is told, says what that has returned, and has a handler for `SIGUSR1`.
     const WAITER: &str = r#"

@@ -50,6 +50,18 @@ fn parse_mapping(line: &str) -> Option<Mapping> {
     })
 }
 
+/// Where the kernel put the vDSO when the process began to run its program (`AT_SYSINFO_EHDR`). `None` when it is gone.
+#[must_use]
+pub fn vdso_at_start(pid: i32) -> Option<u64> {
+    let words = std::fs::read(format!("/proc/{pid}/auxv")).ok()?;
+    let mut words = words
+        .chunks_exact(8)
+        .map(|word| u64::from_le_bytes(word.try_into().expect("8 bytes")));
+    std::iter::from_fn(|| Some((words.next()?, words.next()?)))
+        .find(|(key, _)| *key == libc::AT_SYSINFO_EHDR)
+        .map(|(_, value)| value)
+}
+
 /// The thread ids of a process.
 ///
 /// # Errors
