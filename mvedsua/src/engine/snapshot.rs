@@ -91,6 +91,8 @@ pub(super) fn begin(
         .as_ref()
         .is_none_or(|set| !super::rules::read_clocks(set));
     let told = |e: TraceeError| match e {
+        // Its main thread may end in that.
+        TraceeError::Executes(_) => refused("E220", format!("nothing was changed: {e}")),
         _ if inspect::is_dying(pid) => refused("E200", format!("process {pid} has ended already")),
         TraceeError::Halted(_) => refused("E204", e.to_string()),
         _ => refused(
@@ -124,7 +126,7 @@ pub(super) fn begin(
     let mut descendants = Descendants::of(pid);
     let stopped = stop(home, tree, &vdso, &mut descendants, stragglers);
     let (threads, start) = stopped.map_err(|error| match error {
-        TraceeError::Stuck { .. } if !inspect::is_dying(pid) => NotBegun::Stuck(error.to_string()),
+        TraceeError::Stuck { .. } => NotBegun::Stuck(error.to_string()),
         error => told(error).into(),
     })?;
     let stood = start.elapsed();

@@ -247,9 +247,12 @@ pub fn is_dying(pid: i32) -> bool {
 /// None of its threads lives any more, be it that its parent has not taken notice yet.
 #[must_use]
 pub fn has_ended(pid: i32) -> bool {
-    threads(pid).map_or(true, |tids| {
+    let ended = threads(pid).map_or(true, |tids| {
         tids.iter().all(|tid| thread_has_ended(pid, *tid))
-    })
+    });
+    // A thread that executes another program takes the id of the main one, which has ended: it was looked for under its
+    // own before.
+    ended && thread_has_ended(pid, pid)
 }
 
 /// The thread is gone, or will run no more.
