@@ -137,6 +137,10 @@ impl Descendants {
         let threads = match seize_all(pid, options, held) {
             Ok((threads, _)) => threads,
             Err(_) if inspect::is_dying(pid) => Vec::new(),
+            // It is no part of the tree any more in a moment.
+            Err(error @ TraceeError::Executes(_)) => {
+                return Err(TraceeError::Passing(error.to_string()));
+            }
             Err(error) => return Err(error),
         };
         if threads.is_empty() {

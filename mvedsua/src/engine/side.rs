@@ -271,24 +271,25 @@ impl Side {
     }
 
     /// Takes in threads that are ours and of which nobody has a handle: an error took it away. Whoever stands at its exit is
-    /// let through: another may wait for that, in an `execve`, and would not stop before.
+    /// let through, unless it is kept there: another may wait for that, in an `execve`, and would not stop before. (Killed
+    /// in a stop it may have come there unheard, while that stop was being [kept](ptrace::keep).)
     pub(super) fn find_lost(&mut self) {
         for tid in inspect::threads(self.pid).unwrap_or_default() {
-            if self.has(tid) || !traced_by_us(self.pid, tid) {
+            if matches!(self.threads.get(&tid), Some(Thread::Stopped(_, Why::Dying)))
+                || !self.has(tid) && !traced_by_us(self.pid, tid)
+            {
                 continue;
             }
-            let mut lost = Running::born(tid);
-            let exits = |info: libc::siginfo_t| info.si_code >> 8 == libc::PTRACE_EVENT_EXIT;
-            if ptrace::signal_info(tid).is_ok_and(exits)
-                && let Ok(resumed) = lost.reported().resume(0)
-            {
-                lost = resumed;
-            } else {
-                lost = Running::born(tid);
+            let exits = ptrace::is_at_exit(tid);
+            if exits {
                 // One that is gone will be reported as such.
-                let _ = lost.interrupt();
+                let _ = ptrace::resume(tid, 0);
+            } else if !self.has(tid) {
+                let _ = ptrace::interrupt(tid);
             }
-            self.add_running(lost);
+            if exits || !self.has(tid) {
+                self.add_running(Running::born(tid));
+            }
         }
     }
 

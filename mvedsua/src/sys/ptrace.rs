@@ -93,14 +93,6 @@ fn plain(what: libc::c_uint, tid: i32, data: usize) -> Result<()> {
     request(what, tid, 0, data as *mut c_void).map(drop)
 }
 
-/// `PTRACE_SEIZE` with `O_*` options: the thread goes on running.
-///
-/// # Errors
-/// `EPERM` when it has a tracer already or must not be traced, `ESRCH` when it is gone.
-pub fn seize(tid: i32, options: u32) -> Result<()> {
-    plain(libc::PTRACE_SEIZE, tid, options as usize)
-}
-
 /// `PTRACE_INTERRUPT`: the thread will stop with [`Wait::Interrupted`].
 ///
 /// # Errors
@@ -335,6 +327,13 @@ pub fn signal_info(tid: i32) -> Result<libc::siginfo_t> {
     request(libc::PTRACE_GETSIGINFO, tid, 0, info.as_mut_ptr().cast())?;
     // SAFETY: a plain C union of integers, zeroed at first and then filled by the kernel.
     Ok(unsafe { info.assume_init() })
+}
+
+/// It stands in the stop at its exit, whether that was waited for or not.
+#[must_use]
+pub fn is_at_exit(tid: i32) -> bool {
+    // The stop of an event has a code of its own, above the signal.
+    signal_info(tid).is_ok_and(|info| info.si_code >> 8 == libc::PTRACE_EVENT_EXIT)
 }
 
 /// A `siginfo_t` as it lies in memory.

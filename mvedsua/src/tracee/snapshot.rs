@@ -244,8 +244,16 @@ pub fn learn(pid: i32, contexts: &mut [Context], cloner: i32, slots: Option<u64>
                     "thread {tid} does not go on after the snapshot; try again"
                 )));
             }
-            if ptrace::look_at(tid).named("wait", tid)? == Some(Wait::Interrupted) {
-                ptrace::resume(tid, 0).named("resume", tid)?;
+            match ptrace::look_at(tid).named("wait", tid)? {
+                Some(Wait::Interrupted) => ptrace::resume(tid, 0).named("resume", tid)?,
+                // Killed by an `execve` of another, which waits for it, or with its process.
+                Some(Wait::Event(libc::PTRACE_EVENT_EXIT) | Wait::Exited(_) | Wait::Killed(_)) => {
+                    let _ = ptrace::resume(tid, 0);
+                    return Err(TraceeError::Unsuitable(format!(
+                        "thread {tid} ended at the moment of the snapshot; try again"
+                    )));
+                }
+                _ => {}
             }
             std::thread::yield_now();
         }

@@ -15,6 +15,7 @@ use super::inspect;
 use super::thread::{Running, Stopped, is_recorders_stop};
 use super::{Result, TraceeError};
 use crate::sys::ptrace::{self, Wait};
+use crate::sys::seize::{self, Limited};
 
 /// Moments at which a thread that was asked to stop is about to get a signal before it is taken as it is.
 const MOST_LOOKS: usize = 200;
@@ -117,11 +118,36 @@ pub fn seize_all(pid: i32, options: u32, held: Held) -> Result<(Vec<Stopped>, In
 /// When a thread has another tracer. Some threads may be ours then.
 pub fn seize_running(pid: i32, options: u32) -> Result<Vec<Running>> {
     let mut seized = Vec::new();
-    seize_fresh(pid, options, &mut HashSet::new(), &mut seized)?;
-    Ok(seized)
+    loop {
+        let mut seen = seized.iter().map(Running::tid).collect();
+        match seize_fresh(pid, options, &mut seen, &mut seized) {
+            Ok(()) => return Ok(seized),
+            // What it waits for is let through. All else they report waits for whoever wants to have them.
+            Err(TraceeError::Executes(_)) => seized.retain(|thread| !let_end(pid, thread.tid())),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Lets a thread through that is about to end. True if it has ended.
+fn let_end(pid: i32, tid: i32) -> bool {
+    if ptrace::is_at_exit(tid) {
+        // One that is gone will be reported as such.
+        let _ = ptrace::resume(tid, 0);
+    }
+    // A main thread that has ended may be another one in a moment.
+    let ended = tid != pid && inspect::thread_has_ended(pid, tid);
+    if ended {
+        let _ = ptrace::wait(tid, false);
+    }
+    ended
 }
 
 /// Seizes the threads that were not seen before, until a look finds none.
+///
+/// # Errors
+/// [`TraceeError::Executes`] if the kernel lets nobody be seized, because of such a thread. It may wait for those that
+/// are ours already.
 fn seize_fresh(
     pid: i32,
     options: u32,
@@ -134,9 +160,18 @@ fn seize_fresh(
         if fresh.is_empty() {
             return Ok(());
         }
+        let _limited = Limited::new();
         for tid in fresh {
-            match Running::seize(tid, options) {
+            let asked = Instant::now();
+            let made = loop {
+                match Running::seize(tid, options) {
+                    Err(error) if is_interrupted(&error) && asked.elapsed() < seize::LIMIT => {}
+                    made => break made,
+                }
+            };
+            match made {
                 Ok(thread) => seized.push(thread),
+                Err(error) if is_interrupted(&error) => return Err(TraceeError::Executes(pid)),
                 // A thread that ended, or one that the kernel seized at its birth, is no failure.
                 Err(TraceeError::Kernel { source, .. })
                     if source.raw_os_error() == Some(libc::ESRCH) => {}
@@ -147,6 +182,10 @@ fn seize_fresh(
             }
         }
     }
+}
+
+fn is_interrupted(error: &TraceeError) -> bool {
+    matches!(error, TraceeError::Kernel { source, .. } if source.raw_os_error() == Some(libc::EINTR))
 }
 
 /// True when the calling thread is the tracer of this thread.

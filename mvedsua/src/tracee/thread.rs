@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{Naming, Result, TraceeError, inspect};
 use crate::sys::ptrace::{self, Wait};
+use crate::sys::seize;
 
 /// How long a signal that is about to be delivered is waited for.
 const SIGNAL_WAIT: Duration = Duration::from_micros(20);
@@ -42,7 +43,7 @@ impl Running {
     /// # Errors
     /// When it is gone, traced by somebody else, or protected.
     pub fn seize(tid: i32, options: u32) -> Result<Self> {
-        ptrace::seize(tid, options).named("seize", tid)?;
+        seize::seize(tid, options).named("seize", tid)?;
         Ok(Self { tid })
     }
 
