@@ -19,7 +19,8 @@ use super::unit;
 use crate::sys::pidfd;
 use crate::sys::seccomp::Listener;
 use crate::tracee::pid_namespace::PidNamespace;
-use crate::tracee::snapshot::{LEADER_OPTIONS, TREE_OPTIONS, seize_running};
+use crate::tracee::snapshot::{LEADER_OPTIONS, TREE_OPTIONS};
+use crate::tracee::standstill::seize_running;
 use crate::tracee::stub::Vdso;
 use crate::tracee::{Result, TraceeError, inspect, rebuild};
 

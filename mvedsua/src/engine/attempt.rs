@@ -18,6 +18,7 @@ use crate::session::{
     Command, Done, Failure, LastUpdate, Mark, NextTry, Outcome, SingleLeader, Stage, UpdateKind,
     UpdateOptions, WaitFor,
 };
+use crate::tracee::standstill;
 use crate::tracee::version::Version;
 
 /// An update that was asked for and has not begun; or one that runs, as it would be tried again.
@@ -140,15 +141,23 @@ impl Worker {
     ) -> Life {
         let pid = home.pid();
         attempt.tried += 1;
-        let begun = check(pid, matches!(home, Home::Kept(_)))
-            .map_err(NotBegun::from)
+        let begun = self
+            .no_stragglers(pid)
+            .and_then(|()| Ok(check(pid, matches!(home, Home::Kept(_)))?))
             .and_then(|()| {
                 if self.tree {
                     check_tree_soon(pid, matches!(home, Home::Kept(_)))?;
                 }
                 let options = attempt.options.clone();
                 let bundle = attempt.bundle.as_ref();
-                begin(&mut home, options, bundle, self.tree, &self.wakeup)
+                begin(
+                    &mut home,
+                    options,
+                    bundle,
+                    self.tree,
+                    &mut self.stragglers,
+                    &self.wakeup,
+                )
             });
         match begun {
             Ok(begun) => {
@@ -156,30 +165,30 @@ impl Worker {
                 Life::Updating(token.snapshot(), Box::new(following), home)
             }
             Err(NotBegun::Busy(stacks)) => {
-                self.mark(
-                    None,
-                    Stage::SingleLeader,
-                    format!(
-                        "try {}: threads stand in functions that the update changes:\n{stacks}",
-                        attempt.tried
-                    ),
-                );
-                if attempt.tries().0 == 0 {
-                    self.change(|status| status.next_try = None);
-                    let tried = attempt.tried;
-                    attempt.give_up(refused(
+                let why = "threads stand in functions that the update changes";
+                let tried = attempt.tried;
+                self.not_now(attempt, why.into(), &format!(":\n{stacks}"), || {
+                    refused(
                         "E240",
                         format!(
                             "at {tried} moments threads stood in functions that the update changes, so it was not \
                              begun; raise --retry or --retry-delay, or give the bundle a [control] line for a function \
                              that never returns (docs/bundles.md). At the last one:\n{stacks}"
                         ),
-                    ));
-                } else {
-                    let why = "threads stand in functions that it changes";
-                    self.wait_to_try(attempt, why.into());
-                    self.tell_next_try();
-                }
+                    )
+                });
+                Life::Single(token, home)
+            }
+            Err(NotBegun::Stuck(why)) => {
+                let tried = attempt.tried;
+                self.not_now(attempt, why.clone(), "", || {
+                    refused(
+                        "E220",
+                        format!(
+                            "the snapshot failed at {tried} moments and nothing was changed: {why}"
+                        ),
+                    )
+                });
                 Life::Single(token, home)
             }
             Err(NotBegun::Refused(failure)) => {
@@ -188,6 +197,31 @@ impl Worker {
                 attempt.give_up(failure);
                 Life::Single(token, home)
             }
+        }
+    }
+
+    /// A thread that does not stop is not waited for by another try.
+    fn no_stragglers(&self, pid: i32) -> Result<(), NotBegun> {
+        let stuck = |tid| NotBegun::Stuck(standstill::stuck(pid, tid).to_string());
+        self.stragglers.any().map_or(Ok(()), |tid| Err(stuck(tid)))
+    }
+
+    /// The moment was no good for the update, `why`, with `more` for the log: it is tried again, or else is `refused`.
+    fn not_now(
+        &mut self,
+        attempt: Attempt,
+        why: String,
+        more: &str,
+        refused: impl FnOnce() -> Failure,
+    ) {
+        let told = format!("try {}: {why}{more}", attempt.tried);
+        self.mark(None, Stage::SingleLeader, told);
+        if attempt.tries().0 == 0 {
+            self.change(|status| status.next_try = None);
+            attempt.give_up(refused());
+        } else {
+            self.wait_to_try(attempt, why);
+            self.tell_next_try();
         }
     }
 

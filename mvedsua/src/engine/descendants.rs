@@ -23,7 +23,8 @@ use crate::recorder::Recorder;
 use crate::tracee::context::Context;
 use crate::tracee::pid_namespace::PidNamespace;
 use crate::tracee::rebuild::{self, Member, Original};
-use crate::tracee::snapshot::{self, Captured, FOLLOWER_OPTIONS, Held, TREE_OPTIONS, seize_all};
+use crate::tracee::snapshot::{self, Captured, FOLLOWER_OPTIONS, TREE_OPTIONS};
+use crate::tracee::standstill::{self, Held, seize_all};
 use crate::tracee::stub::{Clocks, Vdso};
 use crate::tracee::thread::{Running, Stopped};
 use crate::tracee::{Result, TraceeError, clock_slots, inspect};
@@ -98,6 +99,8 @@ impl Descendants {
                 let stood = self.stop_one(pid, place, options, held);
                 match stood.and_then(|()| self.prepare_last(vdso)) {
                     Ok(()) => parents.push((pid, Some(self.all.len() - 1))),
+                    // All others would stand for as long again.
+                    Err(error @ TraceeError::Stuck { .. }) => return Err(error),
                     // The others, too, may be ours since their birth.
                     Err(error) => outcome = outcome.and(Err(error)),
                 }
@@ -115,7 +118,7 @@ impl Descendants {
             {
                 tracing::warn!(pid = one.pid, %error, "the vDSO was not restored");
             }
-            snapshot::let_go(one.pid, threads, held);
+            standstill::let_go(one.pid, threads, held);
         }
     }
 
@@ -134,6 +137,10 @@ impl Descendants {
         let threads = match seize_all(pid, options, held) {
             Ok((threads, _)) => threads,
             Err(_) if inspect::is_dying(pid) => Vec::new(),
+            // It is no part of the tree any more in a moment.
+            Err(error @ TraceeError::Executes(_)) => {
+                return Err(TraceeError::Passing(error.to_string()));
+            }
             Err(error) => return Err(error),
         };
         if threads.is_empty() {
@@ -265,7 +272,7 @@ impl Descendants {
             one.captured.clear();
             one.aimed.clear();
             for tid in inspect::threads(one.pid).unwrap_or_default() {
-                if !one.side.has(tid) && snapshot::traced_by_us(one.pid, tid) {
+                if !one.side.has(tid) && standstill::traced_by_us(one.pid, tid) {
                     one.side.add_running(Running::born(tid));
                 }
             }

@@ -22,7 +22,7 @@ use crate::tracee::identity::{Identity, Places};
 use crate::tracee::inject::{Guarded, Plain};
 use crate::tracee::inspect;
 use crate::tracee::pid_namespace;
-use crate::tracee::snapshot::traced_by_us;
+use crate::tracee::standstill::traced_by_us;
 use crate::tracee::stub::Vdso;
 use crate::tracee::thread::Stopped;
 use crate::tracee::{Naming, Result, TraceeError};

@@ -591,7 +591,7 @@ impl Following {
     }
 
     /// A child process can be killed at any moment, by its maker or (the follower's) by us: what fails with it then
-    /// is no failure, and its end will be reported.
+    /// is no failure, and its end will be reported. Whatever fails, the thread stays known.
     fn or_dying(
         &mut self,
         side_of: impl Fn(&mut Pair) -> &mut Side,
@@ -600,15 +600,20 @@ impl Following {
         outcome: Result<(), Stop>,
     ) -> Result<(), Stop> {
         let is_end = matches!(wait, Wait::Exited(_) | Wait::Killed(_));
-        if outcome.is_ok() || is_end || pair == ROOT || !self.pairs.has(pair) {
+        if outcome.is_ok() || is_end || !self.pairs.has(pair) {
             return outcome;
         }
         let side = side_of(&mut self.pairs[pair]);
-        if !inspect::is_dying(side.pid) {
-            return outcome;
-        }
         if !side.has(tid) {
+            // The error took its handle away. At its exit another thread may wait for it, in an `execve`.
+            if wait == Wait::Event(libc::PTRACE_EVENT_EXIT) {
+                // One that is gone will be reported as such.
+                let _ = ptrace::resume(tid, 0);
+            }
             side.add_running(Running::born(tid));
+        }
+        if pair == ROOT || !inspect::is_dying(side.pid) {
+            return outcome;
         }
         Ok(())
     }

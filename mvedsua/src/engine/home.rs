@@ -8,6 +8,7 @@ use super::side::{Side, Why};
 use crate::sys::ptrace;
 use crate::sys::seccomp::Listener;
 use crate::tracee::TraceeError;
+use crate::tracee::standstill::Patience;
 use crate::tracee::thread::Stopped;
 
 /// How the service is held between updates.
@@ -60,14 +61,17 @@ impl Kept {
     /// Stops all its threads for a snapshot and hands them over.
     ///
     /// # Errors
-    /// When a signal has stopped it.
+    /// When a signal has stopped it, or one of them does not stop soon; they all go on then.
     pub(super) fn stop_all(&mut self) -> crate::tracee::Result<Vec<Stopped>> {
-        stop_side(&mut self.side);
+        let mut stood = stop_side(&mut self.side, Patience::Short);
         if self.side.is_stopped_by_a_signal() {
+            stood = Err(TraceeError::Halted(self.side.pid));
+        }
+        if let Err(error) = stood {
             // One that is gone is reported as such.
             let _ = self.side.leave_calls_to_kernel();
             self.side.resume_all_into_interrupt();
-            return Err(TraceeError::Halted(self.side.pid));
+            return Err(error);
         }
         Ok(self.side.take_stopped(Why::Asked))
     }

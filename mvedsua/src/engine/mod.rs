@@ -48,6 +48,7 @@ mod rules;
 mod rules_told;
 mod side;
 mod snapshot;
+mod stragglers;
 mod timeline;
 mod transfer;
 mod transforming;

@@ -35,6 +35,7 @@ use crate::tracee::inspect;
 use crate::tracee::lock_owners;
 use crate::tracee::pid_namespace::PidNamespace;
 use crate::tracee::snapshot::{self, FOLLOWER_OPTIONS};
+use crate::tracee::standstill::settle;
 use crate::tracee::stub::{self, Vdso};
 use crate::tracee::{Result, TraceeError};
 
@@ -323,7 +324,7 @@ fn copy_again(
                     old.add_stopped(other, Why::Asked);
                 }
                 // It waits for the middle process, and is not to get any further.
-                stands = cloner.interrupt().and_then(|()| snapshot::settle(cloner));
+                stands = cloner.interrupt().and_then(|()| settle(cloner));
             },
         )?;
         match stands {

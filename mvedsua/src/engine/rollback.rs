@@ -13,12 +13,15 @@ use super::home::Home;
 use super::pair::ROOT;
 use super::side::{Side, Why};
 use crate::sys::ptrace::{self, Wait};
+use crate::tracee::standstill::{Patience, traced_by_us};
 use crate::tracee::stub::Vdso;
 use crate::tracee::thread::{Running, Stopped, is_recorders_stop};
-use crate::tracee::{context, inspect};
+use crate::tracee::{Result, context, inspect};
 
 /// For this long the stop of a thread is waited for without sleeping.
 const QUICK_STOP: Duration = Duration::from_micros(500);
+/// After this long it is looked for threads of which nobody knows any more.
+const LOST_STOP: Duration = Duration::from_millis(20);
 /// A thread that has not stopped after this long is worth a line in the log.
 const SLOW_STOP: Duration = Duration::from_secs(5);
 
@@ -172,6 +175,17 @@ impl Family {
     /// thread that was left behind would stay in its next stop for ever. Those of a process that a signal has
     /// stopped stand, too.
     pub(super) fn stop(&mut self) {
+        // Nobody's patience ends.
+        let _ = self.stop_within(Patience::Endless);
+    }
+
+    /// As [`stop`](Self::stop) while the `patience` lasts.
+    ///
+    /// # Errors
+    /// [`TraceeError::Stuck`]: some stand, and some will stop at some time.
+    ///
+    /// [`TraceeError::Stuck`]: crate::tracee::TraceeError::Stuck
+    fn stop_within(&mut self, patience: Patience) -> Result<()> {
         let start = Instant::now();
         let mut warned = false;
         for side in &self.sides {
@@ -195,6 +209,13 @@ impl Family {
             for (tid, wait) in stragglers {
                 self.stopping_report(tid, wait);
             }
+            for side in &self.sides {
+                let missing = side.running().map(Running::tid);
+                patience.check(side.pid, missing, start.elapsed())?;
+            }
+            if start.elapsed() > LOST_STOP {
+                self.sides.iter_mut().for_each(Side::find_lost);
+            }
             if !warned && start.elapsed() > SLOW_STOP {
                 warned = true;
                 let threads: Vec<String> =
@@ -210,6 +231,7 @@ impl Family {
                 side.add_stopped(thread, Why::Asked);
             }
         }
+        Ok(())
     }
 
     fn stopping_report(&mut self, tid: i32, wait: Wait) {
@@ -235,8 +257,8 @@ impl Family {
         for side in &mut self.sides {
             // Threads that were held for other reasons go the same way.
             let _ = side.leave_calls_to_kernel();
-            if foreign && !vdso.is_in(side.pid) {
-                // It has executed another program since it was looked at.
+            if !vdso.is_in(side.pid) {
+                // It has executed another program, which has a vDSO of its own.
                 continue;
             }
             if let Err(error) = side.restore_vdso(vdso, foreign) {
@@ -345,11 +367,15 @@ pub(super) fn hear(side: &mut Side) {
 }
 
 /// Stops all threads of a side; signals that arrive are delivered.
-pub(super) fn stop_side(side: &mut Side) {
+///
+/// # Errors
+/// When one does not stop while the `patience` lasts.
+pub(super) fn stop_side(side: &mut Side, patience: Patience) -> Result<()> {
     let pid = side.pid;
     let mut family = Family::of(vec![std::mem::replace(side, Side::new(pid))], false);
-    family.stop();
+    let stood = family.stop_within(patience);
     *side = family.sides.swap_remove(ROOT);
+    stood
 }
 
 fn stopping_report(side: &mut Side, tid: i32, wait: Wait) {
@@ -382,30 +408,30 @@ pub(super) fn free_leader(leader: Side, vdso: &Vdso, home: &mut Home, foreign: b
 fn detach(pid: i32, mut thread: Stopped) {
     let tid = thread.tid();
     while inspect::stop_is_pending(pid, tid) {
-        let Ok(running) = thread.resume(0) else {
+        let Ok(mut running) = thread.resume(0) else {
             return;
         };
-        match running.wait() {
-            Ok(Some((stopped, Wait::Signal(libc::SIGSTOP)))) => {
-                let ours = is_recorders_stop(tid, libc::SIGSTOP);
-                let signal = if ours { 0 } else { libc::SIGSTOP };
-                let _ = stopped.detach(signal);
-                return;
-            }
-            Ok(Some((stopped, Wait::Signal(signal)))) => {
-                let _ = context::spare_from(signal, pid, tid);
-                let Ok(running) = stopped.resume(signal) else {
+        thread = loop {
+            // A signal is only looked at: it does not go with this agent.
+            match running.look() {
+                Ok(Some((stopped, Wait::Signal(libc::SIGSTOP)))) => {
+                    let ours = is_recorders_stop(tid, libc::SIGSTOP);
+                    let signal = if ours { 0 } else { libc::SIGSTOP };
+                    let _ = stopped.detach(signal);
                     return;
-                };
-                let _ = running.interrupt();
-                match running.wait() {
-                    Ok(Some((stopped, _))) => thread = stopped,
-                    _ => return,
                 }
+                Ok(Some((stopped, Wait::Signal(signal)))) => {
+                    let _ = context::spare_from(signal, pid, tid);
+                    let Ok(resumed) = stopped.resume(signal) else {
+                        return;
+                    };
+                    let _ = resumed.interrupt();
+                    running = resumed;
+                }
+                Ok(Some((stopped, _))) => break stopped,
+                Ok(None) | Err(_) => return,
             }
-            Ok(Some((stopped, _))) => thread = stopped,
-            Ok(None) | Err(_) => return,
-        }
+        };
     }
     let _ = thread.detach(0);
 }
@@ -417,7 +443,7 @@ pub(super) fn free_unknown(pid: i32) {
         let ours: Vec<i32> = inspect::threads(pid)
             .unwrap_or_default()
             .into_iter()
-            .filter(|tid| crate::tracee::snapshot::traced_by_us(pid, *tid))
+            .filter(|tid| traced_by_us(pid, *tid))
             // A main thread that has ended is reported with the last thread of its process.
             .filter(|tid| {
                 *tid != pid
@@ -432,13 +458,16 @@ pub(super) fn free_unknown(pid: i32) {
             return;
         }
         for tid in ours {
-            // One that has ended is gone with this wait.
             let _ = ptrace::interrupt(tid);
-            let signal = match ptrace::wait(tid, false) {
-                Ok(Some((_, Wait::Signal(signal)))) if !is_recorders_stop(tid, signal) => {
+            // In this order: what it reports it does once it stands. A signal is only looked at, lest it goes with this
+            // agent; one that has ended is gone with this look.
+            let stands = ptrace::registers(tid).is_ok();
+            let signal = match ptrace::look_at(tid) {
+                Ok(Some(Wait::Signal(signal))) if !is_recorders_stop(tid, signal) => {
                     let _ = context::spare_from(signal, pid, tid);
                     signal
                 }
+                Ok(None) if !stands => continue,
                 _ => 0,
             };
             let _ = ptrace::detach(tid, signal);

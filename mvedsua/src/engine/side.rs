@@ -6,6 +6,7 @@ use super::wards::Wards;
 use crate::sys::ptrace::{self, Wait};
 use crate::tracee::context::{self, Context, Undecided};
 use crate::tracee::inject::{self, Guarded};
+use crate::tracee::standstill::traced_by_us;
 use crate::tracee::stub::Vdso;
 use crate::tracee::thread::{Running, Stopped};
 use crate::tracee::{Result, TraceeError, clock_slots, inspect};
@@ -274,6 +275,29 @@ impl Side {
             }
         }
         reports
+    }
+
+    /// Takes in threads that are ours and of which nobody has a handle: an error took it away. Whoever stands at its exit is
+    /// let through, unless it is kept there: another may wait for that, in an `execve`, and would not stop before. (Killed
+    /// in a stop it may have come there unheard, while that stop was being [kept](ptrace::keep).)
+    pub(super) fn find_lost(&mut self) {
+        for tid in inspect::threads(self.pid).unwrap_or_default() {
+            if matches!(self.threads.get(&tid), Some(Thread::Stopped(_, Why::Dying)))
+                || !self.has(tid) && !traced_by_us(self.pid, tid)
+            {
+                continue;
+            }
+            let exits = ptrace::is_at_exit(tid);
+            if exits {
+                // One that is gone will be reported as such.
+                let _ = ptrace::resume(tid, 0);
+            } else if !self.has(tid) {
+                let _ = ptrace::interrupt(tid);
+            }
+            if exits || !self.has(tid) {
+                self.add_running(Running::born(tid));
+            }
+        }
     }
 
     /// Finds threads that were left in a stop and are not there any more, which only `SIGKILL` does: they run, and stop
@@ -557,7 +581,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::tracee::snapshot::{Held, LEADER_OPTIONS, seize_all};
+    use crate::tracee::snapshot::LEADER_OPTIONS;
+    use crate::tracee::standstill::{Held, seize_all};
 
     /// Waits in the call that it is told, says what that has returned, and has a handler for `SIGUSR1`.
     const WAITER: &str = r#"

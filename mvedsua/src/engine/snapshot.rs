@@ -16,9 +16,9 @@ use super::following::{Following, Parts};
 use super::guard::Watched;
 use super::home::Home;
 use super::readings::Slots;
-use super::rollback::free_unknown;
 use super::rules::Rules;
 use super::side::Side;
+use super::stragglers::Stragglers;
 use super::transfer::Timers;
 use crate::dsu::Bundle;
 use crate::follower;
@@ -30,9 +30,8 @@ use crate::sys::seccomp::Listener;
 use crate::sys::wakeup::Wakeup;
 use crate::tracee::clock_slots;
 use crate::tracee::pid_namespace::PidNamespace;
-use crate::tracee::snapshot::{
-    self, FOLLOWER_OPTIONS, Held, LEADER_OPTIONS, TREE_OPTIONS, populate, seize_all,
-};
+use crate::tracee::snapshot::{self, FOLLOWER_OPTIONS, LEADER_OPTIONS, TREE_OPTIONS, populate};
+use crate::tracee::standstill::{self, Held, seize_all};
 use crate::tracee::stub::{self, Vdso};
 use crate::tracee::thread::{Running, Stopped};
 use crate::tracee::{Result, TraceeError, inspect};
@@ -56,6 +55,8 @@ pub(super) const KEPT_OPTIONS: u32 =
 pub(super) enum NotBegun {
     /// It may at another moment: threads stand in functions that the bundle changes. Their stacks.
     Busy(String),
+    /// It may at another moment: a thread does not stop. Which, and why.
+    Stuck(String),
     /// It is refused.
     Refused(Failure),
 }
@@ -76,6 +77,7 @@ pub(super) fn begin(
     options: UpdateOptions,
     bundle: Option<&Bundle>,
     tree: bool,
+    stragglers: &mut Stragglers,
     wakeup: &Wakeup,
 ) -> std::result::Result<Begun, NotBegun> {
     let pid = home.pid();
@@ -89,6 +91,8 @@ pub(super) fn begin(
         .as_ref()
         .is_none_or(|set| !super::rules::read_clocks(set));
     let told = |e: TraceeError| match e {
+        // Its main thread may end in that.
+        TraceeError::Executes(_) => refused("E220", format!("nothing was changed: {e}")),
         _ if inspect::is_dying(pid) => refused("E200", format!("process {pid} has ended already")),
         TraceeError::Halted(_) => refused("E204", e.to_string()),
         _ => refused(
@@ -119,16 +123,11 @@ pub(super) fn begin(
         .map_err(|e| refused("E221", e.to_string()))?;
 
     let watched = Watched::watch(pid);
-    // Nothing leads there yet.
-    vdso.write_stub(pid).map_err(told)?;
     let mut descendants = Descendants::of(pid);
-    let stopped = stop(home, tree, &vdso, &mut descendants);
-    let (threads, start) = stopped.map_err(|error| {
-        // The next update would write it over; a server that is refused is to be as it was.
-        if !vdso.was_left() {
-            let _ = vdso.restore(pid);
-        }
-        told(error)
+    let stopped = stop(home, tree, &vdso, &mut descendants, stragglers);
+    let (threads, start) = stopped.map_err(|error| match error {
+        TraceeError::Stuck { .. } => NotBegun::Stuck(error.to_string()),
+        error => told(error).into(),
     })?;
     let stood = start.elapsed();
     let listener = home.listener();
@@ -283,15 +282,19 @@ fn no_wards(home: &Home) -> std::result::Result<(), Failure> {
 /// Returns the moment at which the first was asked to stop, too.
 ///
 /// # Errors
-/// When they cannot all be stopped, at any of some moments; nobody stands then.
+/// When they cannot all be stopped, at any of some moments; nobody stands then. Who is still ours of a bare server is
+/// among the `stragglers`.
 fn stop(
     home: &mut Home,
     tree: bool,
     vdso: &Vdso,
     descendants: &mut Descendants,
+    stragglers: &mut Stragglers,
 ) -> Result<(Vec<Stopped>, Instant)> {
     /// A server that makes children all the time has a dying one at many moments.
     const MOST_MOMENTS: u32 = 100;
+    /// Who was born at a bad moment stops within microseconds.
+    const LONGEST_STRAGGLE: Duration = Duration::from_millis(500);
     let pid = home.pid();
     let (options, held) = match home {
         Home::Bare(_) if tree => (LEADER_OPTIONS | TREE_OPTIONS, Held::Bare),
@@ -308,7 +311,8 @@ fn stop(
         };
         let error = match stopped {
             Ok((mut threads, start)) => {
-                let mut stood = snapshot::leave_clocks(pid, &mut threads, vdso);
+                let mut stood = same_program(pid, &threads, vdso)
+                    .and_then(|()| snapshot::leave_clocks(pid, &mut threads, vdso));
                 if tree {
                     stood = stood.and_then(|()| descendants.stop(options, held, vdso));
                 }
@@ -320,12 +324,9 @@ fn stop(
                     return Ok((threads, start));
                 };
                 descendants.let_go(held, vdso);
-                let tids: Vec<i32> = threads.iter().map(Stopped::tid).collect();
-                snapshot::let_go(pid, threads, held);
+                standstill::let_go(pid, threads, held);
                 if let Home::Kept(kept) = home {
-                    for tid in tids {
-                        kept.side.add_running(Running::born(tid));
-                    }
+                    kept.side.find_threads();
                 }
                 error
             }
@@ -333,21 +334,40 @@ fn stop(
         };
         if let Home::Bare(_) = home {
             // Who was born meanwhile is ours, too, and nobody would hear of it.
-            let family = inspect::descendants(pid);
-            for pid in family.into_iter().chain([pid]) {
-                free_unknown(pid);
-            }
+            stragglers.find(pid);
         }
         if !matches!(error, TraceeError::Passing(_)) || moment == MOST_MOMENTS {
             return Err(error);
         }
         // Each time at another moment of whatever the server does.
-        let _ = poll(&mut [], PollTimeout::from(1 + (moment % 7) as u8));
-        if let Home::Kept(kept) = home {
-            // Its children are traced: the end of one is ours to see first, and only then its parent's.
-            kept.reports();
+        let next = Instant::now() + Duration::from_millis(1 + u64::from(moment % 7));
+        loop {
+            let _ = poll(&mut [], PollTimeout::from(1u8));
+            stragglers.hear(pid);
+            if let Home::Kept(kept) = home {
+                // Its children are traced: the end of one is ours to see first, and only then its parent's.
+                kept.reports();
+            }
+            if Instant::now() >= next && stragglers.any().is_none() {
+                break;
+            }
+            if next.elapsed() > LONGEST_STRAGGLE {
+                return Err(error);
+            }
         }
     }
+}
+
+/// Nothing of what was learned of the process before its `threads` stood may be true any more: all that was to be
+/// written somewhere would go into another program.
+fn same_program(pid: i32, threads: &[Stopped], vdso: &Vdso) -> Result<()> {
+    if threads.is_empty() {
+        return Err(TraceeError::Unsuitable(format!("process {pid} has ended")));
+    }
+    if vdso.is_in(pid) {
+        return Ok(());
+    }
+    Err(TraceeError::Executes(pid))
 }
 
 /// All threads, which of them made the clone, and the slots for clock readings.
@@ -369,6 +389,8 @@ fn copy(
 ) -> Result<(snapshot::Copied, Contexts, Armed)> {
     let tids: Vec<i32> = threads.iter().map(Stopped::tid).collect();
     let result = (|| {
+        // All stand, so that it is still the program that was looked at. Nothing leads there yet.
+        vdso.write_stub(pid)?;
         let snapshot::Capture {
             threads: mut captured,
             slots,

@@ -21,6 +21,7 @@ use super::pending::{Exchange, PendingPromotion};
 use super::promote::Promoted;
 use super::reverse::reverse;
 use super::rollback::hear;
+use super::stragglers::Stragglers;
 use crate::rules::tools::Divergence;
 use crate::session::{
     Command, Done, Failure, FollowerStatus, LastUpdate, Mark, Outcome, OutdatedLeader,
@@ -51,6 +52,8 @@ pub(super) struct Worker {
     pub(super) waiting: Option<oneshot::Sender<Result<Done, Failure>>>,
     /// An update that waits for a moment at which it can begin.
     pub(super) attempt: Option<Attempt>,
+    /// What is still ours of a bare server whose snapshot was given up.
+    pub(super) stragglers: Stragglers,
     /// What the running update leaves behind for `last_update`.
     pub(super) left: Left,
     /// The update that runs and is not promoted, as it would be tried again.
@@ -88,6 +91,7 @@ impl Worker {
             promotion: None,
             waiting: None,
             attempt: None,
+            stragglers: Stragglers::default(),
             left: Left::default(),
             runs: None,
             refreshed: now,
@@ -121,6 +125,7 @@ impl Worker {
     fn single(&mut self, token: SingleLeader, mut home: Home) -> Option<Life> {
         self.sleep();
         self.wakeup.clear();
+        self.stragglers.hear(home.pid());
         if let Home::Kept(kept) = &mut home {
             kept.reports();
             if kept.side.is_gone() && !home.has_wards() {
@@ -181,7 +186,11 @@ impl Worker {
 
     /// Sleeps until a request, a ptrace report, or a while has passed.
     fn sleep(&self) {
-        let longest = Duration::from_millis(500);
+        let longest = match self.stragglers.any() {
+            // It stands still until it is seen to do so.
+            Some(_) => Duration::from_millis(1),
+            None => Duration::from_millis(500),
+        };
         let sleep = self.attempt.as_ref().map_or(longest, |attempt| {
             let due = attempt.next.saturating_duration_since(Instant::now());
             due.min(longest) + Duration::from_millis(1)

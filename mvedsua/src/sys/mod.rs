@@ -16,6 +16,7 @@ pub mod ptrace;
 pub mod robust_list;
 pub mod scheduling;
 pub mod seccomp;
+pub mod seize;
 pub mod setsid;
 pub mod wakeup;
 

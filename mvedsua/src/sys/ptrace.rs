@@ -93,14 +93,6 @@ fn plain(what: libc::c_uint, tid: i32, data: usize) -> Result<()> {
     request(what, tid, 0, data as *mut c_void).map(drop)
 }
 
-/// `PTRACE_SEIZE` with `O_*` options: the thread goes on running.
-///
-/// # Errors
-/// `EPERM` when it has a tracer already or must not be traced, `ESRCH` when it is gone.
-pub fn seize(tid: i32, options: u32) -> Result<()> {
-    plain(libc::PTRACE_SEIZE, tid, options as usize)
-}
-
 /// `PTRACE_INTERRUPT`: the thread will stop with [`Wait::Interrupted`].
 ///
 /// # Errors
@@ -337,6 +329,13 @@ pub fn signal_info(tid: i32) -> Result<libc::siginfo_t> {
     Ok(unsafe { info.assume_init() })
 }
 
+/// It stands in the stop at its exit, whether that was waited for or not.
+#[must_use]
+pub fn is_at_exit(tid: i32) -> bool {
+    // The stop of an event has a code of its own, above the signal.
+    signal_info(tid).is_ok_and(|info| info.si_code >> 8 == libc::PTRACE_EVENT_EXIT)
+}
+
 /// A `siginfo_t` as it lies in memory.
 #[must_use]
 pub fn signal_bytes(info: &libc::siginfo_t) -> [u8; 128] {
@@ -383,13 +382,27 @@ pub fn set_signal_info(tid: i32, info: &libc::siginfo_t) -> Result<()> {
 /// # Errors
 /// `EINVAL` only for a wrong call.
 pub fn wait(tid: i32, block: bool) -> Result<Option<(i32, Wait)>> {
+    if block {
+        return until_reported(tid, || take_report(tid));
+    }
+    Ok(take_report(tid)?.some())
+}
+
+/// As [`wait`] with `block`, but a stop for a signal is only [looked at](look_at).
+///
+/// # Errors
+/// As there.
+pub fn look_until(tid: i32) -> Result<Option<Wait>> {
+    let report = until_reported(tid, || look_for(libc::P_PID, tid as libc::id_t))?;
+    Ok(report.map(|(_, wait)| wait))
+}
+
+fn until_reported(tid: i32, report: impl Fn() -> Result<Report>) -> Result<Option<(i32, Wait)>> {
     let mut start = None;
     loop {
-        match take_report(tid)? {
-            Report::Of(tid, wait) => return Ok(Some((tid, wait))),
-            Report::NoTracee => return Ok(None),
-            Report::None if !block => return Ok(None),
+        match report()? {
             Report::None => {}
+            there => return Ok(there.some()),
         }
         let start = start.get_or_insert_with(Instant::now);
         if start.elapsed() < QUICK {
@@ -397,10 +410,7 @@ pub fn wait(tid: i32, block: bool) -> Result<Option<(i32, Wait)>> {
             std::thread::yield_now();
         } else if is_zombie(tid) {
             // It may have become one a moment ago, with its report.
-            return Ok(match take_report(tid)? {
-                Report::Of(tid, wait) => Some((tid, wait)),
-                Report::NoTracee | Report::None => None,
-            });
+            return Ok(report()?.some());
         } else {
             // No descriptor tells of a ptrace report to this thread alone.
             let _ = ppoll(&mut [], Some(TimeSpec::from_duration(NAP)), None);
@@ -417,6 +427,15 @@ enum Report {
     Of(i32, Wait),
     None,
     NoTracee,
+}
+
+impl Report {
+    fn some(self) -> Option<(i32, Wait)> {
+        match self {
+            Self::Of(tid, wait) => Some((tid, wait)),
+            Self::None | Self::NoTracee => None,
+        }
+    }
 }
 
 fn take_report(tid: i32) -> Result<Report> {
@@ -457,7 +476,7 @@ fn is_zombie(tid: i32) -> bool {
 /// # Errors
 /// `EINVAL` only for a wrong call.
 pub fn look() -> Result<Option<(i32, Wait)>> {
-    look_for(libc::P_ALL, 0)
+    Ok(look_for(libc::P_ALL, 0)?.some())
 }
 
 /// As [`look`] for one tracee.
@@ -465,7 +484,8 @@ pub fn look() -> Result<Option<(i32, Wait)>> {
 /// # Errors
 /// As there.
 pub fn look_at(tid: i32) -> Result<Option<Wait>> {
-    Ok(look_for(libc::P_PID, tid as libc::id_t)?.map(|(_, wait)| wait))
+    let report = look_for(libc::P_PID, tid as libc::id_t)?.some();
+    Ok(report.map(|(_, wait)| wait))
 }
 
 /// Whatever a tracee of the calling thread has to report, without taking it.
@@ -476,7 +496,7 @@ const LOOK: libc::c_int = libc::WEXITED
     | libc::__WALL
     | libc::__WNOTHREAD;
 
-fn look_for(which: libc::idtype_t, id: libc::id_t) -> Result<Option<(i32, Wait)>> {
+fn look_for(which: libc::idtype_t, id: libc::id_t) -> Result<Report> {
     loop {
         // SAFETY: all zeroes is a valid `siginfo_t`.
         let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
@@ -485,23 +505,23 @@ fn look_for(which: libc::idtype_t, id: libc::id_t) -> Result<Option<(i32, Wait)>
             let error = std::io::Error::last_os_error();
             match error.raw_os_error() {
                 Some(libc::EINTR) => continue,
-                Some(libc::ECHILD) => return Ok(None),
+                Some(libc::ECHILD) => return Ok(Report::NoTracee),
                 _ => return Err(error),
             }
         }
         // SAFETY: the kernel has filled in the fields of a child's `siginfo_t`, or left zeroes.
         let (tid, status) = unsafe { (info.si_pid(), info.si_status()) };
         if tid == 0 {
-            return Ok(None);
+            return Ok(Report::None);
         }
         let stop = info.si_code == libc::CLD_TRAPPED || info.si_code == libc::CLD_STOPPED;
         // The status of a stop is what `waitpid` shifts by eight: a signal, and an event above it.
         if stop && let wait @ Wait::Signal(_) = decode(status << 8 | 0x7f) {
-            return Ok(Some((tid, wait)));
+            return Ok(Report::Of(tid, wait));
         }
         // It may have been killed in between: then that is what it reports.
-        if let Some(report) = wait(tid, false)? {
-            return Ok(Some(report));
+        if let report @ Report::Of(..) = take_report(tid)? {
+            return Ok(report);
         }
     }
 }

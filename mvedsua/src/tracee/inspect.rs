@@ -91,6 +91,18 @@ fn parse_uncopied(smaps: &str) -> Option<Uncopied> {
     None
 }
 
+/// Where the kernel put the vDSO when the process began to run its program (`AT_SYSINFO_EHDR`). `None` when it is gone.
+#[must_use]
+pub fn vdso_at_start(pid: i32) -> Option<u64> {
+    let words = std::fs::read(format!("/proc/{pid}/auxv")).ok()?;
+    let mut words = words
+        .chunks_exact(8)
+        .map(|word| u64::from_le_bytes(word.try_into().expect("8 bytes")));
+    std::iter::from_fn(|| Some((words.next()?, words.next()?)))
+        .find(|(key, _)| *key == libc::AT_SYSINFO_EHDR)
+        .map(|(_, value)| value)
+}
+
 /// The thread ids of a process.
 ///
 /// # Errors
@@ -305,9 +317,12 @@ pub fn is_dying(pid: i32) -> bool {
 /// None of its threads lives any more, be it that its parent has not taken notice yet.
 #[must_use]
 pub fn has_ended(pid: i32) -> bool {
-    threads(pid).map_or(true, |tids| {
+    let ended = threads(pid).map_or(true, |tids| {
         tids.iter().all(|tid| thread_has_ended(pid, *tid))
-    })
+    });
+    // A thread that executes another program takes the id of the main one, which has ended: it was looked for under its
+    // own before.
+    ended && thread_has_ended(pid, pid)
 }
 
 /// The thread is gone, or will run no more.

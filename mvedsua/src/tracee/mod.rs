@@ -20,6 +20,7 @@ pub mod rebuild;
 pub mod signal_frame;
 pub mod snapshot;
 pub mod stack;
+pub mod standstill;
 pub mod stub;
 pub mod symbol;
 pub mod thread;
@@ -67,6 +68,17 @@ pub enum TraceeError {
     /// A signal has stopped the process.
     #[error("process {0} is stopped by a signal; let it run first (kill -CONT {0})")]
     Halted(i32),
+    /// A thread was asked to stop and does not.
+    #[error("thread {tid} does not stop ({what}); try again")]
+    Stuck {
+        /// The thread.
+        tid: i32,
+        /// What it does instead.
+        what: String,
+    },
+    /// The process is about to run another program, or does already: what was known of it is true no more.
+    #[error("process {0} executes another program just now; try again")]
+    Executes(i32),
     /// The process is not in a state in which it can be handled; trying again may help.
     #[error("{0}")]
     Unsuitable(String),

@@ -5,19 +5,19 @@
 //! itself it leaves behind on its way out ([`learn`]); the follower's threads are made and set up while the
 //! leader serves again ([`populate`]).
 
-use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use mvedsua_common::clock::SLOTS;
 
 use super::clock_slots;
-use super::context::{Context, leave_to_kernel};
+use super::context::Context;
 use super::inject::{Guarded, Plain};
 use super::inspect;
 use super::pid_namespace::PidNamespace;
 use super::stack;
+use super::standstill::{Patience, gather};
 use super::stub::{Clocks, QUERY_DONE, Vdso};
-use super::thread::{Running, Stopped, is_recorders_stop};
+use super::thread::{Running, Stopped};
 use super::{Naming, Result, TraceeError};
 use crate::sys::ptrace::{self, Wait};
 use crate::sys::{memory, pidfd};
@@ -73,21 +73,7 @@ pub struct Capture {
 /// [`TraceeError::Passing`] if a handler is not through, [`TraceeError::Unsuitable`] if one is on no [known
 /// stack](stack). In any case `threads` are those that stand.
 pub fn leave_clocks(pid: i32, threads: &mut Vec<Stopped>, vdso: &Vdso) -> Result<()> {
-    let mut outcome = Ok(());
-    let mut left = Vec::with_capacity(threads.len());
-    for thread in threads.drain(..) {
-        let tid = thread.tid();
-        match leave_vdso(thread, vdso) {
-            Ok(thread) => left.extend(thread),
-            Err(error) => {
-                // It stands all the same.
-                left.push(Running::born(tid).reported());
-                outcome = outcome.and(Err(error));
-            }
-        }
-    }
-    *threads = left;
-    outcome?;
+    leave_vdso(pid, threads, vdso)?;
     let listed = inspect::threads(pid)?;
     // Most often there are no others, and in the pause each look counts.
     let is_new = |tid: &i32| {
@@ -197,28 +183,40 @@ fn ask(
     Ok(slots)
 }
 
-/// Lets a thread that stands inside the vDSO run until it stands elsewhere. It is never stepped: an agent
-/// that died after such a step would leave it a trap, and with it the end of the server. `None`: it has ended.
-fn leave_vdso(mut thread: Stopped, vdso: &Vdso) -> Result<Option<Stopped>> {
+/// Lets the threads that stand inside the vDSO run until they stand elsewhere. They are never stepped: an agent
+/// that died after such a step would leave them a trap, and with it the end of the server. Those that have ended
+/// meanwhile are not among `threads` any more.
+fn leave_vdso(pid: i32, threads: &mut Vec<Stopped>, vdso: &Vdso) -> Result<()> {
+    let mut running = Vec::new();
     for look in 0..MOST_LOOKS {
-        if !vdso.contains(thread.registers()?.rip) {
-            return Ok(Some(thread));
+        for thread in std::mem::take(threads) {
+            // One that was killed meanwhile is on its way to its exit, where it has to be let go.
+            let inside = thread.registers().map(|regs| vdso.contains(regs.rip));
+            match inside {
+                Ok(false) => threads.push(thread),
+                Ok(true) => {
+                    let tid = thread.tid();
+                    running.push(thread.resume(0).unwrap_or_else(|_| Running::born(tid)));
+                }
+                Err(_) => running.push(Running::born(thread.tid())),
+            }
         }
-        let running = thread.resume(0)?;
-        // A request to stop that comes at once would find it where it is.
+        if running.is_empty() {
+            return Ok(());
+        }
+        // A request to stop that comes at once would find them where they are.
         let until = Instant::now() + Duration::from_micros(u64::from(1 + look % LONGEST_RUN));
         while Instant::now() < until {
             std::hint::spin_loop();
         }
-        running.interrupt()?;
-        let Some(settled) = settle(running)? else {
-            return Ok(None);
-        };
-        thread = settled;
+        for thread in &running {
+            // One that is gone will be reported as such.
+            let _ = thread.interrupt();
+        }
+        gather(pid, threads, std::mem::take(&mut running), Patience::Short)?;
     }
     Err(TraceeError::Unsuitable(format!(
-        "thread {} does not leave the vDSO; try again",
-        thread.tid()
+        "a thread of process {pid} does not leave the vDSO; try again"
     )))
 }
 
@@ -248,8 +246,16 @@ pub fn learn(pid: i32, contexts: &mut [Context], cloner: i32, slots: Option<u64>
                     "thread {tid} does not go on after the snapshot; try again"
                 )));
             }
-            if ptrace::look_at(tid).named("wait", tid)? == Some(Wait::Interrupted) {
-                ptrace::resume(tid, 0).named("resume", tid)?;
+            match ptrace::look_at(tid).named("wait", tid)? {
+                Some(Wait::Interrupted) => ptrace::resume(tid, 0).named("resume", tid)?,
+                // Killed by an `execve` of another, which waits for it, or with its process.
+                Some(Wait::Event(libc::PTRACE_EVENT_EXIT) | Wait::Exited(_) | Wait::Killed(_)) => {
+                    let _ = ptrace::resume(tid, 0);
+                    return Err(TraceeError::Unsuitable(format!(
+                        "thread {tid} ended at the moment of the snapshot; try again"
+                    )));
+                }
+                _ => {}
             }
             std::thread::yield_now();
         }
@@ -507,165 +513,4 @@ pub fn populate(
     let mut pairs = vec![(leader, first)];
     pairs.append(&mut rest);
     Ok(pairs)
-}
-
-/// Stops every thread of a process that is not traced yet: seizes them all, which stops none, then
-/// interrupts them, and looks again until no new one appears. A signal that arrives meanwhile is
-/// delivered. Returns the moment at which the first was asked to stop, too.
-///
-/// # Errors
-/// When a thread has another tracer, or the process is stopped by a signal; the threads stopped so far are let go.
-pub fn seize_all(pid: i32, options: u32, held: Held) -> Result<(Vec<Stopped>, Instant)> {
-    let mut seen = HashSet::new();
-    let mut seized = Vec::new();
-    let mut outcome = seize_fresh(pid, options, &mut seen, &mut seized);
-    let start = Instant::now();
-    let (mut stopped, mut lost) = (Vec::new(), Vec::new());
-    while !seized.is_empty() {
-        for thread in &seized {
-            // One that is gone will be reported as such.
-            let _ = thread.interrupt();
-        }
-        for thread in seized.drain(..) {
-            let tid = thread.tid();
-            match settle(thread) {
-                Ok(thread) => stopped.extend(thread),
-                Err(error) => {
-                    // It may stand in the stop of a signal, and would for ever.
-                    lost.push(Running::born(tid).reported());
-                    outcome = outcome.and(Err(error));
-                }
-            }
-        }
-        if outcome.is_ok() {
-            outcome = seize_fresh(pid, options, &mut seen, &mut seized);
-        }
-    }
-    match outcome {
-        Ok(()) => Ok((stopped, start)),
-        Err(error) => {
-            let_go(pid, stopped, held);
-            for thread in lost {
-                // What fails concerns a thread that is gone.
-                let _ = match held {
-                    Held::Bare => thread.detach(0),
-                    Held::Traced => thread.listen().map(drop),
-                };
-            }
-            Err(error)
-        }
-    }
-}
-
-/// Seizes all threads of a process that is not traced yet; they go on running.
-///
-/// # Errors
-/// When a thread has another tracer. Some threads may be ours then.
-pub fn seize_running(pid: i32, options: u32) -> Result<Vec<Running>> {
-    let mut seized = Vec::new();
-    seize_fresh(pid, options, &mut HashSet::new(), &mut seized)?;
-    Ok(seized)
-}
-
-/// Seizes the threads that were not seen before, until a look finds none.
-fn seize_fresh(
-    pid: i32,
-    options: u32,
-    seen: &mut HashSet<i32>,
-    seized: &mut Vec<Running>,
-) -> Result<()> {
-    loop {
-        let mut fresh = inspect::threads(pid)?;
-        fresh.retain(|tid| seen.insert(*tid));
-        if fresh.is_empty() {
-            return Ok(());
-        }
-        for tid in fresh {
-            match Running::seize(tid, options) {
-                Ok(thread) => seized.push(thread),
-                // A thread that ended, or one that the kernel seized at its birth, is no failure.
-                Err(TraceeError::Kernel { source, .. })
-                    if source.raw_os_error() == Some(libc::ESRCH) => {}
-                // One that is on its way out is refused with EPERM.
-                Err(_) if inspect::thread_has_ended(pid, tid) => {}
-                Err(_) if traced_by_us(pid, tid) => seized.push(Running::born(tid)),
-                Err(error) => return Err(error),
-            }
-        }
-    }
-}
-
-/// True when the calling thread is the tracer of this thread.
-#[must_use]
-pub fn traced_by_us(pid: i32, tid: i32) -> bool {
-    inspect::status_field(pid, tid, "TracerPid") == Some(nix::unistd::gettid().as_raw().to_string())
-}
-
-/// Waits until an interrupted thread stands in the interrupt's stop. `None`: it has ended.
-///
-/// # Errors
-/// When its process is stopped by a signal.
-pub fn settle(mut thread: Running) -> Result<Option<Stopped>> {
-    let mut looks = 0;
-    loop {
-        let Some((stopped, wait)) = thread.wait()? else {
-            return Ok(None);
-        };
-        thread = match wait {
-            Wait::Interrupted if looks < MOST_LOOKS && stopped.is_about_to_get_a_signal() => {
-                looks += 1;
-                stopped.let_the_signal_come()?
-            }
-            Wait::Interrupted => return Ok(Some(stopped)),
-            // Any other stop takes the request to stop away: it is made again.
-            Wait::Signal(signal) if is_recorders_stop(stopped.tid(), signal) => {
-                interrupted_again(stopped.resume(0)?)
-            }
-            Wait::Signal(signal) => {
-                let tid = stopped.tid();
-                super::context::spare_from(signal, tid, tid)?;
-                interrupted_again(stopped.resume(signal)?)
-            }
-            Wait::Event(libc::PTRACE_EVENT_VFORK) => {
-                // It does not stop before that child runs, which is ours and stands at its birth.
-                let child = stopped.event_message()? as i32;
-                if let Ok(Some(_)) = ptrace::wait(child, true) {
-                    let _ = ptrace::resume(child, 0);
-                }
-                interrupted_again(stopped.resume(0)?)
-            }
-            Wait::GroupStop(_) => {
-                let tid = stopped.tid();
-                return Err(TraceeError::Halted(inspect::process_of(tid).unwrap_or(tid)));
-            }
-            _ => interrupted_again(stopped.resume(0)?),
-        };
-    }
-}
-
-fn interrupted_again(thread: Running) -> Running {
-    // A thread that is gone will be reported as such.
-    let _ = thread.interrupt();
-    thread
-}
-
-/// How a process is held while it is not in an update.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Held {
-    /// Nobody traces it.
-    Bare,
-    /// We trace it: it was promoted, or has its filter from one that was, and goes on only so.
-    Traced,
-}
-
-/// Lets threads go from the stop of an interrupt, running and held as before.
-pub fn let_go(pid: i32, threads: Vec<Stopped>, held: Held) {
-    for thread in threads {
-        // What fails concerns a thread that is gone.
-        let _ = leave_to_kernel(&thread, pid);
-        let _ = match held {
-            Held::Bare => thread.detach(0),
-            Held::Traced => thread.resume(0).map(drop),
-        };
-    }
 }

@@ -163,8 +163,6 @@ pub struct Vdso {
     /// Offsets of [`clock_code::FUNCTIONS`].
     functions: [u64; 3],
     clock: Option<Code>,
-    /// There was something in the tail when this was made: a killed agent left it.
-    left: bool,
 }
 
 /// Bytes of the tail before the code for clocks.
@@ -238,7 +236,6 @@ impl Vdso {
             stub,
             functions: functions.map(|(start, _)| start),
             clock,
-            left: theirs.iter().skip(stub as usize).any(|byte| *byte != 0),
         };
         if !vdso.is_known(&theirs) {
             return Err(TraceeError::Unsuitable(format!(
@@ -264,13 +261,6 @@ impl Vdso {
             }
         }
         bytes[..self.stub as usize] == self.image[..self.stub as usize]
-    }
-
-    /// True if a killed agent's code lay in the tail when this was made. Handlers may have been entered meanwhile that
-    /// return to it ([`may_return`](Self::may_return)).
-    #[must_use]
-    pub const fn was_left(&self) -> bool {
-        self.left
     }
 
     /// A thread, if any of these stopped ones, that is in a handler which may return into the vDSO: it has not finished a
@@ -554,7 +544,9 @@ impl Vdso {
     /// True if this is still the vDSO of the process, which may have executed another program.
     #[must_use]
     pub fn is_in(&self, pid: i32) -> bool {
-        Self::of(pid).is_ok_and(|there| there.base == self.base)
+        // The whole map of a large process takes longer, in a pause; whoever moves a vDSO leaves the kernel's word as it is.
+        super::inspect::vdso_at_start(pid) == Some(self.base)
+            || range(pid).is_ok_and(|(base, _)| base == self.base)
     }
 
     /// True if every byte is as the kernel made it.

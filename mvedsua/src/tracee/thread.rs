@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{Naming, Result, TraceeError, inspect};
 use crate::sys::ptrace::{self, Wait};
+use crate::sys::seize;
 
 /// How long a signal that is about to be delivered is waited for.
 const SIGNAL_WAIT: Duration = Duration::from_micros(20);
@@ -42,7 +43,7 @@ impl Running {
     /// # Errors
     /// When it is gone, traced by somebody else, or protected.
     pub fn seize(tid: i32, options: u32) -> Result<Self> {
-        ptrace::seize(tid, options).named("seize", tid)?;
+        seize::seize(tid, options).named("seize", tid)?;
         Ok(Self { tid })
     }
 
@@ -90,6 +91,17 @@ impl Running {
         match ptrace::wait(self.tid, true).named("wait", self.tid)? {
             None | Some((_, Wait::Exited(_) | Wait::Killed(_))) => Ok(None),
             Some((_, wait)) => Ok(Some((Stopped { tid: self.tid }, wait))),
+        }
+    }
+
+    /// As [`wait`](Self::wait), but a signal is only looked at before it is delivered: it does not go with this agent.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn look(self) -> Result<Option<(Stopped, Wait)>> {
+        match ptrace::look_until(self.tid).named("wait", self.tid)? {
+            None | Some(Wait::Exited(_) | Wait::Killed(_)) => Ok(None),
+            Some(wait) => Ok(Some((Stopped { tid: self.tid }, wait))),
         }
     }
 

@@ -4,6 +4,7 @@ use mvedsua::sys::ptrace;
 use mvedsua::tracee::inspect;
 use mvedsua::tracee::pid_namespace::PidNamespace;
 use mvedsua::tracee::snapshot::{self, LEADER_OPTIONS};
+use mvedsua::tracee::standstill;
 use mvedsua::tracee::stub::Vdso;
 use mvedsua::tracee::thread::{Running, Stopped};
 
@@ -16,7 +17,7 @@ fn copy(pid: i32, namespace: &mut PidNamespace) -> Vec<(i32, Stopped)> {
     let vdso = Vdso::of(pid).expect("a vDSO");
     vdso.write_stub(pid).expect("it lives");
     let (mut threads, _) =
-        snapshot::seize_all(pid, LEADER_OPTIONS, snapshot::Held::Bare).expect("stopped");
+        standstill::seize_all(pid, LEADER_OPTIONS, standstill::Held::Bare).expect("stopped");
     snapshot::leave_clocks(pid, &mut threads, &vdso).expect("no handler");
     let capture = snapshot::capture(pid, threads, &vdso, true).expect("captured");
     let (mut captured, slots) = (capture.threads, capture.slots);
@@ -59,7 +60,7 @@ fn free(pid: i32, threads: Vec<Running>, vdso: &Vdso) {
         });
     }
     vdso.restore(pid).expect("it lives");
-    snapshot::let_go(pid, stopped, snapshot::Held::Bare);
+    standstill::let_go(pid, stopped, standstill::Held::Bare);
 }
 
 /// Lets a copy run by itself.

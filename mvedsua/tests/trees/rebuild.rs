@@ -6,6 +6,7 @@ use mvedsua::tracee::inspect;
 use mvedsua::tracee::pid_namespace::PidNamespace;
 use mvedsua::tracee::rebuild::{self, Member, Original, Rebuilt};
 use mvedsua::tracee::snapshot::{self, LEADER_OPTIONS};
+use mvedsua::tracee::standstill;
 use mvedsua::tracee::stub::Vdso;
 use mvedsua::tracee::thread::Stopped;
 
@@ -48,7 +49,7 @@ pub fn copy(family: &mut Family) -> Result<Copies, String> {
         let vdso = Vdso::of(*pid).map_err(told)?;
         vdso.write_stub(*pid).map_err(told)?;
         let (mut threads, _) =
-            snapshot::seize_all(*pid, LEADER_OPTIONS, snapshot::Held::Bare).map_err(told)?;
+            standstill::seize_all(*pid, LEADER_OPTIONS, standstill::Held::Bare).map_err(told)?;
         snapshot::leave_clocks(*pid, &mut threads, &vdso).map_err(told)?;
         let capture = snapshot::capture(*pid, threads, &vdso, true).map_err(told)?;
         parts.push(Part {
