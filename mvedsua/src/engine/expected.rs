@@ -87,7 +87,7 @@ impl Following {
         self.release_front(index);
         let nr = arrival.call.nr;
         if !makes(nr) {
-            self.queue_signals(index)?;
+            self.queue_signals_behind(index)?;
         }
         if inserted && nr != roles().rt_sigprocmask {
             self.respond(&arrival, given.result)?;

@@ -9,7 +9,7 @@ use super::following::{Following, Stop};
 use super::lane::{Cloning, Delivered, FAULTS, InCall, Item};
 use super::pair::ROOT;
 use super::renamed::is_sent;
-use super::replay::is_interrupted;
+use super::replay::{RESTART_WITHOUT_HANDLER, is_interrupted};
 use super::side::Why;
 use crate::recorder::EventRef;
 use crate::sys::pidfd;
@@ -183,7 +183,9 @@ impl Following {
                 InCall::Local(nr as u16)
             }
             // Its record was taken back for a signal without effect, right before this one.
-            (nr, ret) if is_noted && self.is_unnoted(tid, nr as u64) => InCall::Again(ret),
+            (nr, ret) if is_noted && self.is_unnoted(tid, nr as u64) => {
+                InCall::Again(Undecided::of(&regs, || false).map_or(ret, Undecided::code))
+            }
             _ => again.map_or(InCall::No, |call| InCall::Again(call.code())),
         };
         let stops = matches!(
@@ -248,7 +250,8 @@ impl Following {
                         self.recorder.ring.release(event);
                     }
                 }
-                _ if is_local(nr as u16) => {}
+                // It was taken back for one before, or there was none.
+                _ if regs.rax as i64 == RESTART_WITHOUT_HANDLER || is_local(nr as u16) => {}
                 // A rule keeps it.
                 _ => return Ok(false),
             }

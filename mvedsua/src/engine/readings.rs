@@ -480,7 +480,7 @@ impl Following {
         self.remember(self.lanes[index].leader, &header);
         self.lanes[index].waiting = None;
         self.counts.matched += 1;
-        self.queue_signals(index)?;
+        self.queue_signals_behind(index)?;
         self.respond(&arrival, answer.result)?;
         Ok(true)
     }

@@ -17,7 +17,7 @@ use crate::tracee::inspect;
 pub(super) const RESTART_ALWAYS: i64 = -513;
 /// `-ERESTARTNOHAND` and `-ERESTART_RESTARTBLOCK` mean the same to a handler; without one the second
 /// would have the follower resume a sleep that it never began.
-const RESTART_WITHOUT_HANDLER: i64 = -514;
+pub(super) const RESTART_WITHOUT_HANDLER: i64 = -514;
 const RESTART_BLOCK: i64 = -516;
 const INTERRUPTED: i64 = -(libc::EINTR as i64);
 
@@ -193,16 +193,28 @@ impl Following {
         !more || self.progress.elapsed() > ORDER_PATIENCE
     }
 
-    /// Queues the signals that are next in a lane for its thread of the follower.
+    /// Queues the signals that are next in a lane for its thread of the follower. One that found the leader's thread in a
+    /// call of its own does not come with those before it.
     pub(super) fn queue_signals(&mut self, index: usize) -> Result<(), Stop> {
+        let mut first = true;
         while let Some((Item::Signal(signal), _)) = self.order.next(index)
             && !signal.is_fault()
+            && (first || !matches!(signal.in_call, InCall::Again(_)))
         {
+            first = false;
             if let Some(Item::Signal(signal)) = self.order.take(index) {
                 self.queue_signal(index, signal.info)?;
             }
         }
         Ok(())
+    }
+
+    /// The same at the end of a call: not for one that found the leader's thread in its next call.
+    pub(super) fn queue_signals_behind(&mut self, index: usize) -> Result<(), Stop> {
+        match self.order.next(index) {
+            Some((Item::Signal(signal), _)) if matches!(signal.in_call, InCall::Again(_)) => Ok(()),
+            _ => self.queue_signals(index),
+        }
     }
 
     fn sleeps_in(&self, index: usize, nr: u16) -> bool {
@@ -325,7 +337,7 @@ impl Following {
         self.counts.matched += 1;
         // A pending signal would make a clone fail; there it waits for the next call.
         if !makes(arrival.call.nr) {
-            self.queue_signals(index)?;
+            self.queue_signals_behind(index)?;
         }
         self.conclude(index, &arrival, ret)?;
         Ok(true)
