@@ -437,9 +437,11 @@ impl Following {
         // by which the successor finds them; and of the old one the root decides: when that is gone the guard kills
         // the others.
         for (pair, _) in &moved {
-            self.pairs[*pair]
-                .follower
-                .set_options_stopped(KEPT_OPTIONS)?;
+            let follower = &self.pairs[*pair].follower;
+            if *pair == ROOT && !follower.stands() {
+                return Err(Stop::roll_back("the follower was killed as it was to lead"));
+            }
+            follower.set_options_stopped(KEPT_OPTIONS)?;
         }
         // A unit ends with its main process: whoever that is must not end with this agent.
         self.lead_unit()?;

@@ -240,6 +240,12 @@ impl Side {
         }
     }
 
+    /// No thread that stands in a stop of ours was killed there.
+    pub(super) fn stands(&self) -> bool {
+        self.stopped()
+            .all(|thread| ptrace::still_stands(thread.tid()))
+    }
+
     /// Sets the options of all threads that are stopped.
     pub(super) fn set_options_stopped(&self, options: u32) -> Result<()> {
         self.stopped()

@@ -266,6 +266,12 @@ impl Image {
                     image.put(behind, &data);
                 }
                 Arg::Mem(_, Len::Msg) => image.message(address, &part, behind, &data),
+                // The call has moved it on.
+                Arg::Struct(Dir::InOut, 8, "loff_t") => {
+                    let after = i64::from_le_bytes(data.try_into().expect("8 bytes"));
+                    let before = after.wrapping_sub(record.header.ret);
+                    image.put(address, &before.to_le_bytes());
+                }
                 // Their content before the call is the follower's own; the room is as large as can be.
                 Arg::LenWord => image.put(address, &4096u32.to_le_bytes()),
                 _ => image.put(address, &data),

@@ -146,6 +146,7 @@ pub fn compared(arg: Arg, part: &Part<'_>) -> Vec<usize> {
     match arg {
         _ if part.flags == PART_MSG_HEADER => Vec::new(),
         Arg::Path | Arg::Mem(Dir::In, _) | Arg::SockaddrIn(_) => all.collect(),
+        Arg::Struct(Dir::InOut, 8, "loff_t") => all.collect(),
         Arg::Struct(Dir::In, _, name) => {
             let unread = mvedsua_common::spec::unread(name);
             let is_read = |at: &usize| unread.iter().all(|(from, to)| at < from || at >= to);
