@@ -19,6 +19,10 @@ use crate::sys::memory;
 /// those of programs and libraries, where most locks are.
 const MOST: u64 = 8 << 20;
 const PAGE: usize = 4096;
+/// What is read at once.
+const PIECE: usize = 64 << 10;
+/// As long as the longest lock.
+const OVERLAP: usize = 64;
 
 /// A word that holds the id of the thread that owns a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,13 +47,23 @@ fn within(pid: i32, tids: &BTreeSet<i32>, most: u64) -> Result<Vec<Owner>> {
     maps.sort_by_key(|map| map.end - map.start);
     let pages = File::open(format!("/proc/{pid}/pagemap")).ok();
     let mut owners = Vec::new();
+    let mut buffer = vec![0u8; PIECE];
     let mut left = most;
     for map in maps {
         for (start, end) in present(pages.as_ref(), map.start, map.end) {
-            let length = (end - start).min(left);
-            left -= length;
-            let bytes = memory::read_available(pid, start, length as usize);
-            find(&bytes, start, tids, &mut owners);
+            let end = end.min(start.saturating_add(left));
+            left -= end - start;
+            let mut at = start;
+            while at < end {
+                let piece = &mut buffer[..(end - at).min(PIECE as u64) as usize];
+                // What went away meanwhile holds no lock.
+                if memory::read(pid, at, piece).is_ok() {
+                    find(piece, at, tids, &mut owners);
+                }
+                // A lock may lie across the end of a piece.
+                let last = at + piece.len() as u64 == end;
+                at += (piece.len() - if last { 0 } else { OVERLAP }) as u64;
+            }
             if left == 0 {
                 tracing::debug!(pid, "not all memory was looked through for locks");
                 return Ok(owners);
@@ -90,28 +104,61 @@ fn present(pages: Option<&File>, start: u64, end: u64) -> Vec<(u64, u64)> {
 }
 
 fn find(bytes: &[u8], start: u64, tids: &BTreeSet<i32>, owners: &mut Vec<Owner>) {
+    /// Most memory holds none of the ids: whether a block does is told without a branch for each word.
+    const BLOCK: usize = 256;
     let (Some(&least), Some(&most)) = (tids.first(), tids.last()) else {
         return;
     };
-    let words: Vec<i32> = bytes
-        .chunks_exact(4)
-        .map(|word| i32::from_le_bytes(word.try_into().expect("4 bytes")))
-        .collect();
-    for (at, word) in words.iter().enumerate() {
-        if (least..=most).contains(word)
-            && tids.contains(word)
-            && (is_of_mutex(&words, at) || is_of_rwlock(&words, at))
-        {
+    let span = (most - least) as u32;
+    let words = Words(bytes);
+    for (number, block) in bytes.chunks(BLOCK).enumerate() {
+        let may_hold = block.chunks_exact(4).fold(false, |found, word| {
+            let word = i32::from_le_bytes([word[0], word[1], word[2], word[3]]);
+            found | (word.wrapping_sub(least) as u32 <= span)
+        });
+        if !may_hold {
+            continue;
+        }
+        for at in number * BLOCK / 4..(number * BLOCK + block.len()) / 4 {
+            let Some(word) = words.get(at).filter(|word| tids.contains(word)) else {
+                continue;
+            };
+            if !is_of_mutex(&words, at) && !is_of_rwlock(&words, at) {
+                continue;
+            }
             let own = |at: usize| Owner {
                 address: start + 4 * at as u64,
-                tid: *word,
+                tid: word,
             };
             owners.push(own(at));
             // A robust mutex has it in its lock word as well.
-            if at >= 2 && words[at - 2] & FUTEX_TID == *word {
+            if at >= 2
+                && words
+                    .get(at - 2)
+                    .is_some_and(|lock| lock & FUTEX_TID == word)
+            {
                 owners.push(own(at - 2));
             }
         }
+    }
+}
+
+/// Memory as the words of which locks are made.
+struct Words<'a>(&'a [u8]);
+
+impl Words<'_> {
+    fn get(&self, at: usize) -> Option<i32> {
+        let bytes = self.0.get(4 * at..)?.first_chunk()?;
+        Some(i32::from_le_bytes(*bytes))
+    }
+
+    /// The words from `first` on.
+    fn some<const N: usize>(&self, first: usize) -> Option<[i32; N]> {
+        let mut words = [0; N];
+        for (place, word) in words.iter_mut().enumerate() {
+            *word = self.get(first + place)?;
+        }
+        Some(words)
     }
 }
 
@@ -121,16 +168,11 @@ const FUTEX_TID: i32 = 0x3fff_ffff;
 const INHERITS: i32 = 32;
 
 /// `pthread_mutex_t` (`struct __pthread_mutex_s`): lock, count, owner, users, kind.
-fn is_of_mutex(words: &[i32], at: usize) -> bool {
-    let (Some(first), Some(&[count, owner, users, kind])) = (
-        at.checked_sub(2),
-        words
-            .get(at.wrapping_sub(1)..at + 3)
-            .and_then(|w| w.first_chunk()),
-    ) else {
+fn is_of_mutex(words: &Words<'_>, at: usize) -> bool {
+    let all = at.checked_sub(2).and_then(|first| words.some(first));
+    let Some([lock, count, owner, users, kind]) = all else {
         return false;
     };
-    let lock = words[first];
     let held = matches!(lock, 1 | 2) || lock & FUTEX_TID == owner;
     held && (0..1 << 20).contains(&count)
         && (1..1 << 16).contains(&users)
@@ -139,13 +181,11 @@ fn is_of_mutex(words: &[i32], at: usize) -> bool {
 }
 
 /// `pthread_rwlock_t`: readers and flags, writers, two futexes, two words of padding, the writer, shared or not.
-fn is_of_rwlock(words: &[i32], at: usize) -> bool {
+fn is_of_rwlock(words: &Words<'_>, at: usize) -> bool {
     /// `PTHREAD_RWLOCK_WRLOCKED`.
     const WRITTEN: i32 = 2;
-    let Some(Some(&[readers, writers, _, _, pad, more, _, shared])) = at
-        .checked_sub(6)
-        .map(|first| words.get(first..at + 2).and_then(|w| w.first_chunk()))
-    else {
+    let all = at.checked_sub(6).and_then(|first| words.some(first));
+    let Some([readers, writers, _, _, pad, more, _, shared]) = all else {
         return false;
     };
     readers & WRITTEN != 0
