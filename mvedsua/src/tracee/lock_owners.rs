@@ -15,9 +15,9 @@ use super::Result;
 use super::inspect;
 use crate::sys::memory;
 
-/// Most memory that is looked through, in bytes, while nobody serves: two or three milliseconds. Small mappings come first:
+/// Most memory that is looked through, in bytes, while nobody serves: a millisecond or two. Small mappings come first:
 /// those of programs and libraries, where most locks are.
-const MOST: u64 = 8 << 20;
+const MOST: u64 = 4 << 20;
 const PAGE: usize = 4096;
 /// What is read at once.
 const PIECE: usize = 64 << 10;
