@@ -11,7 +11,7 @@ use super::promote::Promoted;
 use super::rollback::hear;
 use super::side::Side;
 use super::worker::Worker;
-use crate::session::{Failure, Outcome, Stage};
+use crate::session::{Failure, Outcome};
 use crate::tracee::inspect;
 
 /// A process that dies of its signal is seen to do so within this time.
@@ -25,11 +25,9 @@ impl Worker {
             Promoted::Done(exchanged) => {
                 let (token, _gone) = stage.take_over();
                 let pid = exchanged.kept.side.pid;
-                if let Some(reply) = self.waiting.take() {
-                    let _ = reply.send(Err(Failure::TookOver {
-                        reason: format!("{reason}; process {pid} serves now"),
-                    }));
-                }
+                self.reply_to_waiting(Failure::TookOver {
+                    reason: format!("{reason}; process {pid} serves now"),
+                });
                 self.finalized(*exchanged, token, Outcome::TookOver, &reason)
                     .0
             }
@@ -68,7 +66,7 @@ impl Worker {
             self.ended(&why);
             return Life::Ended;
         }
-        self.refresh(&mut following, Stage::SingleLeader);
+        self.refresh_last(&mut following);
         following.abandon(&mut home);
         if inspect::has_ended(pid) {
             self.reply_to_waiting(Failure::Ended {
@@ -84,7 +82,7 @@ impl Worker {
         Life::Single(token, home)
     }
 
-    fn reply_to_waiting(&mut self, failure: Failure) {
+    pub(super) fn reply_to_waiting(&mut self, failure: Failure) {
         if let Some(reply) = self.waiting.take() {
             // Whoever asked may have gone away.
             let _ = reply.send(Err(failure));

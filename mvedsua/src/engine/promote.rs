@@ -417,7 +417,7 @@ impl Following {
             settled?;
             self.pairs[pair].follower.take_over_calls(&undecided)?;
             let pid = self.pairs[pair].follower.pid;
-            self.swap_thread_ids(pair, pid, true);
+            self.swap_thread_ids(pair, pid);
             moved.push((pair, estate.map(|estate| estate.locks).unwrap_or_default()));
         }
         tracing::debug!(at = ?start.elapsed(), "promotion: it is settled");
@@ -691,18 +691,13 @@ impl Following {
     }
 
     /// In the words that hold their thread ids, the new leader's threads had the old one's.
-    fn swap_thread_ids(&self, pair: usize, pid: i32, own: bool) {
+    fn swap_thread_ids(&self, pair: usize, pid: i32) {
         for lane in self.lanes.iter().filter(|lane| lane.pair == pair) {
             let Some(tid) = lane.follower else { continue };
             let Some(address) = self.pairs[pair].tid_addresses.get(&lane.leader) else {
                 continue;
             };
-            let (leader, follower) = (inspect::own_id(lane.leader), inspect::own_id(tid));
-            let (from, to) = if own {
-                (leader, follower)
-            } else {
-                (follower, leader)
-            };
+            let (from, to) = (inspect::own_id(lane.leader), inspect::own_id(tid));
             replace_thread_id(pid, *address, from, to);
         }
     }

@@ -4,6 +4,7 @@
 //! The leader stands still; the follower's calls so far changed none of this, since they were only
 //! answered.
 
+use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use mvedsua_common::table::number;
@@ -213,13 +214,13 @@ impl Following {
             crate::sys::memory::write(pid, scratch, bytes)
                 .map_err(failed("writing the new leader's stack"))
         };
-        for watched in self.to_register_anew(pair, given)? {
+        for (watched, tells_of_signals) in self.to_register_anew(pair, given)? {
             let Watched { epfd, fd, .. } = watched;
             let mut event = [0u8; 12];
             event[..4].copy_from_slice(&watched.events.to_le_bytes());
             event[4..].copy_from_slice(&watched.data.to_le_bytes());
             write(&event)?;
-            let operations: &[i32] = if is_signalfd(pid, fd) {
+            let operations: &[i32] = if tells_of_signals {
                 &[libc::EPOLL_CTL_DEL, libc::EPOLL_CTL_ADD]
             } else {
                 &[libc::EPOLL_CTL_MOD]
@@ -286,24 +287,29 @@ impl Following {
 
     /// What the new leader has to register anew: what has another data word on its side, and signalfds, which tell
     /// those that have registered them of *their* signals (`signalfd_poll` waits at the process that asks). With the
-    /// event masks as they are now: a one-shot registration that has told of its event must not be armed again.
-    fn to_register_anew(&self, pair: usize, given: &[i32]) -> Result<Vec<Watched>, Stop> {
+    /// event masks as they are now: a one-shot registration that has told of its event must not be armed again. Each with
+    /// whether it is of a signalfd.
+    fn to_register_anew(&self, pair: usize, given: &[i32]) -> Result<Vec<(Watched, bool)>, Stop> {
         let Pair {
             follower, epoll, ..
         } = &self.pairs[pair];
-        let signals = given.iter().any(|fd| is_signalfd(follower.pid, *fd));
-        if !signals && epoll.differing().next().is_none() {
+        let signals: HashSet<i32> = given
+            .iter()
+            .copied()
+            .filter(|fd| is_signalfd(follower.pid, *fd))
+            .collect();
+        if signals.is_empty() && epoll.differing().next().is_none() {
             return Ok(Vec::new());
         }
         // The instances are shared; the leader may be dead.
-        let mut anew = inspect::epoll_registrations(follower.pid)?;
-        anew.retain_mut(|watched| {
+        let anew = inspect::epoll_registrations(follower.pid)?.into_iter();
+        let anew = anew.filter_map(|watched| {
             let data = epoll.follower_data(watched.epfd, watched.data);
-            let differs = data != watched.data;
-            watched.data = data;
-            differs || is_signalfd(follower.pid, watched.fd)
+            let tells_of_signals = signals.contains(&watched.fd);
+            let anew = Watched { data, ..watched };
+            (tells_of_signals || anew != watched).then_some((anew, tells_of_signals))
         });
-        Ok(anew)
+        Ok(anew.collect())
     }
 
     /// The follower's thread that stands for this one of the leader.

@@ -599,12 +599,10 @@ impl Worker {
                 let mut following = following;
                 self.refresh_last(&mut following);
                 following.abandon(&mut home);
-                if let Some(reply) = self.waiting.take() {
-                    let _ = reply.send(Err(Failure::RolledBack {
-                        reason: reason.clone(),
-                        report: report.clone(),
-                    }));
-                }
+                self.reply_to_waiting(Failure::RolledBack {
+                    reason: reason.clone(),
+                    report: report.clone(),
+                });
                 self.finish(Outcome::RolledBack, reason, report);
                 Life::Single(token, home)
             }
@@ -615,11 +613,9 @@ impl Worker {
                 self.stopped(following, stage, Stop::RollBack(reason, None))
             }
             (Stop::LeaderCrashed { how, held: false } | Stop::LeaderEnded(how), stage) => {
-                if let Some(reply) = self.waiting.take() {
-                    let _ = reply.send(Err(Failure::Ended {
-                        reason: how.clone(),
-                    }));
-                }
+                self.reply_to_waiting(Failure::Ended {
+                    reason: how.clone(),
+                });
                 let mut following = following;
                 if following.tree.is_none() {
                     let root = following.pairs.root_mut();

@@ -91,16 +91,17 @@ fn parse_uncopied(smaps: &str) -> Option<Uncopied> {
     None
 }
 
-/// Where the kernel put the vDSO when the process began to run its program (`AT_SYSINFO_EHDR`). `None` when it is gone.
-#[must_use]
-pub fn vdso_at_start(pid: i32) -> Option<u64> {
-    let words = std::fs::read(format!("/proc/{pid}/auxv")).ok()?;
-    let mut words = words
-        .chunks_exact(8)
-        .map(|word| u64::from_le_bytes(word.try_into().expect("8 bytes")));
-    std::iter::from_fn(|| Some((words.next()?, words.next()?)))
-        .find(|(key, _)| *key == libc::AT_SYSINFO_EHDR)
-        .map(|(_, value)| value)
+/// What the kernel told a process when it began to run its program, under a key (`AT_*`) of its auxiliary vector.
+///
+/// # Errors
+/// When the process is gone.
+pub fn auxiliary(pid: i32, key: u64) -> Result<Option<u64>> {
+    let vector =
+        std::fs::read(format!("/proc/{pid}/auxv")).named("read the auxiliary vector", pid)?;
+    let word = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().expect("8 bytes"));
+    let mut pairs = vector.chunks_exact(16);
+    let found = pairs.find(|pair| word(&pair[..8]) == key);
+    Ok(found.map(|pair| word(&pair[8..])))
 }
 
 /// The thread ids of a process.
@@ -352,8 +353,11 @@ pub fn is_asleep(pid: i32, tid: i32) -> bool {
 /// Bit n-1 set: signal n waits for this thread and is not blocked.
 #[must_use]
 pub fn deliverable_signals(pid: i32, tid: i32) -> u64 {
-    let text = status(pid, tid).unwrap_or_default();
-    let mask = |field| mask_of(status_line(&text, field));
+    deliverable(&status(pid, tid).unwrap_or_default())
+}
+
+fn deliverable(status: &str) -> u64 {
+    let mask = |field| mask_of(status_line(status, field));
     (mask("SigPnd") | mask("ShdPnd")) & !mask("SigBlk")
 }
 
@@ -361,8 +365,7 @@ pub fn deliverable_signals(pid: i32, tid: i32) -> u64 {
 #[must_use]
 pub fn disturbing_signals(pid: i32, tid: i32) -> u64 {
     let text = status(pid, tid).unwrap_or_default();
-    let mask = |field| mask_of(status_line(&text, field));
-    (mask("SigPnd") | mask("ShdPnd")) & !mask("SigBlk") & !without_effect(&text)
+    deliverable(&text) & !without_effect(&text)
 }
 
 /// The program ignores this signal, or has no handler for one that is ignored by default. Natively the kernel drops it

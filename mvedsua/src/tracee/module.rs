@@ -139,14 +139,7 @@ pub fn program(pid: i32) -> Result<Program> {
     let unreadable =
         || TraceeError::Unsuitable(format!("the program of process {pid} cannot be understood"));
     let file = ElfFile64::<LittleEndian>::parse(&*data).map_err(|_| unreadable())?;
-    let auxv =
-        std::fs::read(format!("/proc/{pid}/auxv")).named("read the auxiliary vector", pid)?;
-    let word = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().expect("8 bytes"));
-    let entry = auxv
-        .chunks_exact(16)
-        .find(|pair| word(&pair[..8]) == AT_ENTRY)
-        .map(|pair| word(&pair[8..]))
-        .ok_or_else(unreadable)?;
+    let entry = super::inspect::auxiliary(pid, AT_ENTRY)?.ok_or_else(unreadable)?;
     let bias = entry.wrapping_sub(file.elf_header().e_entry.get(LE));
     let loads = || {
         file.elf_program_headers()

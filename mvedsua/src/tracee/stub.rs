@@ -545,7 +545,7 @@ impl Vdso {
     #[must_use]
     pub fn is_in(&self, pid: i32) -> bool {
         // The whole map of a large process takes longer, in a pause; whoever moves a vDSO leaves the kernel's word as it is.
-        super::inspect::vdso_at_start(pid) == Some(self.base)
+        matches!(super::inspect::auxiliary(pid, libc::AT_SYSINFO_EHDR), Ok(Some(base)) if base == self.base)
             || range(pid).is_ok_and(|(base, _)| base == self.base)
     }
 
